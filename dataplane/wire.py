@@ -1,0 +1,403 @@
+"""The messages of the link between the planes, and how they travel.
+
+The only module that both planes import; it imports nothing of ours. Each message is one binary
+WebSocket message: a tagged union in MessagePack. `decode_to_control` and `decode_to_data` raise
+`msgspec.ValidationError` or `msgspec.DecodeError` for anything else. `docs/link.md` tells the order.
+
+Ids are 16 bytes (a UUID's), digests 32 (SHA-256), times seconds since 1970 as floats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import zlib
+from collections.abc import Iterator
+
+import msgspec
+
+SUBPROTOCOL = "narthex.link.1"
+WIRE_MAJOR = 1
+WIRE_MINOR = 0
+CHUNK_BYTES = 64 * 1024  # a snapshot is cut so that nothing waits behind more than this
+SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024  # uncompressed; larger is refused on both ends
+MESSAGE_BYTES_MAX = 1024 * 1024  # any single message, chunks included
+TOKENS_PER_MESSAGE = 1000
+TOKEN_REQUESTS_IN_FLIGHT_MAX = 256  # a data plane
+TOKEN_REQUEST_SECONDS = 2.0
+TOKEN_REQUEST_BODY_MAX = 64 * 1024
+HEARTBEAT_SECONDS = 1.0
+NONCE_BYTES = 32
+
+
+class Struct(msgspec.Struct, frozen=True, array_like=False, omit_defaults=True, tag=True):
+    """Immutable, tagged by class name, fields by name: a minor version may add fields."""
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Part of a message; immutable and untagged."""
+
+
+# --- configuration ---------------------------------------------------------------------------
+
+
+class OAuth2(Record):
+    """What the data plane must know of one `oauth2` plugin instance.  spec/oauth2.md §2, §6."""
+
+    plugin_id: bytes
+    global_credentials: bool = False
+    hide_credentials: bool = False
+    auth_header_name: str = "authorization"
+    realm: str | None = None
+    anonymous: bytes | None = None  # consumer id; `anonymous_missing` when it resolved to none
+    anonymous_missing: str | None = None
+
+
+class Service(Record):
+    """Where a route's traffic goes.  Kong `services`; times in milliseconds."""
+
+    id: bytes
+    protocol: str
+    host: str
+    port: int
+    name: str | None = None
+    path: str | None = None
+    connect_timeout_ms: int = 60000
+    write_timeout_ms: int = 60000
+    read_timeout_ms: int = 60000
+    retries: int = 5
+
+
+class Route(Record):
+    """One route of an enabled service, or without one.  Kong `routes`."""
+
+    id: bytes
+    protocols: list[str]
+    name: str | None = None
+    created_at: int = 0
+    methods: list[str] = []
+    hosts: list[str] = []
+    paths: list[str] = []
+    headers: dict[str, list[str]] = {}
+    https_redirect_status_code: int = 426
+    strip_path: bool = True
+    preserve_host: bool = False
+    path_handling: str = "v0"
+    service: bytes | None = None  # Service.id
+    oauth2: bytes | None = None  # OAuth2.plugin_id: the instance chosen for this route
+
+
+class Consumer(Record):
+    id: bytes
+    username: str | None = None
+    custom_id: str | None = None
+
+
+class Credential(Record):
+    """An `oauth2_credentials` row without its secret."""
+
+    id: bytes
+    client_id: str
+    consumer: bytes
+
+
+class Snapshot(Record):
+    """All a data plane needs to route and admit; never a secret, signing key or token row.
+
+    `check_key` makes the six check characters of opaque tokens (`token_check`). References between
+    records (Route.service, Route.oauth2, Credential.consumer) always resolve: `problems` says
+    which do not.
+    """
+
+    epoch: bytes
+    version: int
+    check_key: bytes
+    services: list[Service] = []
+    routes: list[Route] = []
+    oauth2: list[OAuth2] = []
+    consumers: list[Consumer] = []
+    credentials: list[Credential] = []
+
+    def problems(self) -> list[str]:
+        """What keeps this snapshot from being applied, one line each; empty when it is sound."""
+        services = {s.id for s in self.services}
+        plugins = {p.plugin_id for p in self.oauth2}
+        consumers = {c.id for c in self.consumers}
+        found = [
+            f"route {r.id.hex()} names a service that is not there"
+            for r in self.routes
+            if r.service is not None and r.service not in services
+        ]
+        found += [
+            f"route {r.id.hex()} names an oauth2 plugin that is not there"
+            for r in self.routes
+            if r.oauth2 is not None and r.oauth2 not in plugins
+        ]
+        found += [
+            f"credential {c.id.hex()} names a consumer that is not there"
+            for c in self.credentials
+            if c.consumer not in consumers
+        ]
+        return found
+
+
+class Token(Record):
+    """What an access token says.  `expires_at` is 0 for one that never expires.
+
+    `version` is the config version at which it was made: a data plane that has not reached it
+    waits for it rather than call the token's credential unknown.
+    """
+
+    digest: bytes
+    credential: bytes
+    expires_at: float
+    service: bytes | None = None  # None: a global token
+    scope: str | None = None
+    user_id: str | None = None
+    version: int = 0
+
+
+class Revocation(Record):
+    """An end that no snapshot has to carry.  `kind`: token (key: digest), credential, consumer (id).
+
+    `expires_at` (0 = never): when the last thing it covers has expired by itself.
+    """
+
+    seq: int
+    kind: str
+    key: bytes
+    expires_at: float = 0.0
+
+
+# --- control plane to data plane ---------------------------------------------------------------
+
+
+class Welcome(Struct):
+    """Answer to Hello.  `proof` is `prove(secret, "control", …)`, empty where certificates do."""
+
+    nonce: bytes
+    proof: bytes
+    wire: tuple[int, int] = (WIRE_MAJOR, WIRE_MINOR)
+    version: str = ""  # of Narthex
+
+
+class Refused(Struct):
+    """The link will not be; `reason` is for the operator.  The connection closes next."""
+
+    reason: str
+
+
+class Chunk(Struct):
+    """One piece of a snapshot: `zlib` of its MessagePack, pieces 0 … count-1 in order."""
+
+    version: int
+    index: int
+    count: int
+    digest: bytes  # SHA-256 of the whole, before compression
+    data: bytes
+
+
+class Tokens(Struct):
+    """Tokens just issued, or replayed on connect; at most TOKENS_PER_MESSAGE."""
+
+    tokens: list[Token]
+
+
+class Revocations(Struct):
+    """In order of `seq`; at most TOKENS_PER_MESSAGE."""
+
+    revocations: list[Revocation]
+
+
+class Answer(Struct):
+    """Answer to Question.  `token` None: there is no such token."""
+
+    id: int
+    token: Token | None = None
+
+
+class TokenReply(Struct):
+    """Answer to TokenRequest: an HTTP response of the issuer."""
+
+    id: int
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class Heartbeat(Struct):
+    """Every HEARTBEAT_SECONDS: what the control plane holds, and its clock."""
+
+    epoch: bytes
+    version: int
+    revocation_seq: int
+    now: float
+
+
+# --- data plane to control plane ---------------------------------------------------------------
+
+
+class Hello(Struct):
+    """The first message.  Versions are 0 and epoch empty on a data plane that knows nothing."""
+
+    node_id: bytes
+    name: str
+    nonce: bytes
+    epoch: bytes = b""
+    version: int = 0
+    revocation_seq: int = 0
+    wire: tuple[int, int] = (WIRE_MAJOR, WIRE_MINOR)
+    software: str = ""
+
+
+class Proof(Struct):
+    """`prove(secret, "data", …)`, sent once Welcome's proof was found good."""
+
+    proof: bytes
+
+
+class Ack(Struct):
+    """The snapshot of this version carries traffic."""
+
+    version: int
+
+
+class Nack(Struct):
+    """The snapshot of this version was refused; the one before it stays."""
+
+    version: int
+    reason: str
+
+
+class Question(Struct):
+    """Who is the token with this digest?  `id` is the data plane's, echoed in Answer."""
+
+    id: int
+    digest: bytes
+
+
+class TokenRequest(Struct):
+    """A request to the token endpoint, met on the data plane's port.  spec/oauth2.md §3."""
+
+    id: int
+    plugin: bytes
+    route: bytes
+    client_ip: str
+    tls: bool
+    method: str
+    path: str
+    service: bytes | None = None
+    query: bytes = b""
+    headers: list[tuple[bytes, bytes]] = []
+    body: bytes = b""
+    peer_trusted: bool = False
+    request_id: str = ""
+
+
+class Counters(Struct):
+    """For `GET /dataplanes`: a few figures, every ten seconds."""
+
+    sessions: int
+    handshakes: int
+    uptime_s: float
+
+
+ToData = Welcome | Refused | Chunk | Tokens | Revocations | Answer | TokenReply | Heartbeat
+ToControl = Hello | Proof | Ack | Nack | Question | TokenRequest | Counters
+
+_encoder = msgspec.msgpack.Encoder()
+_to_data = msgspec.msgpack.Decoder(ToData)
+_to_control = msgspec.msgpack.Decoder(ToControl)
+_snapshot = msgspec.msgpack.Decoder(Snapshot)
+
+
+def encode(message: ToData | ToControl) -> bytes:
+    """The message as one binary WebSocket message."""
+    return _encoder.encode(message)
+
+
+def decode_to_data(data: bytes) -> ToData:
+    return _to_data.decode(data)
+
+
+def decode_to_control(data: bytes) -> ToControl:
+    return _to_control.decode(data)
+
+
+def prove(secret: bytes, role: str, hello_nonce: bytes, welcome_nonce: bytes) -> bytes:
+    """HMAC-SHA-256 that proves LINK_SECRET for one role (`control` or `data`) in one connection."""
+    text = b"\0".join((SUBPROTOCOL.encode(), role.encode(), hello_nonce, welcome_nonce))
+    return hmac.digest(secret, text, "sha256")
+
+
+def pack_snapshot(snapshot: Snapshot) -> bytes:
+    """MessagePack of a snapshot, not compressed; equal snapshots give equal bytes."""
+    return _encoder.encode(snapshot)
+
+
+def unpack_snapshot(packed: bytes) -> Snapshot:
+    """Raises `msgspec.ValidationError` or `msgspec.DecodeError` when `packed` is not a snapshot."""
+    return _snapshot.decode(packed)
+
+
+def split_snapshot(version: int, packed: bytes) -> Iterator[Chunk]:
+    """The chunks that carry `packed`, in order; at least one."""
+    digest = hashlib.sha256(packed).digest()
+    squeezed = zlib.compress(packed, 1)
+    count = max(1, -(-len(squeezed) // CHUNK_BYTES))
+    for index in range(count):
+        piece = squeezed[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+        yield Chunk(version, index, count, digest, piece)
+
+
+class SnapshotAssembler:
+    """Puts chunks together again.  One snapshot at a time; a new version drops an unfinished one."""
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._pieces: list[bytes] = []
+
+    def add(self, chunk: Chunk) -> bytes | None:
+        """The packed snapshot once its last chunk is in, else None.
+
+        Raises:
+            ValueError: out of order, over SNAPSHOT_BYTES_MAX, or the digest is not that of the whole.
+        """
+        if chunk.index == 0:
+            self._version, self._pieces = chunk.version, []
+        if chunk.version != self._version or chunk.index != len(self._pieces):
+            raise ValueError(f"chunk {chunk.index} of version {chunk.version} is out of order")
+        self._pieces.append(chunk.data)
+        if len(self._pieces) < chunk.count:
+            return None
+        whole, self._pieces, self._version = b"".join(self._pieces), [], -1
+        unpacker = zlib.decompressobj()
+        try:
+            packed = unpacker.decompress(whole, SNAPSHOT_BYTES_MAX)
+        except zlib.error as error:
+            raise ValueError(f"version {chunk.version} does not unpack: {error}") from None
+        if unpacker.unconsumed_tail or not unpacker.eof:
+            raise ValueError(f"version {chunk.version} is cut short or too large")
+        if hashlib.sha256(packed).digest() != chunk.digest:
+            raise ValueError(f"version {chunk.version} was changed on its way: digests differ")
+        return packed
+
+
+TOKEN_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+TOKEN_RANDOM_CHARS = 26
+TOKEN_CHECK_CHARS = 6
+
+
+def token_check(check_key: bytes, random_part: str) -> str:
+    """The six characters that end an opaque token of ours, made from its first 26.
+
+    The first six bytes of HMAC-SHA-256(check_key, random part), each modulo 62 into TOKEN_ALPHABET.
+    They prove nothing to a client; they let junk die on the data plane without a question.
+    """
+    mac = hmac.digest(check_key, random_part.encode(), "sha256")
+    return "".join(TOKEN_ALPHABET[b % 62] for b in mac[:TOKEN_CHECK_CHARS])
+
+
+def token_digest(token: str) -> bytes:
+    """SHA-256 of an access token: how it is stored, pushed and looked up."""
+    return hashlib.sha256(token.encode()).digest()
