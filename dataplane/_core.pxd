@@ -1,0 +1,476 @@
+"""What the compiled modules share: configuration as workers see it, connections, memory, time.
+
+Knows no protocol.  docs/relay.md is the theory of operation.
+"""
+
+from dataplane._sys cimport *
+
+cdef enum:
+    WORKERS_MAX = 64
+    ADDRESSES_MAX = 16  # of one upstream name
+    SCRATCH_BYTES = 65536  # what one read can take
+    HEADROOM = 256  # bytes before the read window, for what was held back from the last read
+    OUTPUT_BYTES_MAX = 65536 + 2048  # pending output of one socket; past it the fast side waits
+    INPUT_BYTES_MAX = 32768 + 65536  # a request head and the body of a token request
+    EVENTS_MAX = 256  # a turn
+    ACCEPTS_MAX = 32  # a listener and turn
+    READS_MAX = 4  # a connection and turn: 256 KiB, then the others have theirs
+    WHEEL_SLOTS = 512
+    WHEEL_TICK_MS = 100
+    INBOX_SLOTS = 8192
+    QUESTION_SLOTS = 4096
+    RECORD_SLOTS = 4096
+    SLAB_CHUNK = 256  # structs taken from the system at a time
+    STATUS_MAX = 600
+
+cdef enum:  # results that are not -errno; see style.md, one error channel
+    IO_EOF = -900  # the peer ended its side in an orderly way
+    IO_TLS = -901  # TLS broke: alert, bad record
+    CORE_FULL = -902  # a bound was reached; the caller answers 503
+
+# --- configuration, as published: read-only once a worker can see it -----------------------------
+
+cdef struct Span:
+    const uint8_t* data  # borrowed
+    uint32_t size  # bytes
+
+cdef struct Address:
+    uint8_t bytes[16]  # IPv4 in the first 4
+    uint8_t v6
+
+cdef struct AddressList:
+    uint32_t count  # 1..ADDRESSES_MAX
+    Address items[16]
+
+cdef struct NameCell:
+    AddressList* addresses  # published by the Python thread, replaced whole; NULL: none known
+    uint64_t failed  # 1 while the last resolution failed and nothing good is known
+
+cdef enum PolicyFlag:
+    POLICY_SERVICE = 1 << 0  # has a service
+    POLICY_WS = 1 << 1  # protocols are of the family ws, wss
+    POLICY_TLS_ONLY = 1 << 2  # https without http, or wss without ws
+    POLICY_STRIP_PATH = 1 << 3
+    POLICY_PRESERVE_HOST = 1 << 4
+    POLICY_OAUTH2 = 1 << 5  # the oauth2 plugin runs here
+    POLICY_GLOBAL_CREDENTIALS = 1 << 6
+    POLICY_HIDE_CREDENTIALS = 1 << 7
+    POLICY_UPSTREAM_HTTP = 1 << 8  # the service's protocol is http or https, else ws or wss
+    POLICY_UPSTREAM_TLS = 1 << 9  # https or wss
+
+cdef struct Principal:
+    uint8_t consumer[16]
+    uint8_t credential[16]  # zeros for an anonymous consumer
+    uint8_t has_credential
+    Span headers  # owned: prepared header lines to the upstream, each ended by CRLF
+
+cdef struct Policy:
+    uint8_t route[16]
+    uint8_t service[16]  # zeros without POLICY_SERVICE
+    uint8_t plugin[16]  # oauth2 instance; zeros without POLICY_OAUTH2
+    uint32_t flags  # PolicyFlag
+    uint16_t redirect_status  # 426, 301, 302, 307, 308
+    uint16_t port  # of the upstream
+    uint32_t connect_timeout_ms
+    uint32_t write_timeout_ms
+    uint32_t read_timeout_ms
+    uint32_t retries  # further tries after the first
+    NameCell* name  # borrowed from the policy's Python owner; NULL without POLICY_SERVICE
+    Span host_header  # owned: Host value to the upstream without preserve_host (port as §7 says)
+    Span host_name  # owned: service host as written, for questions and logs
+    Span service_path  # owned: service.path, empty when null
+    Span auth_header  # owned: lower-case name of the header that carries the token
+    Span challenge_missing  # owned: value of WWW-Authenticate when there is no token
+    Span challenge_invalid  # owned: … for an unknown, expired or foreign one
+    Span anonymous_missing  # owned: the configured anonymous consumer that does not exist, or empty
+    Principal* anonymous  # owned; NULL when none is configured
+    uint64_t users[64]  # [worker]: sessions and parked handshakes that hold this policy
+    # Invariant: everything but `users` never changes; freed when unpublished and sum(users) == 0.
+
+# --- memory ---------------------------------------------------------------------------------------
+
+cdef struct Slab:
+    size_t size  # of one struct, bytes
+    void* spare  # free list, linked through the first word
+    void** chunks  # owned; each SLAB_CHUNK structs
+    uint32_t chunk_count
+    uint32_t chunk_capacity
+    uint32_t taken
+    uint32_t ceiling  # structs at most
+    # Invariant: taken <= ceiling <= chunk_capacity * SLAB_CHUNK.
+
+cdef int slab_init(Slab* slab, size_t size, uint32_t ceiling) noexcept nogil
+cdef void slab_free(Slab* slab) noexcept nogil
+cdef void* slab_take(Slab* slab) noexcept nogil  # zeroed; NULL at the ceiling
+cdef void slab_give(Slab* slab, void* item) noexcept nogil
+cdef void* slab_at(Slab* slab, uint32_t index) noexcept nogil  # NULL when never allocated
+cdef uint32_t slab_grow(Slab* slab) noexcept nogil
+
+cdef struct Buffer:
+    uint8_t* data  # owned; NULL when empty and idle
+    uint32_t head  # offset of the oldest byte
+    uint32_t tail  # offset of the first free byte
+    uint32_t capacity  # bytes
+    # Invariant: head <= tail <= capacity.
+
+cdef inline uint32_t buffer_size(const Buffer* buffer) noexcept nogil:
+    return buffer.tail - buffer.head
+
+cdef int buffer_append(
+    Buffer* buffer, const uint8_t* data, uint32_t size, uint32_t most
+) noexcept nogil
+cdef void buffer_consume(Buffer* buffer, uint32_t size) noexcept nogil  # frees when it empties
+cdef void buffer_drop(Buffer* buffer) noexcept nogil
+
+# --- grace periods: when memory that workers may still read can be freed --------------------------
+
+cdef class Reclaimer:
+    """Frees memory once no worker can still be reading it.  Python thread only.
+
+    A worker's `turn` is odd while it works and even while it sleeps in epoll_wait.  What is
+    retired now may go when each worker that was odd has moved on.
+    """
+
+    cdef uint64_t* turns[64]  # borrowed, each worker's
+    cdef int workers
+    cdef object waiting  # deque of (turn values, kind, pointer or object)
+    cdef void attach(self, uint64_t* turn)
+    cdef void retire(self, void* memory)  # free() it later
+    cpdef void retire_object(self, object owner)  # drop the reference later
+    cpdef int sweep(self)
+    cdef tuple _seen(self)
+    cdef bint _passed(self, tuple seen)
+
+# --- time -----------------------------------------------------------------------------------------
+
+cdef struct Timer:
+    Timer* next
+    Timer* prev  # NULL: not armed
+    uint64_t deadline_ms
+
+cdef struct Wheel:
+    Timer slots[512]  # heads of circular lists
+    uint64_t now_tick
+    uint64_t armed
+
+ctypedef void (*timer_fired)(void* context, Timer* timer) noexcept nogil
+
+cdef void wheel_init(Wheel* wheel, uint64_t now_ms) noexcept nogil
+cdef void wheel_arm(Wheel* wheel, Timer* timer, uint64_t deadline_ms) noexcept nogil
+cdef void wheel_cancel(Wheel* wheel, Timer* timer) noexcept nogil
+cdef int wheel_run(Wheel* wheel, uint64_t now_ms, timer_fired fired, void* context) noexcept nogil
+cdef int wheel_sleep_ms(const Wheel* wheel, uint64_t now_ms) noexcept nogil
+
+# --- connections ----------------------------------------------------------------------------------
+
+cdef enum ConnKind:
+    CONN_FREE = 0
+    CONN_LISTENER
+    CONN_INBOX
+    CONN_CLIENT
+    CONN_UPSTREAM
+
+cdef enum ConnState:
+    STATE_TLS = 1  # client: TLS handshake
+    STATE_HEAD  # client: reading a request head; upstream: reading the answer's head
+    STATE_PARKED  # client: a question is out
+    STATE_BODY  # client: reading the body of a token request
+    STATE_WAIT  # client: its upstream is being connected; what it sends is held
+    STATE_CONNECT  # upstream: TCP connect in flight
+    STATE_RELAY  # both: an established session
+    STATE_LINGER  # both: our last byte is out, the peer may end in its own time
+
+cdef enum ConnFlag:
+    FLAG_READABLE = 1 << 0  # the kernel may hold input (edge-triggered)
+    FLAG_WRITABLE = 1 << 1  # the kernel may take output
+    FLAG_EOF = 1 << 2  # the peer's sending side has ended
+    FLAG_BROKEN = 1 << 3  # the socket failed: no more reads or writes
+    FLAG_TLS = 1 << 4  # listener: its connections speak TLS; client: this one does
+    FLAG_READY = 1 << 5  # is in the worker's ready list
+    FLAG_CLOSE_AFTER = 1 << 6  # close when the output is out
+    FLAG_KEEP = 1 << 7  # keep the connection after the answer being written
+    FLAG_V6 = 1 << 8  # remote address is IPv6
+    FLAG_DEAD = 1 << 9  # closed; freed at the end of the turn
+    FLAG_SHUT = 1 << 10  # our sending side has ended
+    FLAG_USED = 1 << 11  # client: at least one request was answered here
+    FLAG_REGISTERED = 1 << 12  # is in epoll
+
+cdef struct Session
+cdef struct Request
+
+cdef struct Conn:
+    Timer timer  # first: a Timer* is a Conn*
+    int fd
+    uint8_t kind
+    uint8_t state
+    uint16_t flags
+    uint32_t index  # in the worker's slab: for refs
+    uint32_t generation  # told apart from the slot's earlier lives
+    void* ssl  # SSL*, owned; NULL: plaintext
+    Session* session  # owned by the pair; NULL outside a WebSocket
+    Request* request  # owned; NULL when no request is in hand (client only)
+    Conn* next  # in the ready list or the graveyard
+    Buffer input  # bytes read and not consumed: partial heads, bodies, held-back frames
+    Buffer output  # bytes the socket did not take
+    uint8_t remote[16]  # peer's address, network order; IPv4 in the first 4
+    uint16_t remote_port
+    uint16_t local_port
+    uint32_t scanned  # bytes of `input` already scanned for the end of a head
+
+cdef struct Request:
+    # One request being served, from its head to its answer; taken from a slab.
+
+    Policy* policy  # held (users), NULL before routing or without a route
+    uint64_t began_ms  # monotonic, when its first byte was read
+    uint64_t upstream_began_ms
+    uint32_t head_len  # of the request, in the connection's input while parked
+    uint32_t prefix_len  # of the path, matched by the route
+    uint8_t id[16]  # random; 32 hex digits on the wire
+    uint8_t verdict  # answer to a parked question: VERDICT_*
+    uint8_t attempts  # upstream connects tried
+    uint8_t is_handshake
+    uint8_t has_token
+    int64_t body_left  # of the request; -1: chunked
+    uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
+    uint8_t digest[32]  # SHA-256 of the token
+    uint8_t consumer[16]
+    uint8_t credential[16]
+    double expires_at  # 0: never
+    uint8_t* upstream_head  # owned; the handshake for the upstream, until it is out
+    uint32_t upstream_head_len
+
+cdef enum Verdict:
+    VERDICT_NONE = 0
+    VERDICT_KNOWN
+    VERDICT_UNKNOWN
+    VERDICT_UNAVAILABLE
+    VERDICT_NAME_FOUND
+    VERDICT_NAME_FAILED
+
+cdef enum FlowFlag:
+    FLOW_IN_MESSAGE = 1 << 0  # a fragmented message is open
+    FLOW_CLOSE_SEEN = 1 << 1  # a Close of the source went on to the sink; what follows is ignored
+    FLOW_CLOSE_SENT = 1 << 2  # a Close of ours went to the sink: nothing may follow
+    FLOW_RSV1 = 1 << 3  # permessage-deflate was negotiated
+    FLOW_ENDED = 1 << 4  # nothing more is read from the source
+    FLOW_MASKED = 1 << 5  # the source is the client
+    FLOW_COMPRESSED = 1 << 6  # the message in hand has RSV1
+
+cdef struct Flow:
+    # One direction of a session: what the source sends, on its way to the sink.
+
+    uint64_t frame_left  # payload bytes of the frame in hand not yet sent on
+    uint64_t message_bytes  # payload so far of the message in hand
+    uint64_t messages  # whole data messages sent on
+    uint64_t bytes  # payload bytes of data messages sent on
+    uint16_t close_code  # the source's own Close: its code, 1005 when empty, 0 when none
+    uint8_t flags  # FlowFlag
+    uint8_t held  # bytes of an incomplete header or Close, in the source's `input`
+
+cdef struct Session:
+    # An established WebSocket: two connections and what they are allowed.
+
+    Conn* client
+    Conn* upstream
+    Flow up  # client to upstream
+    Flow down  # upstream to client
+    Policy* policy  # held (users)
+    Session* next  # all sessions of the worker, circular
+    Session* prev
+    uint64_t began_ms
+    uint8_t id[16]  # the request's
+    uint8_t consumer[16]
+    uint8_t credential[16]
+    uint8_t has_consumer
+    uint8_t has_credential
+    uint8_t ending  # 0: live; else END_*
+    uint8_t ended_by  # 0 gateway, 1 client, 2 upstream
+    uint16_t client_code  # what the client hears; 0: nothing yet
+    uint16_t upstream_code
+    const char* why  # static text for the close record
+
+# --- what workers tell the Python thread, and hear from it ----------------------------------------
+
+cdef enum QuestionKind:
+    QUESTION_TOKEN = 1
+    QUESTION_REQUEST
+    QUESTION_NAME
+
+cdef struct Question:
+    uint64_t ref  # worker, generation and index of the connection
+    uint8_t kind
+    uint8_t check_passed
+    uint8_t digest[32]
+    uint8_t* text  # owned, malloc: head and body of a token request, or a host name
+    uint32_t text_len
+    uint32_t head_len
+    uint8_t plugin[16]
+    uint8_t route[16]
+    uint8_t service[16]
+    uint8_t has_service
+    uint8_t tls
+    uint8_t trusted
+    uint8_t v6
+    uint8_t address[16]
+    uint8_t id[16]
+
+cdef enum NoteKind:
+    NOTE_VERDICT = 1  # value: Verdict
+    NOTE_RESPONSE  # text: a whole response, owned by the note
+    NOTE_DRAIN  # value: milliseconds to spread the ends over
+    NOTE_STOP
+
+cdef struct Note:
+    uint64_t ref
+    uint64_t value
+    uint8_t* text  # owned by the receiver
+    uint32_t text_len
+    uint8_t kind
+
+cdef enum RecordKind:
+    RECORD_REFUSED = 1
+    RECORD_ENDED
+
+cdef struct Record:
+    uint8_t kind
+    uint8_t flags  # RECORD_HAS_*
+    uint8_t ended_by
+    uint8_t v6
+    uint16_t status
+    uint16_t client_code
+    uint16_t upstream_code
+    uint16_t remote_port
+    uint8_t remote[16]
+    uint8_t id[16]
+    uint8_t route[16]
+    uint8_t service[16]
+    uint8_t consumer[16]
+    uint8_t credential[16]
+    const char* why  # static text
+    uint64_t duration_ms
+    uint64_t messages_up
+    uint64_t messages_down
+    uint64_t bytes_up
+    uint64_t bytes_down
+
+cdef enum:
+    RECORD_HAS_ROUTE = 1
+    RECORD_HAS_SERVICE = 2
+    RECORD_HAS_CONSUMER = 4
+    RECORD_HAS_CREDENTIAL = 8
+
+cdef struct Ring:
+    # Single producer, single consumer; slots of one size, a power of two of them.
+
+    uint8_t* slots  # owned
+    uint32_t slot_size
+    uint32_t mask
+    uint64_t written  # by the producer only
+    uint8_t _apart[64]
+    uint64_t taken  # by the consumer only
+    # Invariant: taken <= written <= taken + mask + 1.
+
+cdef int ring_init(Ring* ring, uint32_t slot_size, uint32_t slots) noexcept nogil
+cdef void ring_free(Ring* ring) noexcept nogil
+cdef void* ring_reserve(Ring* ring) noexcept nogil  # NULL when full; then ring_publish
+cdef void ring_publish(Ring* ring) noexcept nogil
+cdef void* ring_peek(Ring* ring) noexcept nogil  # NULL when empty; then ring_release
+cdef void ring_release(Ring* ring) noexcept nogil
+
+# --- a worker -------------------------------------------------------------------------------------
+
+cdef enum:
+    # slots: 0-15: 1000-1015, 16: 4401, 17: 4403, 18: 4408, 19: 4429, 20: 3xxx, 21: 4xxx, 22: other
+    CLOSE_SLOTS = 24
+
+cdef struct Counters:
+    # One writer, the worker; read torn-free by the Python thread.
+
+    uint64_t handshakes[600]  # by status
+    uint64_t sessions_total
+    uint64_t sessions_live
+    uint64_t conns_live
+    uint64_t accepts
+    uint64_t messages_up
+    uint64_t messages_down
+    uint64_t bytes_up
+    uint64_t bytes_down
+    uint64_t closes[48]  # [side * CLOSE_SLOTS + slot]: what was sent to client (0), upstream (1)
+    uint64_t token_hits
+    uint64_t token_misses
+    uint64_t records_dropped
+    uint64_t questions_dropped
+    uint64_t requests  # answers of ours, token requests among them
+    uint64_t refused_full
+
+cdef struct Shared:
+    # What all workers read; written by the Python thread.
+
+    void* tables  # Tables*, published
+    void* tokens  # TokenCache's C side
+    uint64_t check_on
+    uint64_t draining
+    uint64_t realtime_offset_ms  # realtime minus monotonic, refreshed by the Python thread
+    int question_fd
+    int workers
+    uint32_t max_sessions  # a worker
+    Span server_token
+    Span via  # "1.1 <token>"
+    Address trusted[64]  # IPv4 as mapped IPv6
+    uint8_t trusted_bits[64]
+    int trusted_count
+    void* tls  # SSL_CTX*
+
+cdef struct Worker:
+    int index
+    int epoll_fd
+    int inbox_fd
+    uint8_t stopping
+    uint8_t draining
+    uint64_t turn  # odd while working, even while asleep
+    uint64_t now_ms  # monotonic, read once a turn
+    uint64_t random[4]  # xoshiro256**: ids, never secrets
+    Shared* shared
+    uint8_t* scratch  # HEADROOM + SCRATCH_BYTES + slack, shared by all its connections
+    uint8_t* compose  # where heads are put together
+    Wheel wheel
+    Slab conns
+    Slab sessions
+    Slab requests
+    Conn* ready  # connections that have more to read than their budget allowed
+    Conn* graveyard  # closed in this turn
+    Session all_sessions  # head of the circular list
+    Conn* listeners[16]
+    int listener_count
+    uint64_t drain_until_ms
+    uint64_t drain_from_ms
+    Ring inbox
+    Ring questions
+    Ring records
+    Counters counters
+
+cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil
+cdef void worker_free(Worker* worker) noexcept nogil
+cdef Conn* conn_new(Worker* worker, int fd, uint8_t kind, uint8_t state) noexcept nogil
+cdef void conn_close(Worker* worker, Conn* conn) noexcept nogil
+cdef void conn_bury(Worker* worker) noexcept nogil  # frees what was closed in this turn
+cdef int conn_register(Worker* worker, Conn* conn) noexcept nogil
+cdef void conn_ready(Worker* worker, Conn* conn) noexcept nogil
+cdef void policy_hold(Worker* worker, Policy* policy) noexcept nogil
+cdef void policy_release(Worker* worker, Policy* policy) noexcept nogil
+cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil
+cdef Record* record_reserve(Worker* worker) noexcept nogil
+cdef uint64_t worker_random(Worker* worker) noexcept nogil
+cdef Conn* conn_find(Worker* worker, uint64_t ref) noexcept nogil  # NULL when it is gone
+
+cdef inline uint64_t conn_ref(const Worker* worker, const Conn* conn) noexcept nogil:
+    return (
+        (<uint64_t>worker.index << 56)
+        | (<uint64_t>(conn.generation & 0xFFFFFF) << 32)
+        | conn.index
+    )
+
+cdef inline uint64_t clock_ms(int clock) noexcept nogil:
+    cdef timespec now
+    clock_gettime(clock, &now)
+    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000

@@ -1,0 +1,508 @@
+"""The ground the engine stands on: slabs, buffers, grace periods, the timer wheel, rings.
+
+Each worker owns its connections, timers and memory and takes no lock.  Three things cross
+threads, each through one mechanism: configuration and tokens by published pointers that are freed
+after a grace period (`Reclaimer`), everything a worker asks or tells and is told through single
+producer, single consumer rings, and counters by single-writer words.
+"""
+
+from collections import deque
+
+# --- slabs ----------------------------------------------------------------------------------------
+
+
+cdef int slab_init(Slab* slab, size_t size, uint32_t ceiling) noexcept nogil:
+    """Prepare a slab of structs of `size` bytes.  Returns 1, or -ENOMEM."""
+    memset(slab, 0, sizeof(Slab))
+    slab.size = (size + 15) & ~<size_t>15
+    slab.ceiling = ceiling
+    slab.chunk_capacity = ceiling // SLAB_CHUNK + 1
+    slab.chunks = <void**>calloc(slab.chunk_capacity, sizeof(void*))
+    return 1 if slab.chunks != NULL else -ENOMEM
+
+
+cdef void slab_free(Slab* slab) noexcept nogil:
+    cdef uint32_t i
+    for i in range(slab.chunk_count):
+        free(slab.chunks[i])
+    free(slab.chunks)
+    memset(slab, 0, sizeof(Slab))
+
+
+cdef uint32_t slab_grow(Slab* slab) noexcept nogil:
+    """Take one more chunk from the system.  Returns the structs added, 0 when there are none."""
+    cdef uint8_t* chunk
+    cdef void** item
+    cdef uint32_t i
+    if slab.chunk_count == slab.chunk_capacity:
+        return 0
+    chunk = <uint8_t*>calloc(SLAB_CHUNK, slab.size)
+    if chunk == NULL:
+        return 0
+    slab.chunks[slab.chunk_count] = chunk
+    slab.chunk_count += 1
+    for i in range(SLAB_CHUNK):
+        item = <void**>(chunk + <size_t>(SLAB_CHUNK - 1 - i) * slab.size)
+        item[0] = slab.spare
+        slab.spare = item
+    return SLAB_CHUNK
+
+
+cdef void* slab_take(Slab* slab) noexcept nogil:
+    cdef void** item
+    if slab.taken >= slab.ceiling:
+        return NULL
+    if slab.spare == NULL and slab_grow(slab) == 0:
+        return NULL
+    item = <void**>slab.spare
+    slab.spare = item[0]
+    slab.taken += 1
+    memset(item, 0, slab.size)
+    return item
+
+
+cdef void slab_give(Slab* slab, void* item) noexcept nogil:
+    (<void**>item)[0] = slab.spare
+    slab.spare = item
+    BUG_ON(slab.taken == 0)
+    slab.taken -= 1
+
+
+cdef void* slab_at(Slab* slab, uint32_t index) noexcept nogil:
+    if index // SLAB_CHUNK >= slab.chunk_count:
+        return NULL
+    return <uint8_t*>slab.chunks[index // SLAB_CHUNK] + <size_t>(index % SLAB_CHUNK) * slab.size
+
+
+# --- buffers --------------------------------------------------------------------------------------
+
+
+cdef int buffer_append(
+    Buffer* buffer, const uint8_t* data, uint32_t size, uint32_t most
+) noexcept nogil:
+    """Copy `size` bytes in.  Returns 1, or CORE_FULL past `most` bytes or without memory."""
+    cdef uint32_t used = buffer.tail - buffer.head
+    cdef uint32_t capacity
+    cdef uint8_t* grown
+    if size > most or used > most - size:
+        return CORE_FULL
+    if size == 0:
+        return 1
+    if buffer.capacity - buffer.tail < size:
+        if buffer.capacity >= used + size and buffer.head >= buffer.capacity // 2:
+            memmove(buffer.data, buffer.data + buffer.head, used)
+        else:
+            capacity = 512
+            while capacity < used + size:
+                capacity *= 2
+            grown = <uint8_t*>malloc(capacity)
+            if grown == NULL:
+                return CORE_FULL
+            if used:
+                memcpy(grown, buffer.data + buffer.head, used)
+            free(buffer.data)
+            buffer.data = grown
+            buffer.capacity = capacity
+        buffer.head = 0
+        buffer.tail = used
+    memcpy(buffer.data + buffer.tail, data, size)
+    buffer.tail += size
+    return 1
+
+
+cdef void buffer_consume(Buffer* buffer, uint32_t size) noexcept nogil:
+    BUG_ON(size > buffer.tail - buffer.head)
+    buffer.head += size
+    if buffer.head == buffer.tail:
+        buffer_drop(buffer)
+
+
+cdef void buffer_drop(Buffer* buffer) noexcept nogil:
+    free(buffer.data)
+    memset(buffer, 0, sizeof(Buffer))
+
+
+# --- grace periods --------------------------------------------------------------------------------
+
+cdef class Reclaimer:
+    def __cinit__(self):
+        self.workers = 0
+        self.waiting = deque()
+
+    cdef void attach(self, uint64_t* turn):
+        """Count a worker in; its turn counter must outlive this object."""
+        self.turns[self.workers] = turn
+        self.workers += 1
+
+    cdef tuple _seen(self):
+        nx_fence()
+        return tuple([nx_load_u64(self.turns[i]) for i in range(self.workers)])
+
+    cdef void retire(self, void* memory):
+        if memory != NULL:
+            self.waiting.append((self._seen(), <uint64_t>memory, None))
+
+    cpdef void retire_object(self, object owner):
+        self.waiting.append((self._seen(), 0, owner))
+
+    cdef bint _passed(self, tuple seen):
+        cdef int i
+        cdef uint64_t then
+        for i in range(self.workers):
+            then = seen[i]
+            if then & 1 and nx_load_u64(self.turns[i]) == then:
+                return False
+        return True
+
+    cpdef int sweep(self):
+        """Free what is past its grace period.  Returns how much that was."""
+        cdef int freed = 0
+        cdef uint64_t memory
+        while self.waiting and self._passed(self.waiting[0][0]):
+            memory = self.waiting.popleft()[1]
+            free(<void*>memory)
+            freed += 1
+        return freed
+
+    def __len__(self):
+        return len(self.waiting)
+
+    def __dealloc__(self):
+        # Workers have been joined by now: nobody reads any more.
+        if self.waiting is not None:
+            for item in self.waiting:
+                free(<void*><uint64_t>item[1])
+
+
+# --- the timer wheel ------------------------------------------------------------------------------
+
+
+cdef void wheel_init(Wheel* wheel, uint64_t now_ms) noexcept nogil:
+    cdef int i
+    for i in range(WHEEL_SLOTS):
+        wheel.slots[i].next = &wheel.slots[i]
+        wheel.slots[i].prev = &wheel.slots[i]
+    wheel.now_tick = now_ms // WHEEL_TICK_MS
+    wheel.armed = 0
+
+
+cdef void wheel_arm(Wheel* wheel, Timer* timer, uint64_t deadline_ms) noexcept nogil:
+    """Arm, or move, a timer: it fires at most one tick after `deadline_ms`."""
+    cdef uint64_t tick = deadline_ms // WHEEL_TICK_MS + 1
+    cdef Timer* slot
+    if timer.prev != NULL:
+        wheel_cancel(wheel, timer)
+    if tick <= wheel.now_tick:
+        tick = wheel.now_tick + 1
+    slot = &wheel.slots[tick % WHEEL_SLOTS]
+    timer.deadline_ms = deadline_ms
+    timer.next = slot
+    timer.prev = slot.prev
+    slot.prev.next = timer
+    slot.prev = timer
+    wheel.armed += 1
+
+
+cdef void wheel_cancel(Wheel* wheel, Timer* timer) noexcept nogil:
+    if timer.prev == NULL:
+        return
+    timer.prev.next = timer.next
+    timer.next.prev = timer.prev
+    timer.prev = NULL
+    timer.next = NULL
+    wheel.armed -= 1
+
+
+cdef int wheel_run(Wheel* wheel, uint64_t now_ms, timer_fired fired, void* context) noexcept nogil:
+    """Fire what is due.  Returns how many fired.  A handler may arm and cancel any timer."""
+    cdef uint64_t tick = now_ms // WHEEL_TICK_MS
+    cdef uint64_t last
+    cdef Timer due
+    cdef Timer* slot
+    cdef Timer* timer
+    cdef int count = 0
+    if tick <= wheel.now_tick:
+        return 0
+    last = tick if tick - wheel.now_tick < WHEEL_SLOTS else wheel.now_tick + WHEEL_SLOTS
+    while wheel.now_tick < last:
+        wheel.now_tick += 1
+        slot = &wheel.slots[wheel.now_tick % WHEEL_SLOTS]
+        if slot.next == slot:
+            continue
+        # Take the whole list off first: a handler that arms for this slot is met next time round.
+        due.next = slot.next
+        due.prev = slot.prev
+        due.next.prev = &due
+        due.prev.next = &due
+        slot.next = slot
+        slot.prev = slot
+        while due.next != &due:
+            timer = due.next
+            wheel_cancel(wheel, timer)
+            if timer.deadline_ms > now_ms:
+                wheel_arm(wheel, timer, timer.deadline_ms)
+                continue
+            fired(context, timer)
+            count += 1
+    wheel.now_tick = tick
+    return count
+
+
+cdef int wheel_sleep_ms(const Wheel* wheel, uint64_t now_ms) noexcept nogil:
+    """How long a worker may sleep: to the next tick while anything is armed, else 1 s."""
+    if wheel.armed == 0:
+        return 1000
+    return <int>(WHEEL_TICK_MS - now_ms % WHEEL_TICK_MS)
+
+
+# --- rings ----------------------------------------------------------------------------------------
+
+
+cdef int ring_init(Ring* ring, uint32_t slot_size, uint32_t slots) noexcept nogil:
+    memset(ring, 0, sizeof(Ring))
+    ring.slots = <uint8_t*>calloc(slots, slot_size)
+    ring.slot_size = slot_size
+    ring.mask = slots - 1
+    return 1 if ring.slots != NULL else -ENOMEM
+
+
+cdef void ring_free(Ring* ring) noexcept nogil:
+    free(ring.slots)
+    ring.slots = NULL
+
+
+cdef void* ring_reserve(Ring* ring) noexcept nogil:
+    if ring.written - nx_load_u64(&ring.taken) > ring.mask:
+        return NULL
+    return ring.slots + <size_t>(ring.written & ring.mask) * ring.slot_size
+
+
+cdef void ring_publish(Ring* ring) noexcept nogil:
+    nx_store_u64(&ring.written, ring.written + 1)
+
+
+cdef void* ring_peek(Ring* ring) noexcept nogil:
+    if ring.taken == nx_load_u64(&ring.written):
+        return NULL
+    return ring.slots + <size_t>(ring.taken & ring.mask) * ring.slot_size
+
+
+cdef void ring_release(Ring* ring) noexcept nogil:
+    nx_store_u64(&ring.taken, ring.taken + 1)
+
+
+# --- a worker -------------------------------------------------------------------------------------
+
+
+cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
+    """Prepare a zeroed worker: memory, epoll, rings.  Returns 1 or -errno; listeners come later."""
+    cdef epoll_event event
+    cdef Conn* inbox
+    cdef uint32_t sessions = shared.max_sessions
+    worker.index = index
+    worker.shared = shared
+    worker.all_sessions.next = &worker.all_sessions
+    worker.all_sessions.prev = &worker.all_sessions
+    worker.now_ms = clock_ms(CLOCK_MONOTONIC)
+    if getrandom(worker.random, sizeof(worker.random), 0) != sizeof(worker.random):
+        return -EINVAL
+    wheel_init(&worker.wheel, worker.now_ms)
+    worker.scratch = <uint8_t*>malloc(HEADROOM + SCRATCH_BYTES + 64)
+    worker.compose = <uint8_t*>malloc(SCRATCH_BYTES * 2)
+    if worker.scratch == NULL or worker.compose == NULL:
+        return -ENOMEM
+    # Two connections a session, as many again without one (handshakes, lingering), and our own.
+    if slab_init(&worker.conns, sizeof(Conn), sessions * 2 + sessions + 64) < 0:
+        return -ENOMEM
+    if slab_init(&worker.sessions, sizeof(Session), sessions) < 0:
+        return -ENOMEM
+    if slab_init(&worker.requests, sizeof(Request), sessions + 64) < 0:
+        return -ENOMEM
+    if (
+        ring_init(&worker.inbox, sizeof(Note), INBOX_SLOTS) < 0
+        or ring_init(&worker.questions, sizeof(Question), QUESTION_SLOTS) < 0
+        or ring_init(&worker.records, sizeof(Record), RECORD_SLOTS) < 0
+    ):
+        return -ENOMEM
+    worker.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+    if worker.epoll_fd < 0:
+        return -errno
+    worker.inbox_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+    if worker.inbox_fd < 0:
+        return -errno
+    inbox = conn_new(worker, worker.inbox_fd, CONN_INBOX, 0)
+    event.events = EPOLLIN
+    event.data.ptr = inbox
+    return 1 if epoll_ctl(worker.epoll_fd, EPOLL_CTL_ADD, worker.inbox_fd, &event) == 0 else -errno
+
+
+cdef void worker_free(Worker* worker) noexcept nogil:
+    """Give everything back; its thread has ended."""
+    cdef Question* question = <Question*>ring_peek(&worker.questions)
+    cdef Note* note = <Note*>ring_peek(&worker.inbox)
+    while question != NULL:
+        free(question.text)
+        ring_release(&worker.questions)
+        question = <Question*>ring_peek(&worker.questions)
+    while note != NULL:
+        free(note.text)
+        ring_release(&worker.inbox)
+        note = <Note*>ring_peek(&worker.inbox)
+    ring_free(&worker.inbox)
+    ring_free(&worker.questions)
+    ring_free(&worker.records)
+    slab_free(&worker.conns)
+    slab_free(&worker.sessions)
+    slab_free(&worker.requests)
+    free(worker.scratch)
+    free(worker.compose)
+    if worker.epoll_fd > 0:
+        close(worker.epoll_fd)
+    if worker.inbox_fd > 0:
+        close(worker.inbox_fd)
+
+
+cdef uint64_t _rotate(uint64_t value, int by) noexcept nogil:
+    return (value << by) | (value >> (64 - by))
+
+
+cdef uint64_t worker_random(Worker* worker) noexcept nogil:
+    """xoshiro256**: for request ids, target choice and jitter; never for secrets or masks."""
+    cdef uint64_t* s = worker.random
+    cdef uint64_t result = _rotate(s[1] * 5, 7) * 9
+    cdef uint64_t t = s[1] << 17
+    s[2] ^= s[0]
+    s[3] ^= s[1]
+    s[1] ^= s[2]
+    s[0] ^= s[3]
+    s[2] ^= t
+    s[3] = _rotate(s[3], 45)
+    return result
+
+
+cdef Conn* conn_new(Worker* worker, int fd, uint8_t kind, uint8_t state) noexcept nogil:
+    """A connection for `fd`, owned from now on; NULL (fd not closed) when there is no room."""
+    cdef uint32_t generation
+    cdef uint32_t index
+    cdef Conn* conn
+    cdef Slab* slab = &worker.conns
+    if slab.spare == NULL and slab_grow(slab) == 0:
+        return NULL
+    # The slot's generation survives its lives in the second word after the free list's link.
+    conn = <Conn*>slab.spare
+    generation = conn.generation
+    index = conn.index
+    conn = <Conn*>slab_take(slab)
+    if conn == NULL:
+        return NULL
+    if generation == 0:
+        index = _conn_index(slab, conn)
+    conn.generation = generation + 1 if generation < 0xFFFFFF else 1
+    conn.index = index
+    conn.fd = fd
+    conn.kind = kind
+    conn.state = state
+    nx_bump(&worker.counters.conns_live, 1)
+    return conn
+
+
+cdef uint32_t _conn_index(Slab* slab, Conn* conn) noexcept nogil:
+    """Where a slot lies; asked once in its life."""
+    cdef uint32_t i
+    cdef uint8_t* chunk
+    for i in range(slab.chunk_count):
+        chunk = <uint8_t*>slab.chunks[slab.chunk_count - 1 - i]
+        if chunk <= <uint8_t*>conn and <uint8_t*>conn < chunk + SLAB_CHUNK * slab.size:
+            return (slab.chunk_count - 1 - i) * SLAB_CHUNK + <uint32_t>(
+                <size_t>(<uint8_t*>conn - chunk) // slab.size
+            )
+    BUG_ON(1)
+    return 0
+
+
+cdef Conn* conn_find(Worker* worker, uint64_t ref) noexcept nogil:
+    cdef Conn* conn = <Conn*>slab_at(&worker.conns, <uint32_t>ref)
+    if (
+        conn == NULL
+        or conn.kind == CONN_FREE
+        or conn.flags & FLAG_DEAD
+        or (conn.generation & 0xFFFFFF) != (<uint32_t>(ref >> 32) & 0xFFFFFF)
+    ):
+        return NULL
+    return conn
+
+
+cdef int conn_register(Worker* worker, Conn* conn) noexcept nogil:
+    """Edge-triggered, once for its life.  Returns 1 or -errno."""
+    cdef epoll_event event
+    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+    event.data.ptr = conn
+    conn.flags |= FLAG_REGISTERED
+    return 1 if epoll_ctl(worker.epoll_fd, EPOLL_CTL_ADD, conn.fd, &event) == 0 else -errno
+
+
+cdef void conn_ready(Worker* worker, Conn* conn) noexcept nogil:
+    """Serve this connection again next turn: it spent its budget with input left."""
+    if not conn.flags & (FLAG_READY | FLAG_DEAD):
+        conn.flags |= FLAG_READY
+        conn.next = worker.ready
+        worker.ready = conn
+
+
+cdef void conn_close(Worker* worker, Conn* conn) noexcept nogil:
+    """Close the socket now and the struct at the end of the turn: events may still name it.
+
+    The caller has dealt with `session` and `ssl`.
+    """
+    if conn.flags & FLAG_DEAD:
+        return
+    conn.flags |= FLAG_DEAD
+    wheel_cancel(&worker.wheel, &conn.timer)
+    close(conn.fd)
+    conn.fd = -1
+    buffer_drop(&conn.input)
+    buffer_drop(&conn.output)
+    if conn.request != NULL:
+        request_drop(worker, conn)
+    if not conn.flags & FLAG_READY:
+        conn.next = worker.graveyard
+        worker.graveyard = conn
+    # In the ready list: buried when that is walked.
+    nx_bump(&worker.counters.conns_live, <uint64_t>-1)
+
+
+cdef void conn_bury(Worker* worker) noexcept nogil:
+    cdef Conn* conn
+    while worker.graveyard != NULL:
+        conn = worker.graveyard
+        worker.graveyard = conn.next
+        conn.kind = CONN_FREE
+        slab_give(&worker.conns, conn)
+
+
+cdef void policy_hold(Worker* worker, Policy* policy) noexcept nogil:
+    nx_bump(&policy.users[worker.index], 1)
+
+
+cdef void policy_release(Worker* worker, Policy* policy) noexcept nogil:
+    nx_bump(&policy.users[worker.index], <uint64_t>-1)
+
+
+cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil:
+    """Let go of the request in hand: its policy, its upstream head, its slot."""
+    cdef Request* request = conn.request
+    conn.request = NULL
+    if request.policy != NULL:
+        policy_release(worker, request.policy)
+    free(request.upstream_head)
+    slab_give(&worker.requests, request)
+
+
+cdef Record* record_reserve(Worker* worker) noexcept nogil:
+    """A zeroed record to fill and publish; NULL (and counted) when Python is behind."""
+    cdef Record* record = <Record*>ring_reserve(&worker.records)
+    if record == NULL:
+        nx_bump(&worker.counters.records_dropped, 1)
+        return NULL
+    memset(record, 0, sizeof(Record))
+    return record

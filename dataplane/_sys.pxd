@@ -1,0 +1,135 @@
+"""The syscalls, C library calls and compiler builtins that the engine uses, and nothing else."""
+
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stddef cimport size_t
+from libc.stdlib cimport abort, calloc, free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
+
+ctypedef Py_ssize_t ssize_t
+
+cdef extern from "<errno.h>" nogil:
+    int errno
+    int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOMEM, ECONNREFUSED, ETIMEDOUT, EPIPE
+    int ECONNRESET, EHOSTUNREACH, ENETUNREACH, ECONNABORTED, ENOBUFS, EADDRNOTAVAIL, EALREADY
+    int EADDRINUSE, EISCONN, ENOTCONN, EINVAL
+
+cdef extern from "<sys/types.h>" nogil:
+    ctypedef unsigned int socklen_t
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct sockaddr:
+        unsigned short sa_family
+    struct sockaddr_storage:
+        unsigned short ss_family
+    int socket(int domain, int kind, int protocol)
+    int bind(int fd, const sockaddr* addr, socklen_t size)
+    int listen(int fd, int backlog)
+    int accept4(int fd, sockaddr* addr, socklen_t* size, int flags)
+    int connect(int fd, const sockaddr* addr, socklen_t size)
+    int shutdown(int fd, int how)
+    int getsockopt(int fd, int level, int name, void* value, socklen_t* size)
+    int setsockopt(int fd, int level, int name, const void* value, socklen_t size)
+    int getsockname(int fd, sockaddr* addr, socklen_t* size)
+    ssize_t recv(int fd, void* data, size_t size, int flags)
+    ssize_t send(int fd, const void* data, size_t size, int flags)
+    int AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_REUSEADDR
+    int SO_REUSEPORT, SO_ERROR, SO_LINGER, SHUT_WR, SHUT_RD, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_PEEK
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        uint8_t s6_addr[16]
+    struct sockaddr_in:
+        unsigned short sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+        uint32_t sin6_scope_id
+    uint16_t htons(uint16_t value)
+    uint16_t ntohs(uint16_t value)
+    int IPPROTO_TCP, IPPROTO_IPV6, IPPROTO_IP, IPV6_V6ONLY, IP_BIND_ADDRESS_NO_PORT
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_NODELAY, TCP_DEFER_ACCEPT, TCP_USER_TIMEOUT
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        void* ptr
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLET, EPOLLERR, EPOLLHUP
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int count, int flags)
+    int EFD_NONBLOCK, EFD_CLOEXEC
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+    ssize_t read(int fd, void* data, size_t size)
+    ssize_t write(int fd, const void* data, size_t size)
+
+cdef extern from "<sys/random.h>" nogil:
+    ssize_t getrandom(void* data, size_t size, unsigned int flags)
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* out)
+    int CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_MONOTONIC_COARSE
+
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
+    int sigfillset(sigset_t* mask)
+    int pthread_sigmask(int how, const sigset_t* mask, sigset_t* old)
+    int SIG_BLOCK
+
+cdef extern from *:
+    """
+    #ifndef NARTHEX_SYS
+    #define NARTHEX_SYS
+    #include <stdint.h>
+    #include <stdio.h>
+    #include <stdlib.h>
+    #define nx_load_u64(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define nx_store_u64(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define nx_exchange_u64(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
+    #define nx_load_ptr(p) __atomic_load_n((void**)(p), __ATOMIC_ACQUIRE)
+    #define nx_store_ptr(p, v) __atomic_store_n((void**)(p), (void*)(v), __ATOMIC_SEQ_CST)
+    #define nx_bump(p, n) __atomic_store_n((p), __atomic_load_n((p), __ATOMIC_RELAXED) + (n), __ATOMIC_RELAXED)
+    #define nx_peek(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+    #define nx_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    #define nx_likely(x) __builtin_expect(!!(x), 1)
+    #define nx_unlikely(x) __builtin_expect(!!(x), 0)
+    #define BUG_ON(x) do { if (__builtin_expect(!!(x), 0)) { \\
+        fprintf(stderr, "narthex: BUG at %s:%d: %s\\n", __FILE__, __LINE__, #x); abort(); } } while (0)
+    #ifdef NARTHEX_DEBUG
+    #define BUG_ON_HOT(x) BUG_ON(x)
+    #else
+    #define BUG_ON_HOT(x) do { (void)sizeof(x); } while (0)
+    #endif
+    #endif
+    """
+    uint64_t nx_load_u64(const uint64_t* p) noexcept nogil  # acquire
+    void nx_store_u64(uint64_t* p, uint64_t v) noexcept nogil  # release
+    uint64_t nx_exchange_u64(uint64_t* p, uint64_t v) noexcept nogil  # sequentially consistent
+    void* nx_load_ptr(void* p) noexcept nogil  # acquire; `p` is the address of a pointer
+    void nx_store_ptr(void* p, const void* v) noexcept nogil  # sequentially consistent
+    void nx_bump(uint64_t* p, uint64_t n) noexcept nogil  # one writer, torn-free readers
+    uint64_t nx_peek(const uint64_t* p) noexcept nogil
+    void nx_fence() noexcept nogil
+    bint nx_likely(bint x) noexcept nogil
+    bint nx_unlikely(bint x) noexcept nogil
+    void BUG_ON(bint x) noexcept nogil  # aborts: names what no input can cause
+    void BUG_ON_HOT(bint x) noexcept nogil  # the same in debug and test builds only
