@@ -1,0 +1,16 @@
+"""What the gateway remembers: tables, migrations, transactions, queries."""
+
+from control.store.changes import Change, IssuedToken, Revoked
+from control.store.keyring import KeyringError, load_keyring
+from control.store.session import Store, StoreError, WriteSession
+
+__all__ = [
+    "Change",
+    "IssuedToken",
+    "KeyringError",
+    "Revoked",
+    "Store",
+    "StoreError",
+    "WriteSession",
+    "load_keyring",
+]

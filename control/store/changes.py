@@ -1,0 +1,38 @@
+"""What a committed transaction did, for those who follow the store (the link)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """What an access token says.  `version`: the config version it needs to be understood."""
+
+    digest: bytes  # SHA-256 of the token
+    credential_id: str
+    service_id: str | None  # None: a global token
+    scope: str | None
+    user_id: str | None
+    expires_at: float  # seconds since 1970; 0 = never
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The end of a token, a credential or a consumer, in order of `seq`."""
+
+    seq: int
+    kind: str  # token, credential, consumer
+    key: bytes  # the token's digest, or the 16 bytes of the id
+    expires_at: float  # when the last token it covers has expired by itself; 0 = never
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One committed transaction.  `version` is None when no config entity changed."""
+
+    version: int | None
+    tokens: tuple[IssuedToken, ...]
+    revocations: tuple[Revoked, ...]
+
+    def __bool__(self) -> bool:
+        return self.version is not None or bool(self.tokens or self.revocations)

@@ -1,0 +1,271 @@
+"""Every SELECT and UPDATE that is not generic over entities (those are in `rows`)."""
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import JSON, case, func, or_, type_coerce
+from sqlmodel import Session, col, select
+
+from control.store.changes import IssuedToken, Revoked
+from control.store.session import WriteSession
+from control.store.tables import (
+    ClusterState,
+    Consumer,
+    OAuth2Credential,
+    OAuth2Token,
+    Plugin,
+    Revocation,
+    Route,
+    Service,
+)
+
+# --- cluster state ---------------------------------------------------------------------------
+
+
+def cluster_state(session: Session) -> ClusterState:
+    """Epoch, config version, revocation sequence and check key."""
+    return session.exec(select(ClusterState)).one()
+
+
+# --- what a snapshot is made of ----------------------------------------------------------------
+
+
+class ServiceRow(NamedTuple):
+    id: str
+    name: str | None
+    protocol: str
+    host: str
+    port: int
+    path: str | None
+    connect_timeout: int
+    write_timeout: int
+    read_timeout: int
+    retries: int
+    enabled: bool
+    updated_at: int
+
+
+class RouteRow(NamedTuple):
+    id: str
+    name: str | None
+    protocols: list[str]
+    methods: list[str] | None
+    hosts: list[str] | None
+    paths: list[str] | None
+    headers: dict[str, list[str]] | None
+    https_redirect_status_code: int
+    strip_path: bool
+    preserve_host: bool
+    path_handling: str
+    service_id: str | None
+    created_at: int
+
+
+class PluginRow(NamedTuple):
+    id: str
+    name: str
+    service_id: str | None
+    route_id: str | None
+    consumer_id: str | None
+    config: dict[str, Any]  # secrets still sealed
+    protocols: list[str]
+    enabled: bool
+
+
+class ConsumerRow(NamedTuple):
+    id: str
+    username: str | None
+    custom_id: str | None
+
+
+class CredentialRow(NamedTuple):
+    id: str
+    client_id: str
+    consumer_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRows:
+    """All configuration at one version; plain tuples, since ORM objects cost ten times more."""
+
+    epoch: str
+    version: int
+    check_key: bytes
+    services: list[ServiceRow]
+    routes: list[RouteRow]
+    plugins: list[PluginRow]
+    consumers: list[ConsumerRow]
+    credentials: list[CredentialRow]
+
+
+def config_rows(session: Session) -> ConfigRows:
+    """What a snapshot is made of; one transaction, so that all of it is of one version."""
+    state = cluster_state(session)
+    return ConfigRows(
+        epoch=state.epoch,
+        version=state.config_version,
+        check_key=state.check_key,
+        services=_plain(session, Service, ServiceRow),
+        routes=_plain(session, Route, RouteRow),
+        plugins=_plain(session, Plugin, PluginRow),
+        consumers=_plain(session, Consumer, ConsumerRow),
+        credentials=_plain(session, OAuth2Credential, CredentialRow),
+    )
+
+
+def _plain(session: Session, table: type[Any], row: Any) -> list[Any]:
+    columns = table.__table__.c
+    wanted = [
+        type_coerce(columns[name], JSON) if name == "config" else columns[name]
+        for name in row._fields
+    ]
+    result = session.connection().execute(select(*wanted).order_by(columns.id))
+    return [row._make(values) for values in result]
+
+
+# --- single entities ---------------------------------------------------------------------------
+
+
+def credential_by_client_id(session: Session, client_id: str) -> OAuth2Credential | None:
+    return session.exec(
+        select(OAuth2Credential).where(OAuth2Credential.client_id == client_id)
+    ).first()
+
+
+def plugin_by_id(session: Session, plugin_id: str) -> Plugin | None:
+    """The plugin with its config, provision key readable."""
+    return session.get(Plugin, plugin_id)
+
+
+def consumer_by_id(session: Session, consumer_id: str) -> Consumer | None:
+    return session.get(Consumer, consumer_id)
+
+
+def replace_client_secret(session: WriteSession, credential_id: str, phc: str) -> None:
+    """Store a secret hashed anew with today's parameters; it verifies as before."""
+    credential = session.get_one(OAuth2Credential, credential_id)
+    credential.client_secret = phc
+    session.add(credential)
+
+
+# --- tokens ------------------------------------------------------------------------------------
+
+
+def token_expiry(created_at: float, expires_in: int, gone_at: float | None) -> float:
+    """When an access token stops to be good: seconds since 1970, 0 = never."""
+    ends = [created_at + expires_in] if expires_in else []
+    if gone_at is not None:
+        ends.append(gone_at)
+    return min(ends, default=0.0)
+
+
+def issued_token(row: OAuth2Token, version: int = 0) -> IssuedToken:
+    """What the data planes learn of a token row."""
+    return IssuedToken(
+        digest=row.access_token_digest,
+        credential_id=row.credential_id,
+        service_id=row.service_id,
+        scope=row.scope,
+        user_id=row.authenticated_userid,
+        expires_at=token_expiry(row.created_at, row.expires_in, row.gone_at),
+        version=version,
+    )
+
+
+def insert_token(
+    session: WriteSession,
+    *,
+    credential_id: str,
+    access_token_digest: bytes,
+    expires_in: int,
+    service_id: str | None = None,
+    refresh_token_digest: bytes | None = None,
+    authenticated_userid: str | None = None,
+    scope: str | None = None,
+    created_at: float | None = None,
+    ttl: float | None = None,
+    by_hand: bool = False,
+) -> OAuth2Token:
+    """Store a token and hand it to the data planes at the commit.
+
+    `ttl`: seconds until the row (and its refresh token) ends; None = never.
+    """
+    now = time.time() if created_at is None else created_at
+    row = OAuth2Token(
+        id=str(uuid.uuid4()),
+        credential_id=credential_id,
+        service_id=service_id,
+        access_token_digest=access_token_digest,
+        refresh_token_digest=refresh_token_digest,
+        authenticated_userid=authenticated_userid,
+        scope=scope,
+        created_at=now,
+        expires_in=expires_in,
+        gone_at=None if ttl is None else now + ttl,
+        by_hand=by_hand,
+    )
+    session.add(row)
+    session.flush()
+    session.note_token(issued_token(row))
+    return row
+
+
+def token_by_digest(
+    session: Session, digest: bytes, now: float | None = None
+) -> IssuedToken | None:
+    """The token with this SHA-256, unless it is unknown or expired."""
+    row = session.exec(select(OAuth2Token).where(OAuth2Token.access_token_digest == digest)).first()
+    if row is None:
+        return None
+    token = issued_token(row, cluster_state(session).config_version)
+    expired = token.expires_at and token.expires_at <= (time.time() if now is None else now)
+    return None if expired else token
+
+
+def tokens_to_replay(session: Session, now: float | None = None) -> list[IssuedToken]:
+    """Tokens made by hand that have not expired: their value proves nothing, so they are sent."""
+    moment = time.time() if now is None else now
+    version = cluster_state(session).config_version
+    expires_in, created_at = col(OAuth2Token.expires_in), col(OAuth2Token.created_at)
+    unexpired = or_(expires_in == 0, created_at + expires_in > moment)
+    there = or_(col(OAuth2Token.gone_at).is_(None), col(OAuth2Token.gone_at) > moment)
+    rows = session.exec(select(OAuth2Token).where(OAuth2Token.by_hand, unexpired, there))
+    return [issued_token(row, version) for row in rows]
+
+
+def delete_tokens(session: WriteSession, rows: Iterable[OAuth2Token]) -> None:
+    """Delete tokens and revoke each on the data planes."""
+    for row in rows:
+        session.delete(row)
+        session.note_revocation("token", row.access_token_digest, issued_token(row).expires_at)
+
+
+def last_expiry(session: Session, credential_ids: Sequence[str]) -> float:
+    """When the last token of these credentials has expired; 0 when one never does or none is."""
+    never = case((col(OAuth2Token.expires_in) == 0, 1), else_=0)
+    statement = select(
+        func.max(OAuth2Token.created_at + OAuth2Token.expires_in), func.max(never)
+    ).where(col(OAuth2Token.credential_id).in_(credential_ids))
+    last, has_endless = session.exec(statement).one()
+    return 0.0 if has_endless or last is None else float(last)
+
+
+# --- revocations -------------------------------------------------------------------------------
+
+
+def revocations_after(
+    session: Session, seq: int, now: float | None = None, limit: int | None = None
+) -> list[Revoked]:
+    """Revocations after `seq` that still matter, in order."""
+    moment = time.time() if now is None else now
+    matters = or_(col(Revocation.expires_at) == 0, col(Revocation.expires_at) > moment)
+    statement = (
+        select(Revocation).where(Revocation.seq > seq, matters).order_by(col(Revocation.seq))
+    )
+    return [
+        Revoked(row.seq, row.kind, row.key, row.expires_at)
+        for row in session.exec(statement.limit(limit))
+    ]

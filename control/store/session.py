@@ -1,0 +1,228 @@
+"""The database: opening it, migrating it, and the only place that commits.
+
+A writing transaction collects what it did (`WriteSession`), and once it is committed hands that to
+the subscribers. Writers of one process stand in line at a lock: SQLite has one writer anyway, and
+subscribers see changes in the order of their commits.
+"""
+
+import secrets
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from cryptography.fernet import MultiFernet
+from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, update
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlmodel import Session, select
+
+from control.store.changes import Change, IssuedToken, Revoked
+from control.store.columns import Undecryptable, attach_keyring, dump_json
+from control.store.tables import ClusterState, Revocation
+
+_MIGRATIONS = Path(__file__).with_name("migrations")
+_POOL_SIZE = 40  # Starlette runs that many endpoints at a time
+_BUSY_TIMEOUT_MS = 5000
+_CHECK_KEY_BYTES = 32
+
+
+class StoreError(Exception):
+    """The database cannot be used; the text says why and what to do."""
+
+
+class WriteSession(Session):
+    """One writing transaction and what it has done so far.
+
+    The functions of `queries` and `rows` call `note_…`; nobody else needs to.
+    """
+
+    config_changed: bool = False
+
+    def __init__(self, bind: Engine) -> None:
+        super().__init__(bind, expire_on_commit=False)
+        self._tokens: dict[bytes, IssuedToken] = {}
+        self._revocations: list[Revoked] = []
+
+    def note_config(self) -> None:
+        """A config entity was written: the config version goes up."""
+        self.config_changed = True
+
+    def note_token(self, token: IssuedToken) -> None:
+        """A token was made or changed; its version is filled in at the commit."""
+        self._tokens[token.digest] = token
+
+    def note_revocation(self, kind: str, key: bytes, expires_at: float) -> None:
+        if kind == "token":
+            self._tokens.pop(key, None)
+        self._revocations.append(Revoked(0, kind, key, expires_at))
+
+    def finish(self) -> Change:
+        """Write what the transaction adds up to, as its last statements, and commit.
+
+        The row of ClusterState is locked from its update to the commit, so that versions and
+        sequence numbers become visible in their order.
+        """
+        self.flush()
+        state = self._advance()
+        revocations = tuple(
+            replace(item, seq=state.revocation_seq - len(self._revocations) + place)
+            for place, item in enumerate(self._revocations, start=1)
+        )
+        if revocations:
+            self.execute(
+                insert(Revocation),
+                [
+                    {"seq": r.seq, "kind": r.kind, "key": r.key, "expires_at": r.expires_at}
+                    for r in revocations
+                ],
+            )
+        tokens = tuple(replace(t, version=state.config_version) for t in self._tokens.values())
+        self.commit()
+        return Change(state.config_version if self.config_changed else None, tokens, revocations)
+
+    def _advance(self) -> Any:
+        columns = (
+            ClusterState.__table__.c.config_version,  # type: ignore[attr-defined]
+            ClusterState.__table__.c.revocation_seq,  # type: ignore[attr-defined]
+        )
+        if not (self.config_changed or self._revocations):
+            return self.execute(select(*columns)).one()
+        statement = update(ClusterState).values(
+            config_version=ClusterState.config_version + int(self.config_changed),
+            revocation_seq=ClusterState.revocation_seq + len(self._revocations),
+        )
+        return self.execute(statement.returning(*columns)).one()
+
+
+class Store:
+    """One database under one keyring."""
+
+    def __init__(self, url: str, keyring: MultiFernet) -> None:
+        """Open `url` (`sqlite:///<path>`); connects at the first use.
+
+        Raises:
+            StoreError: not a URL of a database that is supported.
+        """
+        self._engine = _engine(url)
+        self._writing_engine = self._engine.execution_options(narthex_writes=True)
+        self._name = self._engine.url.render_as_string(hide_password=True)
+        self._subscribers: list[Callable[[Change], None]] = []
+        self._write_lock = threading.Lock()
+        attach_keyring(self._engine.dialect, keyring)
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    def migrate(self) -> None:
+        """Bring the tables up to this version; make epoch and check key of a new database.
+
+        Raises:
+            StoreError: unreachable, damaged, written by a newer Narthex or under another keyring.
+        """
+        try:
+            with self._writing_engine.begin() as connection:
+                _upgrade(connection, self._name)
+            with self.writing() as session:
+                self._seed(session)
+        except DBAPIError as error:
+            raise StoreError(f"DATABASE_URL {self._name}: {error.orig}") from None
+        except Undecryptable:
+            raise StoreError(
+                f"DATABASE_URL {self._name}: was written under another KEYRING; "
+                "give the keyring file that belongs to this database"
+            ) from None
+
+    def _seed(self, session: "WriteSession") -> None:
+        if session.exec(select(ClusterState)).first() is None:
+            key = secrets.token_bytes(_CHECK_KEY_BYTES)
+            session.add(ClusterState(epoch=str(uuid.uuid4()), check_key=key))
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that sees one state of the database; nothing written in it is kept."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[WriteSession]:
+        """One transaction: committed when the block ends normally, else rolled back.
+
+        Subscribers are called after the commit, in this thread, before the next writer starts.
+        """
+        with self._write_lock:
+            with WriteSession(self._writing_engine) as session:
+                yield session
+                change = session.finish()
+            if change:
+                for callback in self._subscribers:
+                    callback(change)
+
+    def subscribe(self, callback: Callable[[Change], None]) -> None:
+        """Call `callback` after each commit that changed something; it must not block or raise."""
+        self._subscribers.append(callback)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StoreError("DATABASE_URL: expected sqlite:///<path of the file>") from None
+    if parsed.get_backend_name() != "sqlite":
+        raise StoreError(
+            f"DATABASE_URL: {parsed.get_backend_name()} is not supported yet; "
+            "expected sqlite:///<path of the file>"
+        )
+    if parsed.database in (None, "", ":memory:"):
+        raise StoreError("DATABASE_URL: a file is needed; expected sqlite:///<path of the file>")
+    engine = create_engine(
+        parsed, pool_size=_POOL_SIZE, max_overflow=_POOL_SIZE, json_serializer=dump_json
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # we send BEGIN ourselves
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """A writer takes the write lock at once: a deferred one may fail half-way with `busy`."""
+    writes = connection.get_execution_options().get("narthex_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def alembic_config(connection: Connection | None = None) -> Config:
+    """Alembic's settings; `connection` is the one that migrations run on."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _upgrade(connection: Connection, name: str) -> None:
+    config = alembic_config(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    current = MigrationContext.configure(connection).get_current_heads()
+    if not known.issuperset(current):
+        raise StoreError(
+            f"DATABASE_URL {name}: was written by a newer Narthex (revision "
+            f"{', '.join(current)}); start that version, or restore a backup made before it"
+        )
+    command.upgrade(config, "head")

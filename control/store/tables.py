@@ -1,0 +1,201 @@
+"""The tables, one class per Kong entity, and the state of the cluster.
+
+Ids are UUIDs as 36 lower-case characters. Column names are Kong's field names; a foreign key
+`service` is the column `service_id`. Times are integer seconds unless a field says otherwise.
+"""
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, LargeBinary, String, func
+from sqlmodel import Field, SQLModel
+
+from control.store.columns import EncryptedBytes, EncryptedText, SealedJSON
+
+ID_CHARS = 36
+
+# Named by rule, so that a later migration can name what it changes, on every database.
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def _id() -> Any:
+    return Field(primary_key=True, max_length=ID_CHARS)
+
+
+def _json() -> Any:
+    # none_as_null: SQL NULL, never the JSON document `null`.
+    return Field(default=None, sa_type=JSON(none_as_null=True))
+
+
+def _big(**options: Any) -> Any:
+    return Field(sa_type=BigInteger, **options)
+
+
+def _reference(target: str, *, on_delete: str, nullable: bool = True) -> Any:
+    column = Column(
+        String(ID_CHARS), ForeignKey(target, ondelete=on_delete), nullable=nullable, index=True
+    )
+    return Field(default=None, sa_column=column) if nullable else Field(sa_column=column)
+
+
+class Service(SQLModel, table=True):
+    __tablename__ = "services"
+
+    id: str = _id()
+    name: str | None = Field(default=None, unique=True)
+    retries: int = 5
+    protocol: str = "http"
+    host: str
+    port: int = 80
+    path: str | None = None
+    connect_timeout: int = 60000  # milliseconds, as the two below
+    write_timeout: int = 60000
+    read_timeout: int = 60000
+    client_certificate_id: str | None = Field(default=None, max_length=ID_CHARS)
+    tls_verify: bool | None = None
+    tls_verify_depth: int | None = None
+    ca_certificates: list[str] | None = _json()
+    enabled: bool = True
+    tags: list[str] | None = _json()
+    created_at: int = _big()
+    updated_at: int = _big()
+
+
+class Route(SQLModel, table=True):
+    __tablename__ = "routes"
+
+    id: str = _id()
+    name: str | None = Field(default=None, unique=True)
+    protocols: list[str] = _json()
+    methods: list[str] | None = _json()
+    hosts: list[str] | None = _json()
+    paths: list[str] | None = _json()
+    headers: dict[str, list[str]] | None = _json()
+    snis: list[str] | None = _json()
+    sources: list[dict[str, Any]] | None = _json()
+    destinations: list[dict[str, Any]] | None = _json()
+    https_redirect_status_code: int = 426
+    regex_priority: int = _big(default=0)
+    strip_path: bool = True
+    preserve_host: bool = False
+    request_buffering: bool = True
+    response_buffering: bool = True
+    path_handling: str = "v0"
+    service_id: str | None = _reference("services.id", on_delete="RESTRICT")
+    tags: list[str] | None = _json()
+    created_at: int = _big()
+    updated_at: int = _big()
+
+
+class Consumer(SQLModel, table=True):
+    __tablename__ = "consumers"
+
+    id: str = _id()
+    username: str | None = Field(default=None, unique=True)
+    custom_id: str | None = Field(default=None, unique=True)
+    tags: list[str] | None = _json()
+    created_at: int = _big()
+    updated_at: int = _big()
+
+
+class Plugin(SQLModel, table=True):
+    """One instance of a plugin.  Unique by name and scope, null references included."""
+
+    __tablename__ = "plugins"
+
+    id: str = _id()
+    name: str
+    instance_name: str | None = Field(default=None, unique=True)
+    service_id: str | None = _reference("services.id", on_delete="CASCADE")
+    route_id: str | None = _reference("routes.id", on_delete="CASCADE")
+    consumer_id: str | None = _reference("consumers.id", on_delete="CASCADE")
+    config: dict[str, Any] = Field(sa_column=Column(SealedJSON(), nullable=False))
+    protocols: list[str] = _json()
+    enabled: bool = True
+    tags: list[str] | None = _json()
+    created_at: int = _big()
+    updated_at: int = _big()
+
+
+# NULL differs from NULL in a unique constraint, so that the index is over coalesced columns.
+Index(
+    "uq_plugins_scope",
+    Plugin.__table__.c.name,  # type: ignore[attr-defined]
+    func.coalesce(Plugin.__table__.c.route_id, ""),  # type: ignore[attr-defined]
+    func.coalesce(Plugin.__table__.c.service_id, ""),  # type: ignore[attr-defined]
+    func.coalesce(Plugin.__table__.c.consumer_id, ""),  # type: ignore[attr-defined]
+    unique=True,
+)
+
+
+class OAuth2Credential(SQLModel, table=True):
+    __tablename__ = "oauth2_credentials"
+
+    id: str = _id()
+    consumer_id: str = _reference("consumers.id", on_delete="CASCADE", nullable=False)
+    name: str
+    client_id: str = Field(unique=True)
+    client_secret: str = Field(sa_column=Column(EncryptedText(), nullable=False))
+    hash_secret: bool = False  # client_secret is then a PBKDF2 PHC string
+    redirect_uris: list[str] | None = _json()
+    client_type: str = "confidential"
+    tags: list[str] | None = _json()
+    created_at: int = _big()
+
+
+class OAuth2Token(SQLModel, table=True):
+    """An issued access token, by the SHA-256 of its value; the values are not kept."""
+
+    __tablename__ = "oauth2_tokens"
+
+    id: str = _id()
+    credential_id: str = _reference("oauth2_credentials.id", on_delete="CASCADE", nullable=False)
+    service_id: str | None = _reference("services.id", on_delete="CASCADE")
+    token_type: str = "bearer"  # noqa: S105  (not a secret)
+    access_token_digest: bytes = Field(
+        sa_column=Column(LargeBinary(32), nullable=False, unique=True)
+    )
+    refresh_token_digest: bytes | None = Field(
+        default=None, sa_column=Column(LargeBinary(32), unique=True)
+    )
+    authenticated_userid: str | None = None
+    scope: str | None = None  # space separated
+    created_at: float  # seconds with a fraction: the base of expiry
+    expires_in: int = _big()  # seconds; 0 = never
+    gone_at: float | None = Field(default=None, index=True)  # when the row ends (Kong's ttl)
+    by_hand: bool = Field(default=False, index=True)  # made through the Admin API: replayed
+
+
+class EntityTag(SQLModel, table=True):
+    """One tag of one entity, so that filters and `/tags` need no scan."""
+
+    __tablename__ = "entity_tags"
+
+    tag: str = Field(primary_key=True)
+    entity_name: str = Field(primary_key=True)
+    entity_id: str = Field(primary_key=True, max_length=ID_CHARS, index=True)
+
+
+class ClusterState(SQLModel, table=True):
+    """One row.  `epoch` tells this database from any other and from its own restored past."""
+
+    __tablename__ = "cluster_state"
+
+    id: int = Field(default=1, primary_key=True)
+    epoch: str = Field(max_length=ID_CHARS)
+    config_version: int = _big(default=0)
+    revocation_seq: int = _big(default=0)
+    check_key: bytes = Field(sa_column=Column(EncryptedBytes(), nullable=False))
+
+
+class Revocation(SQLModel, table=True):
+    __tablename__ = "revocations"
+
+    seq: int = _big(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    kind: str  # token, credential, consumer
+    key: bytes = Field(sa_column=Column(LargeBinary(32), nullable=False))
+    expires_at: float = Field(default=0.0, index=True)  # 0 = never
