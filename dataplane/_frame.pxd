@@ -142,7 +142,10 @@ cdef inline int frame_check_role(
 cdef inline int frame_write_header(
     uint8_t* out, uint8_t opcode, bint fin, uint64_t length, const uint8_t* mask
 ) noexcept nogil:
-    """Write a frame header to `out` (FRAME_HEADER_MAX bytes); `mask`: NULL for none.  Returns its bytes."""
+    """Write a frame header to `out` (FRAME_HEADER_MAX bytes).  RFC 6455 §5.2.
+
+    `mask`: NULL for none.  Returns its bytes (2..14).
+    """
     cdef int at = 2
     cdef int shift
     out[0] = (0x80 if fin else 0) | opcode
@@ -167,6 +170,4 @@ cdef inline int frame_write_header(
 
 cdef inline bint frame_close_code_valid(uint16_t code) noexcept nogil:
     """Tell whether a peer may send this close code.  RFC 6455 §7.4 and the codes registered since."""
-    return (
-        1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
-    )
+    return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
