@@ -6,11 +6,21 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-MODULES = (
-    "_core _http _frame _tables _tokens _tls _handshake _exchange _relay _worker".split()
-)
+MODULES = ["_core", "_http", "_frame", "_tables", "_tokens", "_tls"]
+MODULES += ["_handshake", "_exchange", "_relay", "_worker"]
 DEBUG = bool(os.environ.get("NARTHEX_DEBUG"))  # BUG_ON_HOT checks on, as the tests have it
+# Set by tools/bootstrap.sh when it installs the metadata of a folder whose engine is built.
+SKIP = bool(os.environ.get("NARTHEX_NO_EXTENSIONS"))
 FLAGS = ["-O2", "-g", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function"]
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "nonecheck": False,
+    "cdivision": True,
+    "freethreading_compatible": False,
+}
 
 extensions = [
     Extension(
@@ -20,21 +30,7 @@ extensions = [
         extra_compile_args=[*FLAGS, *(["-DNARTHEX_DEBUG=1"] if DEBUG else [])],
     )
     for name in MODULES
-    if Path(f"dataplane/{name}.pyx").exists()
+    if Path(f"dataplane/{name}.pyx").exists() and not SKIP
 ]
 
-setup(
-    ext_modules=cythonize(
-        extensions,
-        nthreads=2,
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": False,
-            "wraparound": False,
-            "initializedcheck": False,
-            "nonecheck": False,
-            "cdivision": True,
-            "freethreading_compatible": False,
-        },
-    )
-)
+setup(ext_modules=cythonize(extensions, nthreads=2, compiler_directives=DIRECTIVES))

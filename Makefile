@@ -1,0 +1,39 @@
+# `make run` and `make test` work from a clean clone with nothing installed.
+
+PYTHON := .venv/bin/python
+
+.PHONY: run build test check openapi judges lock clean
+
+run: build  ## build, start both planes with SQLite, load the example into an empty database
+	exec .venv/bin/narthex start --example
+
+build:  ## .venv/bin/narthex, and nothing started
+	tools/bootstrap.sh run
+
+test:  ## the suite, then line and branch coverage of the Python code
+	tools/bootstrap.sh test
+	$(PYTHON) -m pytest --cov --cov-report= --cov-report=json:build/coverage.json $(PYTEST)
+	$(PYTHON) tools/coverage_gate.py build/coverage.json 90
+
+check:  ## ruff and mypy, as the suite runs them
+	tools/bootstrap.sh test
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+openapi:  ## write openapi.json from the app
+	tools/bootstrap.sh run
+	$(PYTHON) -m control.openapi > build/openapi.json
+	mv build/openapi.json openapi.json
+
+judges:  ## what others wrote, asked about us; the last lines say which ran
+	tools/bootstrap.sh test
+	tools/judges.sh
+
+lock:  ## write both lock files again, from pyproject.toml
+	tools/bootstrap.sh run
+	tools/lock.sh
+
+clean:  ## what building made; narthex-data stays
+	rm -rf .venv build *.egg-info htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .hypothesis dataplane/*.so dataplane/_*.c dataplane/*.html
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
