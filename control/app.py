@@ -1,0 +1,85 @@
+"""The one place where the control plane's parts meet: the Admin API, the issuer, their document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from control.guard import Guard
+from control.settings import Settings
+from control.store.session import Store
+
+VERSION = "0.1.0"
+
+log = structlog.get_logger("control")
+
+DataPlanes = Callable[[], list[dict[str, Any]]]
+
+
+def create_app(settings: Settings, store: Store, dataplanes: DataPlanes) -> ASGIApp:
+    """What ADMIN_LISTEN serves: the Admin API, its guard before it.
+
+    `dataplanes` tells which data planes are connected, for `GET /dataplanes`.
+    """
+    app = Shield(admin_app(store, dataplanes))
+    return Guard(app, settings.admin_listen, settings.admin_hosts, settings.admin_origins)
+
+
+def create_issuer(store: Store) -> ASGIApp:
+    """The token endpoint, for the link and for ISSUER_LISTEN."""
+    return Shield(_fastapi())
+
+
+def admin_app(store: Store, dataplanes: DataPlanes) -> FastAPI:
+    """The Admin API by itself; its OpenAPI document describes the issuer too."""
+    return _fastapi()
+
+
+def _fastapi() -> FastAPI:
+    return FastAPI(
+        title="Narthex",
+        version=VERSION,
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        generate_unique_id_function=_unique_id,
+        separate_input_output_schemas=False,
+        exception_handlers={Exception: _unexpected},
+    )
+
+
+def _unique_id(route: APIRoute) -> str:
+    """`tag-function`: what generated clients call the operation."""
+    return f"{route.tags[0]}-{route.name}" if route.tags else route.name
+
+
+async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
+    """500 that tells the caller nothing of our insides (S97); `Shield` logs the rest."""
+    return JSONResponse({"message": "An unexpected error occurred"}, 500)
+
+
+class Shield:
+    """ASGI middleware that ends an exception nobody handled: one log line, nothing further up."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noting_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting_send)
+        except Exception:
+            log.exception("unexpected error", method=scope["method"], path=scope["path"])
+            if not started:
+                await (await _unexpected(Request(scope), Exception()))(scope, receive, send)

@@ -1,0 +1,209 @@
+"""The control plane's process: opens what it needs, serves, ends cleanly on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from control import logs
+from control.app import create_app, create_issuer
+from control.settings import Listen, Settings, SettingsError, load
+from control.startup import (
+    StartError,
+    bind,
+    link_secret,
+    lock_data_dir,
+    prepare_data_dir,
+    server_tls,
+)
+from control.store.keyring import KeyringError, load_keyring
+from control.store.session import Store, StoreError
+
+try:
+    from control.push import Push
+except ModuleNotFoundError:  # until the link lands
+
+    class Push:  # type: ignore[no-redef]
+        def __init__(self, *_: object) -> None: ...
+
+        def dataplanes(self) -> list[dict[str, object]]:
+            return []
+
+        async def serve(self, *_: object) -> None:
+            await asyncio.Event().wait()
+
+
+log = structlog.get_logger("control")
+
+STOP_SECONDS = 5  # for requests in flight when SIGTERM comes
+CONNECTIONS_MAX = 1000  # at a time on the Admin API; more get 503
+HEAD_BYTES_MAX = 64 * 1024  # request line and headers
+
+
+@dataclass(frozen=True)
+class Plane:
+    """All that serving needs, checked and made."""
+
+    store: Store
+    admin: ASGIApp
+    push: Push
+    admin_socket: socket.socket
+    link: Listen
+    link_tls: ssl.SSLContext | None
+    issuer: ASGIApp
+    issuer_socket: socket.socket | None
+    issuer_cert: tuple[Path, Path] | None
+
+
+def main(settings: Settings) -> int:
+    """Run the control plane until a signal ends it.  Returns the process's exit code."""
+    logs.configure(settings.log_level, settings.log_format)
+    try:
+        data_dir = prepare_data_dir(settings)
+        with lock_data_dir(data_dir), contextlib.closing(_open_store(settings)) as store:
+            plane = _prepare(settings, data_dir, store)
+            return asyncio.run(_serve(plane))
+    except (StartError, KeyringError, StoreError) as error:
+        print(f"narthex control: {error}", file=sys.stderr)
+        return 1
+
+
+def _open_store(settings: Settings) -> Store:
+    store = Store(settings.database, load_keyring(settings.keyring_file))
+    try:
+        store.migrate()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
+    link_tls = None
+    if settings.link_cert and settings.link_key:
+        link_tls = server_tls(
+            "LINK_CERT, LINK_KEY, LINK_CA", settings.link_cert, settings.link_key, settings.link_ca
+        )
+    issuer_cert = issuer_socket = None
+    if settings.issuer_listen and settings.tls_cert and settings.tls_key:
+        server_tls("TLS_CERT, TLS_KEY", settings.tls_cert, settings.tls_key)
+        issuer_cert = (settings.tls_cert, settings.tls_key)
+        issuer_socket = bind("ISSUER_LISTEN", settings.issuer_listen)
+    issuer = create_issuer(store)
+    push = Push(store, issuer, link_secret(settings, data_dir))
+    admin_socket = bind("ADMIN_LISTEN", settings.admin_listen)
+    admin = create_app(settings, store, dataplanes=push.dataplanes)
+    return Plane(
+        store=store,
+        admin=admin,
+        push=push,
+        admin_socket=admin_socket,
+        link=_free("LINK_LISTEN", settings.link_listen),
+        link_tls=link_tls,
+        issuer=issuer,
+        issuer_socket=issuer_socket,
+        issuer_cert=issuer_cert,
+    )
+
+
+def _free(name: str, listen: Listen) -> Listen:
+    """`listen`, found free; port 0 becomes the port the system chose."""
+    with bind(name, listen) as found:
+        return Listen(listen.host, found.getsockname()[1])
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to us: two of them and the link end together."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(app: ASGIApp, cert: tuple[Path, Path] | None = None) -> _Server:
+    config = uvicorn.Config(
+        app,
+        http="h11",  # strict, and it bounds a request's head
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS_MAX,
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        ssl_certfile=cert and cert[0],
+        ssl_keyfile=cert and cert[1],
+    )
+    return _Server(config)
+
+
+async def _serve(plane: Plane) -> int:
+    """Serve until a signal, or until a part ends by itself: a fault, exit code 1."""
+    stop = asyncio.Event()
+    servers = {_server(plane.admin): plane.admin_socket}
+    if plane.issuer_socket is not None:
+        servers[_server(plane.issuer, plane.issuer_cert)] = plane.issuer_socket
+    _on_signals(stop, servers)
+    http = [asyncio.create_task(s.serve([sock])) for s, sock in servers.items()]
+    link = asyncio.create_task(plane.push.serve(plane.link.host, plane.link.port, plane.link_tls))
+    stopped = asyncio.create_task(stop.wait())
+    _say_where(plane)
+    await asyncio.wait([*http, link, stopped], return_when=asyncio.FIRST_COMPLETED)
+    fault = not stop.is_set()
+    stopped.cancel()
+    log.info("stopping")
+    for server in servers:
+        server.should_exit = True
+    # Requests in flight are answered first; data planes lose the link last.
+    results = await asyncio.gather(*http, return_exceptions=True)
+    link.cancel()
+    results += await asyncio.gather(link, return_exceptions=True)
+    for error in results:
+        if isinstance(error, Exception):
+            log.error("fault", exc_info=error)
+    log.info("stopped")
+    return 1 if fault else 0
+
+
+def _on_signals(stop: asyncio.Event, servers: dict[_Server, socket.socket]) -> None:
+    """The first SIGTERM or SIGINT ends in order, a second one at once."""
+
+    def ask() -> None:
+        if stop.is_set():
+            for server in servers:
+                server.force_exit = True
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask)
+
+
+def _say_where(plane: Plane) -> None:
+    host, port = plane.admin_socket.getsockname()[:2]
+    log.info("listening", name="admin", address=str(Listen(host, port)))
+    log.info("listening", name="link", address=str(plane.link), tls=plane.link_tls is not None)
+    if plane.issuer_socket is not None:
+        host, port = plane.issuer_socket.getsockname()[:2]
+        log.info("listening", name="issuer", address=str(Listen(host, port)), tls=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(load()))
+    except SettingsError as wrong:
+        print(f"narthex control: {wrong}", file=sys.stderr)
+        sys.exit(1)

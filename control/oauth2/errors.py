@@ -1,0 +1,75 @@
+"""The errors of the OAuth endpoints, one class per `error` code.  spec/oauth2.md §4-§5.
+
+An error carries its description and status; `token_endpoint` makes the response of it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OAuthError(Exception):
+    """A refusal with an OAuth error code; 400 unless a challenge makes it 401."""
+
+    code: ClassVar[str]
+    status: int = 400
+    challenge: str | None = None  # value of WWW-Authenticate
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description)
+        self.description = description
+
+
+class AccessDenied(OAuthError):
+    """Plain HTTP where HTTPS is required.  §4."""
+
+    code = "access_denied"
+
+
+class UnsupportedGrantType(OAuthError):
+    code = "unsupported_grant_type"
+
+    def __init__(self) -> None:
+        super().__init__("Invalid grant_type")
+
+
+class InvalidRequest(OAuthError):
+    code = "invalid_request"
+
+
+class InvalidClient(OAuthError):
+    """Unknown client or wrong secret: one text, so that ids cannot be probed.
+
+    `from_header` asks for the Basic challenge; §5.2 gives it only where it says so.
+    """
+
+    code = "invalid_client"
+
+    def __init__(self, *, from_header: bool = False) -> None:
+        super().__init__("Invalid client authentication")
+        if from_header:
+            self.status = 401
+            self.challenge = 'Basic realm="OAuth2.0"'
+
+
+class InvalidProvisionKey(OAuthError):
+    code = "invalid_provision_key"
+
+    def __init__(self) -> None:
+        super().__init__("Invalid provision_key")
+
+
+class InvalidAuthenticatedUserid(OAuthError):
+    code = "invalid_authenticated_userid"
+
+
+class InvalidScope(OAuthError):
+    code = "invalid_scope"
+
+
+class PayloadTooLarge(Exception):
+    """The body is over the limit; it was not read to its end.  S31."""
+
+
+class NoService(Exception):
+    """A token bound to a service was to be issued on a route that has none.  §3: a 500."""

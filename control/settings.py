@@ -1,0 +1,255 @@
+"""Every knob of the control plane: what it is, its unit, its default and why.
+
+A setting is the environment variable `NARTHEX_<NAME>`, else `<name>` in the TOML file that
+`NARTHEX_CONFIG` names, else the default here. Both planes may share one file: names that are not
+ours are left to the other plane.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+PREFIX = "NARTHEX_"
+SECRETS = frozenset({"link_secret", "database_url"})  # their values never stand in an error
+
+
+class SettingsError(Exception):
+    """A setting cannot be used: the text names it, its value and what was expected."""
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        shown = "(not shown)" if name.lower() in SECRETS else repr(value)
+        super().__init__(f"{PREFIX}{name.upper()} is {shown}: expected {expected}")
+        self.setting = name.upper()
+
+
+class Listen(NamedTuple):
+    """An address to listen on; port 0 lets the system choose one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address without brackets always means this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    host, colon, port = value.strip().rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("address:port, an IPv6 address in brackets")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError("address:port, as in 127.0.0.1:8001 or [::1]:8001")
+    return Listen(host, int(port))
+
+
+def _words(value: object) -> object:
+    """`a, b` in the environment means what `["a", "b"]` means in TOML."""
+    if isinstance(value, str):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    return value
+
+
+Address = Annotated[Listen, NoDecode, BeforeValidator(_listen)]
+Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
+
+
+class _TomlFile(PydanticBaseSettingsSource):
+    """The settings of the file that NARTHEX_CONFIG names, if it names one."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError  # the whole file is read at once, below
+
+    def __call__(self) -> dict[str, Any]:
+        path = os.environ.get(PREFIX + "CONFIG")
+        if not path:
+            return {}
+        try:
+            found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(
+                "config", path, f"a readable TOML file ({error.strerror})"
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError("config", path, f"a TOML file ({error})") from None
+        known = self.settings_cls.model_fields
+        # An empty value means unset, as it does in the environment.
+        return {n.lower(): v for n, v in found.items() if n.lower() in known and v != ""}
+
+
+class Settings(BaseSettings):
+    """The control plane's settings; made by `load`."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", validate_default=False
+    )
+
+    data_dir: Path = Field(
+        Path("./narthex-data"), description="folder for all we keep; 0700, made when missing"
+    )
+    database_url: SecretStr | None = Field(
+        None, description="sqlite:///file; unset: narthex.db in DATA_DIR"
+    )
+    keyring: Path | None = Field(
+        None,
+        description="file of Fernet keys, one a line, newest first; encrypts secrets at rest. "
+        "Unset: `keyring` in DATA_DIR, made when missing",
+    )
+    admin_listen: Address = Field(
+        Listen("127.0.0.1", 8001), description="Admin API; loopback, for it has no login yet"
+    )
+    admin_tokens_file: Path | None = Field(
+        None, description="who may use the Admin API; required before ADMIN_LISTEN leaves loopback"
+    )
+    admin_hosts: Words = Field(
+        [], description="names in Host the Admin API answers to besides loopback ones (S86)"
+    )
+    admin_origins: Words = Field(
+        [], description="Origins of pages that may call the Admin API (S86); none by default"
+    )
+    link_listen: Address = Field(Listen("127.0.0.1", 8005), description="where data planes connect")
+    link_secret: SecretStr | None = Field(
+        None,
+        description="what both ends of the link prove they know, 16 characters or more. "
+        "Unset: link.secret in DATA_DIR, made when missing",
+    )
+    link_cert: Path | None = Field(None, description="PEM certificate chain of the link's server")
+    link_key: Path | None = Field(None, description="PEM private key of LINK_CERT")
+    link_ca: Path | None = Field(
+        None, description="PEM certificates that sign data planes' certificates"
+    )
+    issuer_listen: Annotated[Listen | None, NoDecode, BeforeValidator(_listen)] = Field(
+        None, description="serves the token endpoint by itself too, over TLS_CERT; unset: not"
+    )
+    tls_cert: Path | None = Field(None, description="PEM certificate chain for ISSUER_LISTEN")
+    tls_key: Path | None = Field(None, description="PEM private key of TLS_CERT")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="the least that is logged"
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="json: one object a line; console: for reading at a terminal"
+    )
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("link_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("16 characters or more")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not value.get_secret_value().startswith("sqlite:///"):
+            raise ValueError("sqlite:///<path of the file>")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _TomlFile(settings_cls)
+
+    @property
+    def database(self) -> str:
+        """DATABASE_URL, or the SQLite file in DATA_DIR."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir.absolute() / 'narthex.db'}"
+
+    @property
+    def keyring_file(self) -> Path:
+        return self.keyring or self.data_dir / "keyring"
+
+
+def load(**overrides: Any) -> Settings:
+    """The settings of this process: environment, file, defaults; `overrides` before them all.
+
+    Raises:
+        SettingsError: the first setting whose value cannot be used, alone or beside the others.
+    """
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise SettingsError(name, first["input"], _expected(dict(first))) from None
+    _check_together(settings)
+    return settings
+
+
+def _expected(problem: dict[str, Any]) -> str:
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    if problem["type"] == "literal_error":
+        return f"one of {problem['ctx']['expected']}"
+    return str(problem["msg"]).removeprefix("Input should be ")
+
+
+def _check_together(settings: Settings) -> None:
+    """What no single value shows: settings that need each other."""
+    # Tokens of the Admin API are not there yet, so that a file of them protects nothing.
+    if not settings.admin_listen.loopback:
+        raise SettingsError(
+            "admin_listen",
+            str(settings.admin_listen),
+            "a loopback address such as 127.0.0.1:8001; any other needs ADMIN_TOKENS_FILE, "
+            "which this version does not support yet",
+        )
+    if settings.admin_tokens_file:
+        raise SettingsError(
+            "admin_tokens_file", str(settings.admin_tokens_file), "to be unset: not supported yet"
+        )
+    link = (settings.link_cert, settings.link_key, settings.link_ca)
+    if any(link) and not all(link):
+        value = str(settings.link_cert or "unset")
+        raise SettingsError("link_cert", value, "LINK_CERT, LINK_KEY and LINK_CA all set")
+    if not settings.link_listen.loopback and not all(link):
+        raise SettingsError(
+            "link_listen",
+            str(settings.link_listen),
+            "a loopback address, or LINK_CERT, LINK_KEY and LINK_CA set too",
+        )
+    if settings.issuer_listen and not (settings.tls_cert and settings.tls_key):
+        raise SettingsError(
+            "issuer_listen", str(settings.issuer_listen), "TLS_CERT and TLS_KEY set too"
+        )

@@ -1,0 +1,136 @@
+"""What is checked and made before the control plane serves: each failure one line in words."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import socket
+import ssl
+from pathlib import Path
+from typing import IO
+
+from control.settings import Listen, Settings
+
+
+class StartError(Exception):
+    """The control plane cannot start; the text says what is wrong and what to do."""
+
+
+def prepare_data_dir(settings: Settings) -> Path:
+    """DATA_DIR as an absolute path, made (0700) when missing."""
+    path = settings.data_dir.absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise StartError(f"DATA_DIR {path}: cannot be used: {error.strerror}") from None
+    return path
+
+
+def lock_data_dir(path: Path) -> IO[str]:
+    """Hold DATA_DIR for this control plane while the returned file stays open.
+
+    Two on one SQLite file would not hear of each other's writes: their data planes would differ.
+    """
+    try:
+        lock = (path / "control.lock").open("a")
+    except OSError as error:
+        raise StartError(f"DATA_DIR {path}: cannot be used: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise StartError(
+            f"DATA_DIR {path}: another control plane uses it; stop that one or choose another"
+        ) from None
+    return lock
+
+
+def link_secret(settings: Settings, data_dir: Path) -> bytes:
+    """LINK_SECRET, else what link.secret in DATA_DIR holds, made (0600) when missing."""
+    if settings.link_secret is not None:
+        return settings.link_secret.get_secret_value().encode()
+    path = data_dir / "link.secret"
+    try:
+        if not path.exists():
+            _write_once(path, secrets.token_hex(32) + "\n")
+        text = path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise StartError(f"LINK_SECRET {path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        text = ""
+    if len(text) < 16:
+        raise StartError(f"LINK_SECRET {path}: 16 characters or more were expected; delete it")
+    return text.encode()
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Make a file that only we may read, whole from the first moment; the first writer wins."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(aside, path)
+    except FileExistsError:
+        pass
+    finally:
+        aside.unlink()
+
+
+def bind(name: str, listen: Listen) -> socket.socket:
+    """A bound socket, not yet listening, for the setting `name`.
+
+    Without SO_REUSEPORT, which would share a port in use instead of finding it so.
+    """
+    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        found.bind(listen)
+        # Linux binds two SO_REUSEADDR sockets that do not listen yet: listening settles it.
+        found.listen(1024)
+    except OSError as error:
+        found.close()
+        if error.errno == errno.EADDRINUSE:
+            what = "is in use; stop what listens there or choose another port"
+        else:
+            what = f"cannot be listened on: {error.strerror or error}"
+        raise StartError(f"{name} {listen}: {what}") from None
+    found.setblocking(False)
+    return found
+
+
+def server_tls(names: str, cert: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
+    """A server's TLS context; with `client_ca` clients must show a certificate it signed.
+
+    `names` are the settings the files come from, for the error.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for path in (cert, key, client_ca):
+        if path is not None:
+            _check_readable(names, path)
+    try:
+        context.load_cert_chain(cert, key, password="")
+        if client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(client_ca)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or "not PEM, or the key is not the certificate's"
+        raise StartError(f"{names} {cert}, {key}: cannot be used: {reason}") from None
+    return context
+
+
+def _check_readable(names: str, path: Path) -> None:
+    try:
+        path.read_bytes()
+    except OSError as error:
+        raise StartError(f"{names} {path}: cannot be read: {error.strerror}") from None
