@@ -2,7 +2,7 @@
 
 The only module that both planes import; it imports nothing of ours. Each message is one binary
 WebSocket message: a tagged union in MessagePack. `decode_to_control` and `decode_to_data` raise
-`msgspec.ValidationError` or `msgspec.DecodeError` for anything else. `docs/link.md` tells the order.
+`msgspec.ValidationError` or `msgspec.DecodeError` for anything else. The order: `docs/link.md`.
 
 Ids are 16 bytes (a UUID's), digests 32 (SHA-256), times seconds since 1970 as floats.
 """
@@ -21,6 +21,7 @@ WIRE_MAJOR = 1
 WIRE_MINOR = 0
 CHUNK_BYTES = 64 * 1024  # a snapshot is cut so that nothing waits behind more than this
 SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024  # uncompressed; larger is refused on both ends
+CHUNKS_MAX = SNAPSHOT_BYTES_MAX // CHUNK_BYTES
 MESSAGE_BYTES_MAX = 1024 * 1024  # any single message, chunks included
 TOKENS_PER_MESSAGE = 1000
 TOKEN_REQUESTS_IN_FLIGHT_MAX = 256  # a data plane
@@ -41,7 +42,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 # --- configuration ---------------------------------------------------------------------------
 
 
-class OAuth2(Record):
+class OAuth2(Record, frozen=True):
     """What the data plane must know of one `oauth2` plugin instance.  spec/oauth2.md §2, §6."""
 
     plugin_id: bytes
@@ -53,7 +54,7 @@ class OAuth2(Record):
     anonymous_missing: str | None = None
 
 
-class Service(Record):
+class Service(Record, frozen=True):
     """Where a route's traffic goes.  Kong `services`; times in milliseconds."""
 
     id: bytes
@@ -68,7 +69,7 @@ class Service(Record):
     retries: int = 5
 
 
-class Route(Record):
+class Route(Record, frozen=True):
     """One route of an enabled service, or without one.  Kong `routes`."""
 
     id: bytes
@@ -87,13 +88,13 @@ class Route(Record):
     oauth2: bytes | None = None  # OAuth2.plugin_id: the instance chosen for this route
 
 
-class Consumer(Record):
+class Consumer(Record, frozen=True):
     id: bytes
     username: str | None = None
     custom_id: str | None = None
 
 
-class Credential(Record):
+class Credential(Record, frozen=True):
     """An `oauth2_credentials` row without its secret."""
 
     id: bytes
@@ -101,7 +102,7 @@ class Credential(Record):
     consumer: bytes
 
 
-class Snapshot(Record):
+class Snapshot(Record, frozen=True):
     """All a data plane needs to route and admit; never a secret, signing key or token row.
 
     `check_key` makes the six check characters of opaque tokens (`token_check`). References between
@@ -141,7 +142,7 @@ class Snapshot(Record):
         return found
 
 
-class Token(Record):
+class Token(Record, frozen=True):
     """What an access token says.  `expires_at` is 0 for one that never expires.
 
     `version` is the config version at which it was made: a data plane that has not reached it
@@ -157,9 +158,10 @@ class Token(Record):
     version: int = 0
 
 
-class Revocation(Record):
-    """An end that no snapshot has to carry.  `kind`: token (key: digest), credential, consumer (id).
+class Revocation(Record, frozen=True):
+    """An end that no snapshot has to carry.
 
+    `kind` is token (`key`: its digest), credential or consumer (`key`: its id).
     `expires_at` (0 = never): when the last thing it covers has expired by itself.
     """
 
@@ -172,7 +174,7 @@ class Revocation(Record):
 # --- control plane to data plane ---------------------------------------------------------------
 
 
-class Welcome(Struct):
+class Welcome(Struct, frozen=True):
     """Answer to Hello.  `proof` is `prove(secret, "control", …)`, empty where certificates do."""
 
     nonce: bytes
@@ -181,13 +183,13 @@ class Welcome(Struct):
     version: str = ""  # of Narthex
 
 
-class Refused(Struct):
+class Refused(Struct, frozen=True):
     """The link will not be; `reason` is for the operator.  The connection closes next."""
 
     reason: str
 
 
-class Chunk(Struct):
+class Chunk(Struct, frozen=True):
     """One piece of a snapshot: `zlib` of its MessagePack, pieces 0 … count-1 in order."""
 
     version: int
@@ -197,26 +199,26 @@ class Chunk(Struct):
     data: bytes
 
 
-class Tokens(Struct):
+class Tokens(Struct, frozen=True):
     """Tokens just issued, or replayed on connect; at most TOKENS_PER_MESSAGE."""
 
     tokens: list[Token]
 
 
-class Revocations(Struct):
+class Revocations(Struct, frozen=True):
     """In order of `seq`; at most TOKENS_PER_MESSAGE."""
 
     revocations: list[Revocation]
 
 
-class Answer(Struct):
+class Answer(Struct, frozen=True):
     """Answer to Question.  `token` None: there is no such token."""
 
     id: int
     token: Token | None = None
 
 
-class TokenReply(Struct):
+class TokenReply(Struct, frozen=True):
     """Answer to TokenRequest: an HTTP response of the issuer."""
 
     id: int
@@ -225,7 +227,7 @@ class TokenReply(Struct):
     body: bytes
 
 
-class Heartbeat(Struct):
+class Heartbeat(Struct, frozen=True):
     """Every HEARTBEAT_SECONDS: what the control plane holds, and its clock."""
 
     epoch: bytes
@@ -237,7 +239,7 @@ class Heartbeat(Struct):
 # --- data plane to control plane ---------------------------------------------------------------
 
 
-class Hello(Struct):
+class Hello(Struct, frozen=True):
     """The first message.  Versions are 0 and epoch empty on a data plane that knows nothing."""
 
     node_id: bytes
@@ -250,33 +252,33 @@ class Hello(Struct):
     software: str = ""
 
 
-class Proof(Struct):
+class Proof(Struct, frozen=True):
     """`prove(secret, "data", …)`, sent once Welcome's proof was found good."""
 
     proof: bytes
 
 
-class Ack(Struct):
+class Ack(Struct, frozen=True):
     """The snapshot of this version carries traffic."""
 
     version: int
 
 
-class Nack(Struct):
+class Nack(Struct, frozen=True):
     """The snapshot of this version was refused; the one before it stays."""
 
     version: int
     reason: str
 
 
-class Question(Struct):
+class Question(Struct, frozen=True):
     """Who is the token with this digest?  `id` is the data plane's, echoed in Answer."""
 
     id: int
     digest: bytes
 
 
-class TokenRequest(Struct):
+class TokenRequest(Struct, frozen=True):
     """A request to the token endpoint, met on the data plane's port.  spec/oauth2.md §3."""
 
     id: int
@@ -294,7 +296,7 @@ class TokenRequest(Struct):
     request_id: str = ""
 
 
-class Counters(Struct):
+class Counters(Struct, frozen=True):
     """For `GET /dataplanes`: a few figures, every ten seconds."""
 
     sessions: int
@@ -317,11 +319,13 @@ def encode(message: ToData | ToControl) -> bytes:
 
 
 def decode_to_data(data: bytes) -> ToData:
-    return _to_data.decode(data)
+    message: ToData = _to_data.decode(data)
+    return message
 
 
 def decode_to_control(data: bytes) -> ToControl:
-    return _to_control.decode(data)
+    message: ToControl = _to_control.decode(data)
+    return message
 
 
 def prove(secret: bytes, role: str, hello_nonce: bytes, welcome_nonce: bytes) -> bytes:
@@ -351,7 +355,7 @@ def split_snapshot(version: int, packed: bytes) -> Iterator[Chunk]:
 
 
 class SnapshotAssembler:
-    """Puts chunks together again.  One snapshot at a time; a new version drops an unfinished one."""
+    """Puts chunks together again.  One snapshot at a time; a new one drops an unfinished one."""
 
     def __init__(self) -> None:
         self._version = -1
@@ -361,8 +365,10 @@ class SnapshotAssembler:
         """The packed snapshot once its last chunk is in, else None.
 
         Raises:
-            ValueError: out of order, over SNAPSHOT_BYTES_MAX, or the digest is not that of the whole.
+            ValueError: out of order, over SNAPSHOT_BYTES_MAX, or the digest is not the whole's.
         """
+        if not 0 < chunk.count <= CHUNKS_MAX:
+            raise ValueError(f"version {chunk.version} has {chunk.count} chunks")
         if chunk.index == 0:
             self._version, self._pieces = chunk.version, []
         if chunk.version != self._version or chunk.index != len(self._pieces):
