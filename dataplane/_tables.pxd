@@ -1,0 +1,159 @@
+"""A compiled snapshot as workers read it: the route matcher, policies, principals, names.
+
+Published by one pointer swap and read-only from then on; the Python objects below own the memory.
+"""
+
+from dataplane._core cimport *
+
+cdef enum:
+    FIELDS_MAX = 128  # header fields of one RouteQuery
+    METHODS_MAX = 64  # different methods in the routes of one snapshot
+    PROBES_MAX = 32  # slots looked at for one key; a table that would need more is made larger
+    PATH_BYTES_MAX = 8192  # of a route's path: a longer request line is refused anyway
+    HOST_BYTES_MAX = 253  # of a host, without its port
+    CANDIDATES_MAX = 1 << 20  # host and path pairs of all routes together
+
+cdef struct RouteQuery:
+    Span host  # borrowed, as all spans here; lower case, without port
+    uint16_t port  # Host's port, else the listener's
+    Span method  # upper case, as sent
+    Span path  # normalised, without query
+    Span* names  # header fields in order; only filled when the tables want them
+    Span* values
+    uint32_t fields_n  # <= FIELDS_MAX
+
+cdef struct RouteMatch:
+    Policy* policy  # borrowed from the tables; policy_hold keeps it longer
+    uint32_t prefix_len  # bytes of path matched by the route's path; 0 when it has none
+
+cdef struct VirtualRoute:
+    # A route, or its paths of one length.  Its index in TableSet.routes is its rank: 0 wins.
+
+    Policy* policy
+    uint64_t methods  # bits of TableSet.methods; 0: any
+    uint32_t prefix_len
+    uint32_t conditions_first  # header conditions, in TableSet.conditions
+    uint32_t conditions_n
+
+cdef struct Condition:
+    # One header of a route: any of these (name, value) pairs.
+
+    uint32_t pairs_first  # in TableSet.condition_pairs
+    uint32_t pairs_n
+
+cdef struct Candidate:
+    # One way into a virtual route: by one of its hosts and one of its paths.
+
+    uint32_t rank  # index of the virtual route
+    uint32_t wild  # 1 + index in TableSet.wilds, or 0
+    uint32_t port  # that the host asks for; 0: any
+
+cdef struct Bucket:
+    # The candidates of one (plain host or "", path prefix or "").
+
+    const uint8_t* prefix
+    uint32_t prefix_len
+    uint32_t host  # index in TableSet.hosts
+    uint32_t first  # in TableSet.candidates, by rank
+    uint32_t count
+
+cdef struct Length:
+    uint32_t bytes  # of a path prefix that is there for this host
+    uint32_t rank  # the best of those routes
+
+cdef struct HostEntry:
+    Span name  # index 0: "", for routes without a plain host
+    uint32_t lengths_first  # in TableSet.lengths, shortest first
+    uint32_t lengths_n
+
+cdef struct Pair:
+    Span name  # of a header, lower case
+    Span value  # lower case
+
+cdef struct Slot:
+    uint32_t tag  # upper half of the key's hash
+    uint32_t item  # 1 + index in the array behind; 0: free
+
+cdef struct Index:
+    # Open addressing over an array; a lookup ends at a free slot or after PROBES_MAX.
+
+    Slot* slots  # owned
+    uint32_t mask
+    # Invariant: mask + 1 is a power of two; every item is within PROBES_MAX of its start.
+
+cdef struct Wild:
+    Span text  # ".x" of "*.x", or "x." of "x.*"
+    uint8_t is_suffix
+
+cdef struct TableSet:
+    uint64_t version
+    bint wants_fields  # some route looks at header fields
+    uint8_t check_key[32]  # wire.Snapshot.check_key
+    uint64_t seed  # of the hashes
+    VirtualRoute* routes  # owned, as all arrays here; by rank
+    Candidate* candidates
+    Bucket* buckets
+    HostEntry* hosts
+    Length* lengths
+    Wild* wilds
+    Condition* conditions
+    uint32_t* condition_pairs
+    Pair* pairs
+    Span methods[64]
+    uint32_t methods_n
+    uint32_t routes_n
+    uint32_t candidates_n
+    uint32_t hosts_n
+    uint32_t principals_n
+    Principal* principals
+    Index host_index
+    Index bucket_index
+    Index pair_index
+    Index principal_index
+    # Invariant: candidates of a bucket have ascending ranks < routes_n; nothing changes once published.
+
+# 1 and `out` filled for the first route in Kong's order of precedence that matches, else 0.
+cdef int tables_match(
+    const TableSet* tables, const RouteQuery* query, RouteMatch* out
+) noexcept nogil
+# Who a credential is; NULL when the snapshot has no such credential.  `credential`: 16 bytes.
+cdef Principal* tables_principal(
+    const TableSet* tables, const uint8_t* credential
+) noexcept nogil
+
+cdef class NameBox:
+    """One host of services, and its addresses once they are known."""
+
+    cdef object __weakref__
+    cdef NameCell c
+    cdef Reclaimer reclaimer
+    cdef readonly str host
+    cdef readonly bint literal  # an IP address: never asked for
+    cpdef void set_addresses(self, list addresses) except *
+    cpdef void mark_failed(self)
+
+cdef class NameTable:
+    """What outlives a snapshot: names, and policies that sessions still hold."""
+
+    cdef Reclaimer reclaimer
+    cdef object boxes  # WeakValueDictionary: host -> NameBox
+    cdef list orphans  # of Orphan
+    cpdef NameBox intern(self, str host)
+
+cdef class PolicyBox:
+    """Owns one Policy.  When it goes while sessions hold the policy, NameTable takes that over."""
+
+    cdef Policy* c  # owned
+    cdef NameTable names
+    cdef NameBox name  # owner of c.name, or None
+    cdef readonly bytes content  # what it was compiled from
+    cdef readonly tuple virtual  # its virtual routes, for the next compile
+    cpdef uint64_t users(self)
+
+cdef class Tables:
+    """Owns one TableSet and all that it points to."""
+
+    cdef TableSet* c  # owned
+    cdef readonly list boxes  # every PolicyBox
+    cdef readonly dict by_content  # content -> PolicyBox
+    cdef bytes text  # what the spans of c point into

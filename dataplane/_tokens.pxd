@@ -1,0 +1,61 @@
+"""The token cache: SHA-256 of a token → what it says.  Written by the Python thread, read by all."""
+
+from dataplane._core cimport *
+
+cdef enum:
+    TOKEN_PROBES = 16  # slots of a digest's window: all that a lookup ever reads
+    TOKEN_CAPACITY_MAX = 1 << 26
+    CLAIM_BYTES_MAX = 4096  # of a scope and of a user id, as prepared
+    TOKEN_RANDOM_BYTES = 26  # as wire.TOKEN_RANDOM_CHARS
+    TOKEN_CHECK_BYTES = 6
+
+cdef struct Claims:
+    # One malloc block with its texts; immutable once published.
+
+    uint8_t digest[32]
+    uint8_t credential[16]
+    uint8_t service[16]
+    uint8_t has_service  # 0: a global token
+    uint64_t version  # config version it was made at
+    double expires_at  # seconds since 1970; 0: never
+    Span scope  # in this block, control bytes percent-encoded; empty when there is none
+    Span user_id  # likewise
+    uint64_t order  # of its put: the oldest goes first among equals
+
+cdef struct Negative:
+    uint8_t digest[32]
+    double until  # seconds since 1970
+    uint64_t order
+
+cdef struct TokenSlot:
+    uint64_t tag  # hash of the digest: a hint that spares a cache miss; the digest decides
+    void* entry  # Claims* or Negative*, published; owned; NULL: free
+
+cdef struct TokenTable:
+    TokenSlot* slots  # owned
+    uint64_t mask
+    uint64_t capacity  # entries at most
+    uint64_t count
+    uint64_t hand  # where the next eviction looks when the window offers nobody
+    # Invariant: count <= capacity <= mask / 2 + 1, mask + 1 a power of two.
+
+cdef struct TokenStore:
+    uint64_t seed[2]  # of the window's start
+    TokenTable known
+    TokenTable negative
+
+# Borrowed until the worker's turn ends; expired ones too: the caller looks at expires_at.
+cdef const Claims* token_find(TokenStore* store, const uint8_t* digest) noexcept nogil
+# Whether the control plane said, for the time until now, that there is no such token.
+cdef bint token_negative(TokenStore* store, const uint8_t* digest, double now) noexcept nogil
+# SHA-256 into 32 bytes; zeros, which no token has, when OpenSSL has no memory.
+cdef void token_digest(const uint8_t* token, uint32_t size, uint8_t* out) noexcept nogil
+# Whether the last six characters are wire.token_check of the first 26.  `key`: 32 bytes.
+cdef bint token_check_passes(
+    const uint8_t* key, const uint8_t* token, uint32_t size
+) noexcept nogil
+
+cdef class TokenCache:
+    cdef TokenStore* c  # owned
+    cdef Reclaimer reclaimer
+    cdef uint64_t order
