@@ -1,0 +1,214 @@
+"""The workers' questions, answered: who is this token, this token request, this name's address.
+
+A worker parks a session and asks; it never waits. Every question taken gets exactly one answer,
+whatever fails on the way. What can be answered from memory is answered at once; the rest becomes
+a task, and there are at most TASKS_MAX of them: past that the answer is "unavailable".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from dataplane import wire
+from dataplane.known import KnownTokens
+from dataplane.link import Link, LinkBusy, LinkDown
+from dataplane.names import Resolver
+
+if TYPE_CHECKING:
+    from dataplane._worker import Engine
+
+QUESTIONS_PER_TURN = 256
+TASKS_MAX = 4096
+UNCHECKED_ASKS_MAX = 64  # asks at a time for tokens whose check failed: mostly junk
+NEGATIVE_SECONDS = 1.0  # how long an unknown token is refused without asking again
+VERSION_WAIT_SECONDS = 1.0  # for the configuration that a new token belongs to
+RETRY_AFTER_SECONDS = 5  # said to clients of the token endpoint
+
+KNOWN, UNKNOWN, UNAVAILABLE = "known", "unknown", "unavailable"
+FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})
+
+log = structlog.get_logger()
+
+
+class Answers:
+    """Reads the engine's questions in the asyncio thread and answers each."""
+
+    def __init__(self, engine: Engine, known: KnownTokens, link: Link, resolver: Resolver) -> None:
+        self._engine = engine
+        self._known = known
+        self._link = link
+        self._resolver = resolver
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unchecked = asyncio.Semaphore(UNCHECKED_ASKS_MAX)
+        self._version = 0
+        self._version_moved = asyncio.Event()
+
+    def start(self) -> None:
+        """From now on questions are answered; the running loop watches the engine's eventfd."""
+        asyncio.get_running_loop().add_reader(self._engine.question_fd, self.turn)
+
+    def stop(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._engine.question_fd)
+        for task in self._tasks:
+            task.cancel()
+
+    @property
+    def pending(self) -> int:
+        """Questions taken and not answered yet."""
+        return len(self._tasks)
+
+    def applied(self, version: int) -> None:
+        """The configuration of this version carries traffic: tokens that waited for it go on."""
+        self._version = version
+        self._version_moved.set()
+        self._version_moved = asyncio.Event()
+
+    def turn(self) -> None:
+        """Take what the workers ask; the eventfd calls again while there is more."""
+        for kind, ref, *asked in self._engine.questions(QUESTIONS_PER_TURN):
+            if kind == "token":
+                self._token(ref, *asked)
+            elif kind == "request":
+                self._request(ref, *asked)
+            elif kind == "name":
+                self._name(ref, *asked)
+
+    # --- tokens ---
+
+    def _token(self, ref: int, digest: bytes, check_passed: bool) -> None:
+        verdict = self._remembered(digest)
+        if verdict is None and not self._link.connected:
+            verdict = UNAVAILABLE if check_passed else UNKNOWN
+        if verdict is not None:
+            self._engine.answer_token(ref, verdict)
+        elif not self._begin(self._answer_token(ref, digest, check_passed)):
+            self._engine.answer_token(ref, UNAVAILABLE)
+
+    def _remembered(self, digest: bytes) -> str | None:
+        """The verdict that needs nobody else; None when somebody must be asked or waited for."""
+        until = self._known.ended_until(digest)
+        if until is not None:
+            self._engine.tokens.put_negative(digest, min(until, time.time() + NEGATIVE_SECONDS))
+            return UNKNOWN
+        token = self._known.get(digest)
+        if token is None:
+            return None
+        if token.expires_at and token.expires_at <= time.time():
+            return UNKNOWN
+        if not self._has_reached(token):
+            return None
+        self._known.to_cache(token)
+        return KNOWN
+
+    def _has_reached(self, token: wire.Token) -> bool:
+        """Whether the applied configuration is the token's or a later one, or has what it needs."""
+        return token.version <= self._version or self._known.has_credential(token.credential)
+
+    async def _answer_token(self, ref: int, digest: bytes, check_passed: bool) -> None:
+        verdict = UNAVAILABLE
+        try:
+            verdict = await self._verdict(digest, check_passed)
+        except LinkDown:
+            verdict = UNAVAILABLE if check_passed else UNKNOWN
+        except LinkBusy:
+            pass
+        except Exception as error:  # a fault of ours must not leave the session parked
+            log.error("answer.fault", question="token", error=f"{type(error).__name__}: {error}")
+        finally:
+            self._engine.answer_token(ref, verdict)
+
+    async def _verdict(self, digest: bytes, check_passed: bool) -> str:
+        token = self._known.get(digest)
+        if token is None:
+            token = await self._ask(digest, check_passed)
+        if token is None:
+            self._engine.tokens.put_negative(digest, time.time() + NEGATIVE_SECONDS)
+            return UNKNOWN
+        if not await self._reach(token):
+            return UNAVAILABLE
+        # It may have been revoked while we waited.
+        return self._remembered(digest) or UNKNOWN
+
+    async def _ask(self, digest: bytes, check_passed: bool) -> wire.Token | None:
+        """What the control plane says. The link has put a token among the known ones by then."""
+        if check_passed:
+            return await self._link.ask(digest)
+        async with self._unchecked:
+            return await self._link.ask(digest)
+
+    async def _reach(self, token: wire.Token) -> bool:
+        """Wait for the configuration a new token belongs to, VERSION_WAIT_SECONDS at the most."""
+        try:
+            async with asyncio.timeout(VERSION_WAIT_SECONDS):
+                while not self._has_reached(token):
+                    await self._version_moved.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    # --- token requests ---
+
+    def _request(self, ref: int, asked: dict[str, Any]) -> None:
+        if not self._link.connected or not self._begin(self._answer_request(ref, asked)):
+            self._refuse_request(ref)
+
+    async def _answer_request(self, ref: int, asked: dict[str, Any]) -> None:
+        reply: wire.TokenReply | None = None
+        try:
+            reply = await self._link.request(wire.TokenRequest(id=0, **asked))
+        except (LinkDown, LinkBusy):
+            pass
+        except Exception as error:
+            log.error("answer.fault", question="request", error=f"{type(error).__name__}: {error}")
+        finally:
+            if reply is None:
+                self._refuse_request(ref)
+            else:
+                # The engine frames the answer itself; what else the issuer said goes as it is.
+                headers = [(n, v) for n, v in reply.headers if n.lower() not in FRAMING]
+                self._engine.answer_request(ref, reply.status, headers, reply.body)
+
+    def _refuse_request(self, ref: int) -> None:
+        body = {
+            "error": "temporarily_unavailable",
+            "error_description": "The authorization server cannot be reached at the moment",
+        }
+        headers = [
+            (b"Content-Type", b"application/json; charset=utf-8"),
+            (b"Cache-Control", b"no-store"),
+            (b"Pragma", b"no-cache"),
+            (b"Retry-After", str(RETRY_AFTER_SECONDS).encode()),
+        ]
+        encoded = json.dumps(body, separators=(",", ":")).encode()
+        self._engine.answer_request(ref, 503, headers, encoded)
+
+    # --- names ---
+
+    def _name(self, ref: int, host: str) -> None:
+        if not self._begin(self._answer_name(ref, host)):
+            self._engine.answer_name(ref, False)
+
+    async def _answer_name(self, ref: int, host: str) -> None:
+        found = False
+        try:
+            found = await self._resolver.resolve(host)
+        except Exception as error:
+            log.error("answer.fault", question="name", error=f"{type(error).__name__}: {error}")
+        finally:
+            self._engine.answer_name(ref, found)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Run `work` as a task; False, and not run, when there are too many."""
+        if len(self._tasks) >= TASKS_MAX:
+            work.close()
+            return False
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
