@@ -26,7 +26,7 @@ from pydantic_settings import (
 
 PREFIX = "NARTHEX_"
 CONFIG = "NARTHEX_CONFIG"  # the environment variable that names the TOML file
-LINK_SECRET_FILE = "link.secret"  # noqa: S105 - a file's name, in DATA_DIR
+LINK_SECRET_FILE = "link.secret"  # in DATA_DIR
 KEYRING_FILE = "keyring"  # in DATA_DIR
 SECRETS = frozenset({"LINK_SECRET"})  # never shown
 LINK_SECRET_CHARS_MIN = 16

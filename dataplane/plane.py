@@ -1,0 +1,225 @@
+"""The data plane's asyncio side: what the control plane says goes into the engine from here.
+
+One thread runs all of this; the workers never wait for it. `Plane` owns the link, the known tokens,
+the name resolver and the answers, and ends them in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from dataplane import records, wire
+from dataplane.answers import Answers
+from dataplane.compile import compile_snapshot
+from dataplane.known import KnownTokens
+from dataplane.link import Link
+from dataplane.metrics import Gauges, Metrics
+from dataplane.names import Resolver
+from dataplane.settings import Listener, Settings
+from dataplane.startup import Trust
+from dataplane.status import Readiness, Sources, serve, status_app
+
+if TYPE_CHECKING:
+    from dataplane._tables import NameTable, Tables
+    from dataplane._worker import Engine
+    from dataplane.disk import DiskState
+
+VERSION = "0.1.0"
+POLL_SECONDS = 0.05  # how often the drain looks whether sessions are left
+CLOSING_SECONDS = 1.5  # past DRAIN_SECONDS, for the last Close frames to be answered
+JOIN_SECONDS = 1.5  # for the worker threads
+WATCHDOG_SECONDS = 4.5  # past DRAIN_SECONDS: then the kernel ends what is left
+RESTART_SECONDS = 1.0  # before a task that failed is begun again
+
+log = structlog.get_logger()
+
+
+class Plane:
+    """Everything of one data plane but its start: see `main` for that."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        names: NameTable,
+        state: DiskState,
+        trust: Trust,
+        fd_limit: int,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._names = names
+        self._fd_limit = fd_limit
+        self._tables: Tables | None = None
+        self._version = 0
+        self._started = time.monotonic()
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self.listeners: list[Listener] = []
+        self.known = KnownTokens(engine.tokens, settings.token_cache)
+        self.link = Link(
+            url=settings.link_url,
+            secret=trust.secret,
+            ssl=trust.tls,
+            state=state,
+            on_snapshot=self._on_snapshot,
+            on_tokens=self._on_tokens,
+            on_revocations=self._on_revocations,
+            on_forget=self.known.clear,
+            counters=self._counters,
+            software=f"narthex/{VERSION}",
+        )
+        self.resolver = Resolver(names)
+        self.answers = Answers(engine, self.known, self.link, self.resolver)
+        self._metrics = Metrics(engine, self._gauges)
+
+    # --- what the control plane says ---
+
+    def _on_snapshot(self, snapshot: wire.Snapshot) -> None:
+        """Compile beside the live tables, then swap. CompileError is the link's to report."""
+        tables = compile_snapshot(snapshot, self._tables, self._names)
+        self._engine.publish(tables)
+        self._tables = tables
+        self._version = snapshot.version
+        self._engine.sweep()
+        self.known.apply_snapshot(snapshot)
+        self.answers.applied(snapshot.version)
+        self.resolver.wake()
+
+    def _on_tokens(self, tokens: list[wire.Token]) -> None:
+        for token in tokens:
+            self.known.put(token)
+
+    def _on_revocations(self, revocations: list[wire.Revocation]) -> None:
+        for revocation in revocations:
+            self.known.revoke(revocation)
+
+    # --- what others ask ---
+
+    def _counters(self) -> wire.Counters:
+        totals = self._engine.counters()
+        return wire.Counters(
+            sessions=self._engine.live_sessions(),
+            handshakes=sum(totals["handshakes"].values()),
+            uptime_s=self._uptime(),
+        )
+
+    def _gauges(self) -> Gauges:
+        return Gauges(
+            config_version=self._version,
+            link_up=self.link.connected,
+            file_descriptors_max=self._fd_limit,
+            draining=self._stopping.is_set(),
+        )
+
+    def _uptime(self) -> float:
+        return round(time.monotonic() - self._started, 3)
+
+    def readiness(self) -> Readiness:
+        reasons, notes = [], []
+        if self._tables is None:
+            reasons.append("no configuration")
+        if self._stopping.is_set():
+            reasons.append("draining")
+        if self.link.refused:
+            notes.append(f"configuration refused: {self.link.refused}")
+        if not self.link.connected:
+            notes.append("the control plane is not connected")
+        return Readiness(reasons, notes)
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "plane": "data",
+            "version": VERSION,
+            "pid": os.getpid(),
+            "uptime_s": self._uptime(),
+            "draining": self._stopping.is_set(),
+            "sessions": self._engine.live_sessions(),
+            "tokens": len(self._engine.tokens),
+            "config": {"version": self._version, "epoch": self.link.epoch.hex() or None},
+            "link": {"connected": self.link.connected, "refused": self.link.refused},
+            "listeners": [str(listener) for listener in self.listeners],
+            "workers": self._settings.workers,
+            "file_descriptors_max": self._fd_limit,
+        }
+
+    # --- running and ending ---
+
+    async def run(self, status_socket: socket.socket | None) -> None:
+        """Serve until a signal, then drain and stop the engine."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ask_to_stop)
+        self.answers.start()
+        jobs = {
+            "link": self.link.run,
+            "names": self.resolver.run,
+            "records": lambda: records.run(self._engine),
+        }
+        tasks = [asyncio.create_task(_keep(name, job)) for name, job in jobs.items()]
+        if status_socket is not None:
+            app = status_app(Sources(self.status, self.readiness, self._metrics.text))
+            tasks.append(asyncio.create_task(serve(app, status_socket)))
+        try:
+            await self._stopping.wait()
+            await self._drain()
+        finally:
+            self._stop_engine()
+            self.answers.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            log.info("stopped")
+
+    def ask_to_stop(self) -> None:
+        """What a signal does: the first one drains, the next one ends at once."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    async def _drain(self) -> None:
+        seconds = self._settings.drain_seconds
+        log.info("draining", seconds=seconds, sessions=self._engine.live_sessions())
+        arm_watchdog(seconds + WATCHDOG_SECONDS)
+        self._engine.drain(seconds)
+        until = time.monotonic() + seconds + CLOSING_SECONDS
+        while self._busy() and time.monotonic() < until and not self._hurry.is_set():
+            try:
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._hurry.wait()
+            except TimeoutError:
+                pass
+
+    def _busy(self) -> bool:
+        return self._engine.live_sessions() > 0 or self.answers.pending > 0
+
+    def _stop_engine(self) -> None:
+        self._engine.stop()
+        if not self._engine.join(JOIN_SECONDS):
+            log.error("workers.stuck", seconds=JOIN_SECONDS)
+        while records.drain(self._engine) == records.RECORDS_MAX:
+            pass
+
+
+async def _keep(name: str, job: Callable[[], Awaitable[None]]) -> None:
+    """Run a job that has no end; a fault of ours in one must not take the sessions down."""
+    while True:
+        try:
+            await job()
+        except Exception as error:
+            log.error("task.fault", task=name, error=f"{type(error).__name__}: {error}")
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+def arm_watchdog(seconds: float) -> None:
+    """Have the kernel end this process then, even if no Python runs any more."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
