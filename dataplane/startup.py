@@ -15,7 +15,7 @@ from typing import IO
 from cryptography.fernet import Fernet, MultiFernet
 
 from dataplane.certificate import CertificateError, check_pair, own_pair
-from dataplane.link import client_tls
+from dataplane.dial import client_tls
 from dataplane.settings import Listener, Settings
 
 FDS_OF_OURS = 256  # listeners, epoll, the link, files, the status listener
