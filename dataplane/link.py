@@ -86,6 +86,7 @@ class Link:
         self.revocation_seq = 0
         self.last_heard = 0.0  # time.monotonic() of the last message
         self.refused: str | None = None  # why the newest snapshot was refused
+        self.lost: str | None = None  # why there is no link; None while there is one
         self._url, self._secret, self._ssl, self._host = url, secret, ssl, server_hostname
         self._name, self._software = name or socket.gethostname(), software
         self._state = state
@@ -209,7 +210,7 @@ class Link:
             self.restore()
         failures, said = 0, ""
         while True:
-            why = await self._follow_until_lost()
+            self.lost = why = await self._follow_until_lost()
             # A connection that worked and broke is tried again soon; one refused or damaged is not.
             failures = 1 if self._worked else failures + 1
             if self._worked or why != said:
@@ -293,7 +294,7 @@ class Link:
 
     async def _handle(self, connection: ClientConnection, message: wire.ToData) -> None:
         if not self.connected:
-            self.connected = self._worked = True
+            self.connected, self._worked, self.lost = True, True, None
             log.info("link.up", url=self._url)
         self.last_heard = time.monotonic()
         match message:
