@@ -132,7 +132,8 @@ class Plane:
         if self.link.refused:
             notes.append(f"configuration refused: {self.link.refused}")
         if not self.link.connected:
-            notes.append("the control plane is not connected")
+            why = f": {self.link.lost}" if self.link.lost else ""
+            notes.append(f"the control plane is not connected{why}")
         return Readiness(reasons, notes)
 
     def status(self) -> dict[str, Any]:
@@ -145,7 +146,11 @@ class Plane:
             "sessions": self._engine.live_sessions(),
             "tokens": len(self._engine.tokens),
             "config": {"version": self._version, "epoch": self.link.epoch.hex() or None},
-            "link": {"connected": self.link.connected, "refused": self.link.refused},
+            "link": {
+                "connected": self.link.connected,
+                "lost": self.link.lost,
+                "refused": self.link.refused,
+            },
             "listeners": [str(listener) for listener in self.listeners],
             "workers": self._settings.workers,
             "file_descriptors_max": self._fd_limit,
