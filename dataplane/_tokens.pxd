@@ -5,22 +5,30 @@ from dataplane._core cimport *
 cdef enum:
     TOKEN_PROBES = 16  # slots of a digest's window: all that a lookup ever reads
     TOKEN_CAPACITY_MAX = 1 << 26
+    NEGATIVE_CAPACITY_MAX = 4096  # so that a million wrong tokens leave memory as it was (S16)
     CLAIM_BYTES_MAX = 4096  # of a scope and of a user id, as prepared
     TOKEN_RANDOM_BYTES = 26  # as wire.TOKEN_RANDOM_CHARS
     TOKEN_CHECK_BYTES = 6
+
+cdef struct Entry:
+    # How Claims and Negative begin: all that the tables know of what they hold.
+
+    uint8_t digest[32]
+    double expires_at  # seconds since 1970; 0: never
+    uint64_t order  # of its put: the oldest goes first among equals
 
 cdef struct Claims:
     # One malloc block with its texts; immutable once published.
 
     uint8_t digest[32]
+    double expires_at  # seconds since 1970; 0: never
+    uint64_t order
     uint8_t credential[16]
     uint8_t service[16]
     uint8_t has_service  # 0: a global token
     uint64_t version  # config version it was made at
-    double expires_at  # seconds since 1970; 0: never
     Span scope  # in this block, control bytes percent-encoded; empty when there is none
     Span user_id  # likewise
-    uint64_t order  # of its put: the oldest goes first among equals
 
 cdef struct Negative:
     uint8_t digest[32]
@@ -29,7 +37,7 @@ cdef struct Negative:
 
 cdef struct TokenSlot:
     uint64_t tag  # hash of the digest: a hint that spares a cache miss; the digest decides
-    void* entry  # Claims* or Negative*, published; owned; NULL: free
+    Entry* entry  # Claims or Negative, published; owned; NULL: free
 
 cdef struct TokenTable:
     TokenSlot* slots  # owned
@@ -59,3 +67,5 @@ cdef class TokenCache:
     cdef TokenStore* c  # owned
     cdef Reclaimer reclaimer
     cdef uint64_t order
+    cdef void _publish(self, TokenTable* table, Entry* entry)
+    cdef bint _remove(self, TokenTable* table, const uint8_t* digest)
