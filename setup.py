@@ -6,8 +6,6 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-MODULES = ["_core", "_http", "_frame", "_tables", "_tokens", "_tls"]
-MODULES += ["_handshake", "_exchange", "_relay", "_worker"]
 DEBUG = bool(os.environ.get("NARTHEX_DEBUG"))  # BUG_ON_HOT checks on, as the tests have it
 # Set by tools/bootstrap.sh when it installs the metadata of a folder whose engine is built.
 SKIP = bool(os.environ.get("NARTHEX_NO_EXTENSIONS"))
@@ -24,13 +22,13 @@ DIRECTIVES = {
 
 extensions = [
     Extension(
-        f"dataplane.{name}",
-        [f"dataplane/{name}.pyx"],
+        f"dataplane.{source.stem}",
+        [str(source)],
         libraries=["ssl", "crypto"],
         extra_compile_args=[*FLAGS, *(["-DNARTHEX_DEBUG=1"] if DEBUG else [])],
     )
-    for name in MODULES
-    if Path(f"dataplane/{name}.pyx").exists() and not SKIP
+    for source in sorted(Path("dataplane").glob("_*.pyx"))
+    if not SKIP
 ]
 
 setup(ext_modules=cythonize(extensions, nthreads=2, compiler_directives=DIRECTIVES))
