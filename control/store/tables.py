@@ -155,7 +155,7 @@ class OAuth2Token(SQLModel, table=True):
     id: str = _id()
     credential_id: str = _reference("oauth2_credentials.id", on_delete="CASCADE", nullable=False)
     service_id: str | None = _reference("services.id", on_delete="CASCADE")
-    token_type: str = "bearer"  # noqa: S105  (not a secret)
+    token_type: str = "bearer"
     access_token_digest: bytes = Field(
         sa_column=Column(LargeBinary(32), nullable=False, unique=True)
     )
