@@ -28,14 +28,14 @@ cdef enum HttpMethod:
     HTTP_METHOD_DELETE, HTTP_METHOD_OPTIONS, HTTP_METHOD_TRACE, HTTP_METHOD_CONNECT
     HTTP_METHOD_OTHER
 
-cdef enum HttpFieldKind:
+cdef enum:                   # HttpFieldKind; without a name, as Cython indexes by no named enum
     HTTP_FIELD_OTHER, HTTP_FIELD_HOST, HTTP_FIELD_CONNECTION, HTTP_FIELD_UPGRADE
     HTTP_FIELD_SEC_WEBSOCKET_KEY, HTTP_FIELD_SEC_WEBSOCKET_VERSION
     HTTP_FIELD_SEC_WEBSOCKET_PROTOCOL, HTTP_FIELD_SEC_WEBSOCKET_EXTENSIONS
     HTTP_FIELD_SEC_WEBSOCKET_ACCEPT, HTTP_FIELD_AUTHORIZATION, HTTP_FIELD_CONTENT_LENGTH
     HTTP_FIELD_TRANSFER_ENCODING, HTTP_FIELD_CONTENT_TYPE, HTTP_FIELD_EXPECT, HTTP_FIELD_ACCEPT
     HTTP_FIELD_ORIGIN, HTTP_FIELD_COOKIE, HTTP_FIELD_TE, HTTP_FIELD_VIA, HTTP_FIELD_SERVER
-    HTTP_FIELD_KEEP_ALIVE, HTTP_FIELD_PROXY_CONNECTION, HTTP_FIELD_X_FORWARDED_FOR
+    HTTP_FIELD_KEEP_ALIVE, HTTP_FIELD_PROXY_CONNECTION, HTTP_FIELD_PROXY, HTTP_FIELD_X_FORWARDED_FOR
     HTTP_FIELD_X_FORWARDED_PROTO, HTTP_FIELD_X_FORWARDED_HOST, HTTP_FIELD_X_FORWARDED_PORT
     HTTP_FIELD_X_FORWARDED_PATH, HTTP_FIELD_X_FORWARDED_PREFIX, HTTP_FIELD_X_REAL_IP
     HTTP_FIELD_X_KONG_REQUEST_ID, HTTP_FIELD_HTTP2_SETTINGS
@@ -43,7 +43,8 @@ cdef enum HttpFieldKind:
                              # in any case and with `_` for `-`: never forwarded (S54)
 
 cdef enum HttpFieldFlag:
-    HTTP_FLAG_HOP = 1        # hop-by-hop, named in Connection, or a known name spelt with `_`: not forwarded
+    HTTP_FLAG_HOP = 1        # must not be forwarded: hop-by-hop by itself, named in Connection,
+                             # IDENTITY, or a known name spelt with `_`
 
 cdef enum HttpChunkedState:
     HTTP_CHUNKED_SIZE, HTTP_CHUNKED_EXT_START, HTTP_CHUNKED_EXT_NAME, HTTP_CHUNKED_EXT_VALUE_START
@@ -113,7 +114,7 @@ cdef struct HttpChunked:     # all zero to start
 # Returns bytes of the head, 0, or the refusal.
 cdef int http_scan_head(const uint8_t* data, size_t size, uint32_t* scanned) noexcept nogil
 
-# Read a whole head.  Borrow `data`; fill `out` only when the result is positive (head_len).
+# Read a whole head.  Borrow `data`; unless the result is positive (head_len), `out` is garbage.
 cdef int http_parse_request(const uint8_t* data, uint32_t head_len, HttpRequest* out) noexcept nogil
 cdef int http_parse_response(const uint8_t* data, uint32_t head_len, HttpResponse* out) noexcept nogil
 cdef bint http_request_check(const HttpRequest* request) noexcept nogil
@@ -122,6 +123,11 @@ cdef bint http_response_check(const HttpResponse* response) noexcept nogil
 # Writes the path that is routed by; `out` holds `len` bytes and may be `path` itself.
 # No control byte is in the result.  Returns its bytes (1..len) or the refusal.
 cdef int http_normalise_path(const uint8_t* path, uint32_t len, uint8_t* out) noexcept nogil
+
+# Writes a normalised path as it goes to the upstream: what is neither reserved nor unreserved is
+# percent-encoded.  Returns its bytes, or the refusal (414) when `capacity` does not hold them.
+cdef int http_escape_path(const uint8_t* path, uint32_t len, uint8_t* out,
+                          uint32_t capacity) noexcept nogil
 
 # One step of a chunked body: ends at the first run of payload, at the end of the body or of `data`.
 # Returns bytes consumed (0 only for size 0 and when done) or the refusal (400).  The run, if any,
