@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from control.guard import Guard
+from control.oauth2.issuer import EXCEPTION_HANDLERS, Dispatch, token_router
 from control.settings import Settings
 from control.store.session import Store
 
@@ -33,7 +34,14 @@ def create_app(settings: Settings, store: Store, dataplanes: DataPlanes) -> ASGI
 
 def create_issuer(store: Store) -> ASGIApp:
     """The token endpoint, for the link and for ISSUER_LISTEN."""
-    return Shield(_fastapi())
+    return Shield(Dispatch(issuer_app(store), store))
+
+
+def issuer_app(store: Store) -> FastAPI:
+    """The OAuth endpoints by themselves, without `Dispatch` before them."""
+    app = _fastapi(EXCEPTION_HANDLERS)
+    app.include_router(token_router(store))
+    return app
 
 
 def admin_app(store: Store, dataplanes: DataPlanes) -> FastAPI:
@@ -41,7 +49,7 @@ def admin_app(store: Store, dataplanes: DataPlanes) -> FastAPI:
     return _fastapi()
 
 
-def _fastapi() -> FastAPI:
+def _fastapi(exception_handlers: dict[Any, Any] | None = None) -> FastAPI:
     return FastAPI(
         title="Narthex",
         version=VERSION,
@@ -49,7 +57,7 @@ def _fastapi() -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=_unique_id,
         separate_input_output_schemas=False,
-        exception_handlers={Exception: _unexpected},
+        exception_handlers={**(exception_handlers or {}), Exception: _unexpected},
     )
 
 
@@ -66,7 +74,7 @@ async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
 class Shield:
     """ASGI middleware that ends an exception nobody handled: one log line, nothing further up."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -33,6 +33,13 @@ class UnsupportedGrantType(OAuthError):
         super().__init__("Invalid grant_type")
 
 
+class UnsupportedResponseType(OAuthError):
+    code = "unsupported_response_type"
+
+    def __init__(self) -> None:
+        super().__init__("Invalid response_type")
+
+
 class InvalidRequest(OAuthError):
     code = "invalid_request"
 

@@ -1,0 +1,57 @@
+"""What the OAuth endpoints read of an `oauth2` plugin instance.  spec/oauth2.md §2."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from control.oauth2.secrets import same
+from control.store.tables import Plugin
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth2Config:
+    """One instance's settings; the defaults are those of its schema."""
+
+    scopes: list[str] | None
+    mandatory_scope: bool
+    provision_key: str
+    token_expiration: int  # seconds; 0 = never
+    refresh_token_ttl: float  # seconds; 0 = rows are never deleted
+    enable_client_credentials: bool
+    global_credentials: bool
+    accept_http_if_already_terminated: bool
+    auth_header_name: str
+    realm: str | None
+
+    @classmethod
+    def of(cls, plugin: Plugin) -> OAuth2Config:
+        config = plugin.config
+        return cls(
+            scopes=config.get("scopes"),
+            mandatory_scope=bool(config.get("mandatory_scope")),
+            provision_key=str(config.get("provision_key") or ""),
+            # A fraction of a second must not round down to 0, which means never.
+            token_expiration=math.ceil(config.get("token_expiration", 7200)),
+            refresh_token_ttl=config.get("refresh_token_ttl", 1209600),
+            enable_client_credentials=bool(config.get("enable_client_credentials")),
+            global_credentials=bool(config.get("global_credentials")),
+            accept_http_if_already_terminated=bool(config.get("accept_http_if_already_terminated")),
+            auth_header_name=config.get("auth_header_name") or "authorization",
+            realm=config.get("realm"),
+        )
+
+    def knows_provision_key(self, shown: object) -> bool:
+        """Whether a request comes from the authorization backend.
+
+        An instance without a key has no backend: then nobody does.
+        """
+        key = self.provision_key
+        return bool(key) and isinstance(shown, str) and same(shown, key)
+
+    @property
+    def row_ttl(self) -> float | None:
+        """How long a token's row lives, in seconds; None = for ever.  §1.3."""
+        if self.refresh_token_ttl > 0 and self.token_expiration > 0:
+            return self.refresh_token_ttl
+        return None

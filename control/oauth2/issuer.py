@@ -1,0 +1,179 @@
+"""The issuer as an ASGI app: which endpoint, which route, and the answers they share.
+
+Over the link it is called in process with a `TokenContext` in the scope as `narthex`. Served by
+itself (ISSUER_LISTEN) it finds route and plugin by the longest path (`IssuerRoutes`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from fastapi import APIRouter, Request
+from sqlalchemy.exc import OperationalError
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from control.oauth2 import responses
+from control.oauth2.authorize_endpoint import AuthorizeEndpoint
+from control.oauth2.config import OAuth2Config
+from control.oauth2.context import TokenContext
+from control.oauth2.dispatch import Endpoint, endpoint_of, normalise
+from control.oauth2.errors import NoService, PayloadTooLarge
+from control.oauth2.issuer_routes import IssuerRoutes
+from control.oauth2.requests import StoreThreads
+from control.oauth2.responses import Message, OAuthErrorBody, TokenAnswer
+from control.oauth2.secrets import HashVerifier
+from control.oauth2.token_endpoint import TokenEndpoint
+from control.store import queries
+from control.store.session import Store
+from control.store.tables import Plugin
+
+_FORM: dict[str, Any] = {
+    "type": "object",
+    "title": "TokenForm",
+    "required": ["grant_type"],
+    "properties": {
+        "grant_type": {"type": "string", "description": "client_credentials"},
+        "client_id": {"type": "string"},
+        "client_secret": {"type": "string", "format": "password"},
+        "scope": {"type": "string", "description": "words separated by spaces"},
+        "authenticated_userid": {
+            "type": "string",
+            "description": "needs provision_key: only the authorization backend names users",
+        },
+        "provision_key": {"type": "string", "format": "password"},
+        "state": {"description": "comes back as it was sent"},
+    },
+}
+_CONTENT = {
+    kind: {"schema": _FORM}
+    for kind in ("application/x-www-form-urlencoded", "application/json", "multipart/form-data")
+}
+
+
+def token_router(store: Store) -> APIRouter:
+    """The OAuth endpoints, at the ends of their paths; `Dispatch` brings requests here."""
+    threads = StoreThreads()
+    token = TokenEndpoint(store, threads, HashVerifier())
+    authorize = AuthorizeEndpoint(store, threads)
+    router = APIRouter(tags=["oauth"])
+
+    @router.post(
+        "/oauth2/token",
+        name="token",
+        response_model=TokenAnswer,
+        responses={
+            400: {"model": OAuthErrorBody, "description": "Refused"},
+            401: {"model": OAuthErrorBody, "description": "Wrong secret in the Basic header"},
+            404: {"model": Message, "description": "No such route"},
+            405: {"model": OAuthErrorBody, "description": "Not a POST"},
+            413: {"model": Message, "description": "Over 64 KiB"},
+            500: {"model": Message, "description": "Our fault, or a route without a service"},
+            503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
+        },
+        openapi_extra={
+            "requestBody": {"required": True, "content": _CONTENT},
+            "security": [{}, {"client": []}],
+            "servers": [
+                {
+                    "url": "https://{gateway}/{route}",
+                    "description": "The data plane's TLS port and a route with the oauth2 plugin",
+                    "variables": {
+                        "gateway": {"default": "localhost:8443"},
+                        "route": {"default": "token-route"},
+                    },
+                }
+            ],
+        },
+    )
+    async def issue_token(request: Request) -> Response:
+        """Give a client an access token.
+
+        Parameters may also stand in the query; those of the body win. The client is named by
+        `client_id` and `client_secret`, or by a Basic header.
+        """
+        return await token.answer(request, request.scope["narthex"])
+
+    @router.post("/oauth2/authorize", name="authorize", include_in_schema=False)
+    async def answer_authorize(request: Request) -> Response:
+        return await authorize.answer(request, request.scope["narthex"])
+
+    return router
+
+
+async def _too_large(request: Request, _error: Exception) -> Response:
+    context: TokenContext = request.scope["narthex"]
+    return responses.message(413, "Payload too large", context.request_id)
+
+
+async def _no_service(_request: Request, _error: Exception) -> Response:
+    return responses.message(500, "An unexpected error occurred")
+
+
+async def _unavailable(_request: Request, _error: Exception) -> Response:
+    return responses.unavailable()
+
+
+# For the app that `token_router` is put in.
+EXCEPTION_HANDLERS: dict[Any, Any] = {
+    PayloadTooLarge: _too_large,
+    NoService: _no_service,
+    OperationalError: _unavailable,
+}
+
+
+class Dispatch:
+    """ASGI middleware before `token_router`: finds the endpoint, the route and the method."""
+
+    def __init__(self, app: ASGIApp, store: Store) -> None:
+        self._app = app
+        self._store = store
+        self._threads = StoreThreads()
+        self._routes = IssuerRoutes(store)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+        endpoint = endpoint_of(raw_path)
+        context: TokenContext | None = scope.get("narthex")
+        response: Response | None = None
+        try:
+            if context is None:
+                context = await self._threads.run(lambda: self._resolve(scope, raw_path))
+            if context is None or endpoint is None:
+                response = responses.no_route(context)
+            elif scope["method"] != "POST":
+                response = await self._wrong_method(scope, context, endpoint)
+        except OperationalError:
+            response = responses.unavailable()
+        if response is not None:
+            return await response(scope, receive, send)
+        path = f"/oauth2/{endpoint}"
+        inner = {**scope, "path": path, "raw_path": path.encode(), "narthex": context}
+        await self._app(inner, receive, send)
+
+    def _resolve(self, scope: Scope, raw_path: bytes) -> TokenContext | None:
+        found = self._routes.find(normalise(raw_path).decode("latin-1"))
+        if found is None:
+            return None
+        return TokenContext(
+            plugin_id=found.plugin_id,
+            route_id=found.route_id,
+            service_id=found.service_id,
+            client_ip=(scope.get("client") or ("",))[0],
+            tls=scope["scheme"] == "https",
+            peer_trusted=False,  # TRUSTED_IPS is about the data plane's ports
+            request_id=uuid.uuid4().hex,
+        )
+
+    async def _wrong_method(
+        self, scope: Scope, context: TokenContext, endpoint: Endpoint
+    ) -> Response:
+        def plugin() -> Plugin | None:
+            with self._store.reading() as session:
+                return queries.plugin_by_id(session, context.plugin_id)
+
+        found = await self._threads.run(plugin)
+        if found is None or not found.enabled:
+            return responses.no_route(context)
+        return responses.invalid_method(scope["method"], endpoint, OAuth2Config.of(found).realm)

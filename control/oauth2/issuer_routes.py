@@ -1,0 +1,88 @@
+"""Route and plugin of a request that did not come through a data plane: by path alone."""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+from control.store import queries
+from control.store.changes import Change
+from control.store.queries import ConfigRows, PluginRow, RouteRow
+from control.store.session import Store
+
+
+class IssuerRoute(NamedTuple):
+    route_id: str
+    plugin_id: str
+    service_id: str | None
+
+
+class IssuerRoutes:
+    """Longest path prefix to route and plugin, read again after a change of the configuration."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()  # one reads, the others wait for what it read
+        self._generation = 0  # of the configuration, counted by us
+        self._index: tuple[int, dict[str, IssuerRoute]] = (-1, {})
+        store.subscribe(self._forget)
+
+    def _forget(self, change: Change) -> None:
+        if change.version is not None:
+            self._generation += 1
+
+    def find(self, path: str) -> IssuerRoute | None:
+        """The route whose path is the longest beginning of `path`."""
+        index = self._current()
+        for end in range(len(path), -1, -1):
+            found = index.get(path[:end])
+            if found is not None:
+                return found
+        return None
+
+    def _current(self) -> dict[str, IssuerRoute]:
+        if self._index[0] != self._generation:
+            with self._lock:
+                generation = self._generation
+                if self._index[0] != generation:
+                    self._index = (generation, self._read())
+        return self._index[1]
+
+    def _read(self) -> dict[str, IssuerRoute]:
+        with self._store.reading() as session:
+            return index_of(queries.config_rows(session))
+
+
+def index_of(rows: ConfigRows) -> dict[str, IssuerRoute]:
+    """Path to route; where two routes share a path, the older one has it."""
+    disabled = {service.id for service in rows.services if not service.enabled}
+    plugins = {
+        (plugin.route_id, plugin.service_id): plugin
+        for plugin in rows.plugins
+        if plugin.name == "oauth2" and plugin.enabled and plugin.consumer_id is None
+    }
+    index: dict[str, IssuerRoute] = {}
+    for route in sorted(rows.routes, key=lambda route: (route.created_at, route.id)):
+        plugin = _plugin_of(route, plugins)
+        if plugin is None or not _takes_posts(route) or route.service_id in disabled:
+            continue
+        for path in route.paths or [""]:
+            index.setdefault(path, IssuerRoute(route.id, plugin.id, route.service_id))
+    return index
+
+
+def _takes_posts(route: RouteRow) -> bool:
+    return bool({"http", "https"} & set(route.protocols)) and "POST" in (route.methods or ["POST"])
+
+
+def _plugin_of(
+    route: RouteRow, plugins: dict[tuple[str | None, str | None], PluginRow]
+) -> PluginRow | None:
+    """The most specific instance: route and service, route, service, global."""
+    scopes = (
+        (route.id, route.service_id),
+        (route.id, None),
+        (None, route.service_id),
+        (None, None),
+    )
+    return next((plugins[scope] for scope in scopes if scope in plugins), None)

@@ -1,0 +1,51 @@
+"""What the OAuth endpoints share in taking a request: its body, its parameters, their threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from starlette.requests import Request
+
+from control.oauth2 import params
+from control.oauth2.errors import PayloadTooLarge
+from control.oauth2.params import BODY_BYTES_MAX, Params
+
+THREADS_MAX = 8
+
+T = TypeVar("T")
+
+
+class StoreThreads:
+    """Threads for the store's work, so that neither the event loop nor the Admin API waits."""
+
+    def __init__(self, limit: int = THREADS_MAX) -> None:
+        self._limiter = CapacityLimiter(limit)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+
+async def parameters(request: Request) -> Params:
+    """The parameters of a POST.
+
+    Raises:
+        PayloadTooLarge: the body is over the limit.
+    """
+    body = await _read_body(request)
+    content_type = request.headers.get("content-type", "")
+    return params.collect(request.scope["query_string"], content_type, body)
+
+
+async def _read_body(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > BODY_BYTES_MAX:
+        raise PayloadTooLarge
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise PayloadTooLarge
+    return body

@@ -1,0 +1,107 @@
+"""The responses of the OAuth endpoints: bodies, status and headers.  spec/oauth2.md §3, S30."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, JsonValue
+from starlette.responses import Response
+
+from control.oauth2.context import TokenContext
+from control.oauth2.dispatch import Endpoint
+from control.oauth2.errors import OAuthError
+
+NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+_UNSAFE = re.compile(r"[^\x20-\x7e]")
+
+
+class TokenAnswer(BaseModel):
+    """RFC 6749 §5.1.  `expires_in` is absent for a token that never expires."""
+
+    access_token: str
+    token_type: Literal["bearer"]
+    expires_in: int | None = Field(default=None, description="seconds")
+    state: JsonValue = Field(default=None, description="as it was sent")
+
+
+class OAuthErrorBody(BaseModel):
+    """RFC 6749 §5.2."""
+
+    error: str
+    error_description: str | None = None
+    state: JsonValue = Field(default=None, description="as it was sent")
+
+
+class Message(BaseModel):
+    """An answer of the gateway rather than of the endpoint."""
+
+    message: str
+    request_id: str | None = None
+
+
+def issued(access_token: str, expires_in: int, state: object) -> Response:
+    body = {
+        "access_token": access_token,
+        "token_type": "bearer",
+        "expires_in": expires_in or None,
+        "state": state,
+    }
+    return respond(200, body, NO_STORE)
+
+
+def refused(error: OAuthError, state: object) -> Response:
+    headers = dict(NO_STORE)
+    if error.challenge:
+        headers["WWW-Authenticate"] = error.challenge
+    body = {"error": error.code, "error_description": error.description, "state": state}
+    return respond(error.status, body, headers)
+
+
+def invalid_method(method: str, endpoint: Endpoint, realm: str | None) -> Response:
+    """405, in the form of an authentication error; the one answer without cache headers."""
+    name = "token" if endpoint == "token" else "authorization"
+    text = f"The HTTP method {method} is invalid for the {name} endpoint"
+    params = {"error": "invalid_method", "error_description": text}
+    challenge = ", ".join(
+        f"{key}={_quoted(value)}" for key, value in ({"realm": realm} | params).items() if value
+    )
+    return respond(
+        405,
+        {"error": "invalid_method", "error_description": text},
+        {"WWW-Authenticate": f"Bearer {challenge}", "Allow": "POST"},
+    )
+
+
+def message(status: int, text: str, request_id: str | None = None) -> Response:
+    return respond(status, {"message": text, "request_id": request_id}, NO_STORE)
+
+
+def no_route(context: TokenContext | None) -> Response:
+    """404 of the gateway: no route, or what the request was routed by is there no more."""
+    return message(404, "no Route matched with those values", context.request_id if context else None)
+
+
+def unavailable() -> Response:
+    """503: the store cannot be reached now."""
+    body = {"error": "temporarily_unavailable"}
+    return respond(503, body, NO_STORE | {"Retry-After": "1"})
+
+
+def respond(status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
+    """JSON without the members that have no value."""
+    text = json.dumps({k: v for k, v in body.items() if v is not None}, separators=(",", ":"))
+    return Response(
+        text,
+        status,
+        {**headers, "X-Content-Type-Options": "nosniff"},
+        media_type="application/json; charset=utf-8",
+    )
+
+
+def _quoted(value: str) -> str:
+    """A quoted-string of RFC 9110 §5.6.4 that cannot end its header line (S57)."""
+    safe = _UNSAFE.sub("?", value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{safe}"'
