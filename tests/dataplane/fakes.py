@@ -1,0 +1,185 @@
+"""Small stand-ins for the engine and the link, as far as the asyncio side looks at them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+from dataplane import wire
+from dataplane.link import LinkBusy, LinkDown
+
+HOUR = 3600.0
+
+
+def make_token(number: int = 1, credential: int = 1, **fields: Any) -> wire.Token:
+    """A token; by default one that never expires."""
+    return wire.Token(
+        digest=number.to_bytes(32, "big"),
+        credential=credential.to_bytes(16, "big"),
+        **{"expires_at": 0.0, **fields},
+    )
+
+
+def make_snapshot(version: int = 1, credentials: dict[int, int] | None = None) -> wire.Snapshot:
+    """A snapshot of this version; `credentials`: credential number to consumer number."""
+    owners = {1: 1} if credentials is None else credentials
+    return wire.Snapshot(
+        epoch=b"e" * 16,
+        version=version,
+        check_key=b"k" * 32,
+        consumers=[wire.Consumer(n.to_bytes(16, "big")) for n in sorted(set(owners.values()))],
+        credentials=[
+            wire.Credential(c.to_bytes(16, "big"), f"client-{c}", owner.to_bytes(16, "big"))
+            for c, owner in owners.items()
+        ],
+    )
+
+
+class FakeCache:
+    """TokenCache as a dict."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[bytes, tuple[object, ...]] = {}
+        self.negative: dict[bytes, float] = {}
+
+    def put(self, digest: bytes, *claims: object) -> None:
+        assert len(claims) == 6
+        self.tokens[digest] = claims
+        self.negative.pop(digest, None)
+
+    def remove(self, digest: bytes) -> None:
+        self.tokens.pop(digest, None)
+
+    def put_negative(self, digest: bytes, until: float) -> None:
+        self.negative[digest] = until
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class FakeEngine:
+    """An engine whose questions and records the test puts in and whose answers it reads."""
+
+    def __init__(self) -> None:
+        self.tokens = FakeCache()
+        self.question_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.asked: list[tuple[Any, ...]] = []
+        self.verdicts: dict[int, str] = {}
+        self.replies: dict[int, tuple[int, list[tuple[bytes, bytes]], bytes]] = {}
+        self.named: dict[int, bool] = {}
+        self.recorded: list[tuple[str, dict[str, Any]]] = []
+        self.totals: dict[str, Any] = {}
+        self.swept = 0
+
+    def ask(self, *questions: tuple[Any, ...]) -> None:
+        self.asked += questions
+        os.eventfd_write(self.question_fd, 1)
+
+    def questions(self, limit: int = 256) -> list[tuple[Any, ...]]:
+        taken, self.asked = self.asked[:limit], self.asked[limit:]
+        if not self.asked:
+            os.eventfd_read(self.question_fd)
+        return taken
+
+    def answer_token(self, ref: int, verdict: str) -> None:
+        assert ref not in self.verdicts, "answered twice"
+        self.verdicts[ref] = verdict
+
+    def answer_request(
+        self, ref: int, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        assert ref not in self.replies, "answered twice"
+        self.replies[ref] = (status, headers, body)
+
+    def answer_name(self, ref: int, found: bool) -> None:
+        assert ref not in self.named, "answered twice"
+        self.named[ref] = found
+
+    def records(self, limit: int = 4096) -> list[tuple[str, dict[str, Any]]]:
+        taken, self.recorded = self.recorded[:limit], self.recorded[limit:]
+        return taken
+
+    def counters(self) -> dict[str, Any]:
+        return self.totals
+
+    def sweep(self) -> int:
+        self.swept += 1
+        return 0
+
+    def close(self) -> None:
+        os.close(self.question_fd)
+
+
+class FakeLink:
+    """A link that knows some tokens and hands them over as the real one does."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.busy = False
+        self.knows: dict[bytes, wire.Token] = {}
+        self.on_tokens: Callable[[list[wire.Token]], None] = lambda tokens: None
+        self.after_answer: Callable[[], None] = lambda: None
+        self.gate = asyncio.Event()  # asks and requests wait for it
+        self.gate.set()
+        self.asks = 0
+        self.asking = self.asking_most = 0
+        self.requests: list[wire.TokenRequest] = []
+        self.reply = wire.TokenReply(0, 200, [], b"")
+        self.fault: Exception | None = None
+
+    async def _answer(self) -> None:
+        self.asking += 1
+        self.asking_most = max(self.asking_most, self.asking)
+        await self.gate.wait()
+        self.asking -= 1
+        if self.fault is not None:
+            raise self.fault
+        if self.busy:
+            raise LinkBusy("busy")
+        if not self.connected:
+            raise LinkDown("down")
+
+    async def ask(self, digest: bytes) -> wire.Token | None:
+        self.asks += 1
+        await self._answer()
+        token = self.knows.get(digest)
+        if token is not None:
+            self.on_tokens([token])
+        self.after_answer()
+        return token
+
+    async def request(self, message: wire.TokenRequest) -> wire.TokenReply:
+        self.requests.append(message)
+        await self._answer()
+        return self.reply
+
+
+class FakeBox:
+    def __init__(self) -> None:
+        self.addresses: list[tuple[str, bool]] = []
+        self.failed = 0
+
+    def set_addresses(self, addresses: list[tuple[str, bool]]) -> None:
+        self.addresses = addresses
+
+    def mark_failed(self) -> None:
+        self.failed += 1
+
+
+class FakeNames:
+    """NameTable whose hosts in use the test sets."""
+
+    def __init__(self, *hosts: str) -> None:
+        self.boxes: dict[str, FakeBox] = {}
+        self.in_use = list(hosts)
+
+    def intern(self, host: str) -> FakeBox:
+        return self.boxes.setdefault(host, FakeBox())
+
+    def hosts_in_use(self) -> list[str]:
+        return self.in_use
+
+    def unresolved(self) -> list[str]:
+        return [host for host in self.in_use if not self.intern(host).addresses]

@@ -1,0 +1,148 @@
+"""What the data plane remembers of tokens, and what the end of one takes away."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, cast
+
+import pytest
+
+from dataplane import wire
+from dataplane.known import KnownTokens
+from tests.dataplane.fakes import FakeCache, make_snapshot, make_token
+
+NOW = 1_000_000.0
+
+
+class Memory:
+    """KnownTokens over a fake cache, at a time the test sets."""
+
+    def __init__(self, capacity: int = 100) -> None:
+        self.cache = FakeCache()
+        self.time = NOW
+        self.known = KnownTokens(cast("Any", self.cache), capacity, lambda: self.time)
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+def revocation(kind: str, key: bytes, expires_at: float = 0.0) -> wire.Revocation:
+    return wire.Revocation(1, kind, key, expires_at)
+
+
+def test_token_goes_to_the_engine_with_all_it_says(memory: Memory) -> None:
+    token = make_token(5, 2, service=b"s" * 16, scope="email", user_id="u", expires_at=NOW + 9)
+    memory.known.put(token)
+    assert memory.cache.tokens[token.digest] == (
+        token.credential, b"s" * 16, "email", "u", NOW + 9, 0,
+    )  # fmt: skip
+    assert memory.known.get(token.digest) == token
+    assert len(memory.known) == 1
+
+
+def test_revoked_token_is_refused_until_it_would_have_expired(memory: Memory) -> None:
+    token = make_token(expires_at=NOW + 60)
+    memory.known.put(token)
+    memory.known.revoke(revocation("token", token.digest, NOW + 60))
+    assert token.digest not in memory.cache.tokens
+    assert memory.cache.negative[token.digest] == NOW + 60
+    assert memory.known.get(token.digest) is None
+    assert memory.known.ended_until(token.digest) == NOW + 60
+    memory.time = NOW + 60
+    assert memory.known.ended_until(token.digest) is None
+
+
+def test_revoked_token_without_expiry_stays_refused(memory: Memory) -> None:
+    digest = make_token().digest
+    memory.known.revoke(revocation("token", digest))
+    memory.time += 5 * 365 * 86400
+    assert memory.known.ended_until(digest) is not None
+    assert memory.cache.negative[digest] > memory.time
+
+
+def test_revocation_of_an_expired_token_leaves_nothing_behind(memory: Memory) -> None:
+    token = make_token(expires_at=NOW - 1)
+    memory.known.put(token)
+    memory.known.revoke(revocation("token", token.digest, NOW - 1))
+    assert not memory.cache.tokens
+    assert not memory.cache.negative
+
+
+def test_token_sent_again_after_its_revocation_is_good(memory: Memory) -> None:
+    token = make_token()
+    memory.known.revoke(revocation("token", token.digest))
+    memory.known.put(token)
+    assert memory.known.ended_until(token.digest) is None
+    assert token.digest in memory.cache.tokens
+
+
+@pytest.mark.parametrize(("kind", "number"), [("credential", 7), ("consumer", 70)])
+def test_end_of_a_credential_or_consumer_ends_its_tokens_and_no_other(
+    kind: str, number: int, memory: Memory
+) -> None:
+    memory.known.apply_snapshot(make_snapshot(1, {7: 70, 8: 80}))
+    mine = [make_token(n, 7, expires_at=NOW + n) for n in (1, 2)]
+    other = make_token(3, 8)
+    for token in (*mine, other):
+        memory.known.put(token)
+    memory.known.revoke(revocation(kind, number.to_bytes(16, "big")))
+    assert list(memory.cache.tokens) == [other.digest]
+    assert memory.cache.negative == {t.digest: t.expires_at for t in mine}
+    memory.known.revoke(revocation(kind, number.to_bytes(16, "big")))  # again: nothing more
+    memory.known.revoke(revocation("moon", other.credential))  # a later minor version's
+    assert len(memory.known) == 1
+
+
+def test_snapshot_without_a_credential_ends_its_tokens_but_not_newer_ones(memory: Memory) -> None:
+    memory.known.apply_snapshot(make_snapshot(1, {7: 70}))
+    old, new = make_token(1, 7, version=2), make_token(2, 9, version=4)
+    memory.known.put(old)
+    memory.known.put(new)
+    memory.known.apply_snapshot(make_snapshot(3, {}))
+    assert list(memory.cache.tokens) == [new.digest]
+    assert not memory.known.has_credential(old.credential)
+    memory.known.apply_snapshot(make_snapshot(4, {9: 1}))
+    assert memory.known.has_credential(new.credential)
+    assert list(memory.cache.tokens) == [new.digest]
+
+
+def test_clear_forgets_tokens_and_ends(memory: Memory) -> None:
+    memory.known.put(make_token(1))
+    memory.known.revoke(revocation("token", make_token(2).digest))
+    memory.known.clear()
+    assert (len(memory.known), memory.cache.tokens) == (0, {})
+    assert memory.known.ended_until(make_token(2).digest) is None
+
+
+def test_ends_are_bounded_and_the_oldest_goes_first() -> None:
+    memory = Memory(capacity=3)
+    for number in range(5):
+        memory.known.revoke(revocation("token", make_token(number).digest))
+    alive = [n for n in range(5) if memory.known.ended_until(make_token(n).digest) is not None]
+    assert alive == [2, 3, 4]
+
+
+def test_every_token_in_the_cache_is_known_whatever_happens() -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    draw = random.Random(seed)
+    memory = Memory(capacity=20)
+    for step in range(5000):
+        what = draw.choice("pppprcs")
+        if what == "p":
+            memory.known.put(make_token(draw.randrange(60), draw.randrange(5), version=step))
+        elif what == "r":
+            memory.known.revoke(revocation("token", make_token(draw.randrange(60)).digest))
+        elif what == "c":
+            memory.known.revoke(revocation("credential", draw.randrange(5).to_bytes(16, "big")))
+        else:
+            present = draw.sample(range(5), 4)
+            memory.known.apply_snapshot(make_snapshot(step, {c: c + 10 for c in present}))
+        assert len(memory.known) == len(memory.cache.tokens) <= 20
+        for digest, claims in memory.cache.tokens.items():
+            token = memory.known.get(digest)
+            assert token is not None
+            assert token.credential == claims[0]
+            assert memory.known.ended_until(digest) is None
