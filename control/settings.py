@@ -60,10 +60,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _listen(value: object) -> object:
-    if value is None or isinstance(value, Listen):
-        return value
     if not isinstance(value, str):
-        raise ValueError("address:port")
+        return value
     host, colon, port = value.strip().rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -10,14 +10,7 @@ from typing import Any
 from dataplane import wire
 from dataplane.link import LinkBusy, LinkDown
 
-POLL_SECONDS = 0.001
-
-
-async def until(probe: Callable[[], object]) -> None:
-    """Let the loop run until `probe` gives something true; TimeoutError after ten seconds."""
-    async with asyncio.timeout(10):
-        while not probe():
-            await asyncio.sleep(POLL_SECONDS)
+HOUR = 3600.0
 
 
 def make_token(number: int = 1, credential: int = 1, **fields: Any) -> wire.Token:

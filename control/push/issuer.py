@@ -1,0 +1,124 @@
+"""Token requests from the link, handed to the issuer's ASGI app in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote
+
+import structlog
+
+from control.oauth2.context import TokenContext
+from dataplane import wire
+
+REPLY_BODY_BYTES_MAX = 512 * 1024
+RETRY_SECONDS = 1
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+ASGIApp = Callable[
+    [Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
+    Awaitable[None],
+]
+
+log = structlog.get_logger()
+
+
+async def answer(app: ASGIApp, request: wire.TokenRequest) -> wire.TokenReply:
+    """What the issuer answers; 503 when it takes longer than TOKEN_REQUEST_SECONDS.
+
+    A request given up may still have had its effect: a token nobody hears of, until it expires.
+    """
+    if len(request.body) > wire.TOKEN_REQUEST_BODY_MAX:
+        return _error(request.id, 413, "invalid_request", "The request body is too large")
+    exchange = _Exchange(request.body)
+    try:
+        async with asyncio.timeout(wire.TOKEN_REQUEST_SECONDS):
+            await app(_scope(request), exchange.receive, exchange.send)
+    except TimeoutError:
+        log.warning("link.token_request_timeout", request_id=request.request_id)
+        return unavailable(request.id, "The token endpoint did not answer in time")
+    except Exception:
+        log.exception("link.token_request_fault", request_id=request.request_id)
+        return _error(request.id, 500, "server_error", "An unexpected error occurred")
+    if exchange.status == 0:
+        return _error(request.id, 500, "server_error", "An unexpected error occurred")
+    return wire.TokenReply(request.id, exchange.status, exchange.headers, bytes(exchange.body))
+
+
+def unavailable(id_: int, description: str) -> wire.TokenReply:
+    """503 that asks to come back: too many in flight, or no answer in time."""
+    return _error(id_, 503, "temporarily_unavailable", description)
+
+
+class _Exchange:
+    """The ASGI ends of one request whose body is all there."""
+
+    def __init__(self, body: bytes) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body = bytearray()
+        self._request: bytes | None = body
+        self._done = asyncio.Event()
+
+    async def receive(self) -> Message:
+        if self._request is not None:
+            body, self._request = self._request, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self._done.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = [(bytes(k), bytes(v)) for k, v in message.get("headers", ())]
+        elif message["type"] == "http.response.body":
+            self.body += message.get("body", b"")
+            if len(self.body) > REPLY_BODY_BYTES_MAX:
+                raise ValueError(f"a reply of more than {REPLY_BODY_BYTES_MAX} bytes")
+            if not message.get("more_body", False):
+                self._done.set()
+
+
+def _scope(request: wire.TokenRequest) -> Scope:
+    """The ASGI scope; `narthex` in it says where the request was met."""
+    service = None if request.service is None else str(uuid.UUID(bytes=request.service))
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": "https" if request.tls else "http",
+        "path": unquote(request.path),
+        "raw_path": request.path.encode(),
+        "query_string": request.query,
+        "root_path": "",
+        "headers": [(name.lower(), value) for name, value in request.headers],
+        "client": (request.client_ip, 0),
+        "server": None,
+        "state": {},
+        "narthex": TokenContext(
+            plugin_id=str(uuid.UUID(bytes=request.plugin)),
+            route_id=str(uuid.UUID(bytes=request.route)),
+            service_id=service,
+            client_ip=request.client_ip,
+            tls=request.tls,
+            peer_trusted=request.peer_trusted,
+            request_id=request.request_id,
+        ),
+    }
+
+
+def _error(id_: int, status: int, error: str, description: str) -> wire.TokenReply:
+    body = json.dumps({"error": error, "error_description": description}).encode()
+    headers = [
+        (b"content-type", b"application/json; charset=utf-8"),
+        (b"cache-control", b"no-store"),
+        (b"pragma", b"no-cache"),
+    ]
+    if status == 503:
+        headers.append((b"retry-after", str(RETRY_SECONDS).encode()))
+    return wire.TokenReply(id_, status, headers, body)

@@ -1,0 +1,88 @@
+"""Answers to "who is this token?", read from the database in batches.
+
+A token that was revoked between its reading and its answer is read again: what the data plane
+hears last about a token has to be the last that happened to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import structlog
+
+from control.push.peer import TOKENS_BYTES_MAX, Peer, token_bytes
+from control.store import Revoked
+from dataplane import wire
+
+BATCH_MAX = 64
+QUESTIONS_MAX = 20_000  # waiting, from all data planes; more get no answer, which they count as 503
+RECENT_MAX = 100_000
+
+log = structlog.get_logger()
+
+Lookup = Callable[[Sequence[bytes]], Awaitable[list[wire.Token | None]]]
+
+
+class Recent:
+    """Which tokens and credentials were revoked lately, counted in moments of ours."""
+
+    def __init__(self) -> None:
+        self.moment = 0
+        self._keys: OrderedDict[bytes, int] = OrderedDict()  # oldest first
+        self._floor = 0  # up to here, everything counts as revoked
+
+    def note(self, revocations: Iterable[Revoked]) -> None:
+        self.moment += 1
+        for revocation in revocations:
+            if revocation.kind == "consumer":  # its tokens do not name it
+                self._floor = self.moment
+            self._keys[revocation.key] = self.moment
+            self._keys.move_to_end(revocation.key)
+        while len(self._keys) > RECENT_MAX:
+            self._floor = max(self._floor, self._keys.popitem(last=False)[1])
+
+    def touched(self, token: wire.Token, since: int) -> bool:
+        """Whether a revocation of `token` may have come after the moment `since`."""
+        of_token = self._keys.get(token.digest, 0)
+        return max(self._floor, of_token, self._keys.get(token.credential, 0)) > since
+
+
+class Questions:
+    """The questions that wait, and the task that answers them."""
+
+    def __init__(self, lookup: Lookup, recent: Recent) -> None:
+        self._lookup = lookup
+        self._recent = recent
+        self._waiting: deque[tuple[Peer, wire.Question]] = deque()
+        self._some = asyncio.Event()
+
+    def put(self, peer: Peer, question: wire.Question) -> None:
+        if len(self._waiting) < QUESTIONS_MAX:
+            self._waiting.append((peer, question))
+            self._some.set()
+
+    async def answer_for_ever(self) -> None:
+        while True:
+            await self._some.wait()
+            count = min(BATCH_MAX, len(self._waiting))
+            batch = [self._waiting.popleft() for _ in range(count)]
+            if not self._waiting:
+                self._some.clear()
+            await self._answer(batch)
+
+    async def _answer(self, batch: list[tuple[Peer, wire.Question]]) -> None:
+        since = self._recent.moment
+        try:
+            tokens = await self._lookup([question.digest for _, question in batch])
+        except Exception as error:  # no answer is an answer: the data plane says 503
+            log.error("link.questions_unanswered", count=len(batch), why=type(error).__name__)
+            return
+        for (peer, question), token in zip(batch, tokens, strict=True):
+            if token is not None and self._recent.touched(token, since):
+                self.put(peer, question)
+                continue
+            if token is not None and token_bytes(token) > TOKENS_BYTES_MAX:
+                token = None
+            peer.send(wire.encode(wire.Answer(question.id, token)))

@@ -1,0 +1,98 @@
+"""What the link reads from the store, in worker threads, as messages of the link."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sqlmodel import Session
+
+from control.push.peer import Built
+from control.snapshot import build, id_bytes
+from control.store import IssuedToken, Revoked, Store, queries
+from dataplane import wire
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class State:
+    """What the database holds, as far as is known."""
+
+    epoch: bytes = b""
+    version: int = 0
+    revocation_seq: int = 0
+
+
+class Reader:
+    """Reads of the store that do not hold up the event loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def state(self) -> State:
+        return await self._read(_state)
+
+    async def snapshot(self) -> Built:
+        """The whole configuration.  Raises ValueError when it is too large to send."""
+        return await self._read(_build)
+
+    async def tokens(self, digests: Sequence[bytes]) -> list[wire.Token | None]:
+        """The token of each digest."""
+
+        def find(session: Session) -> list[wire.Token | None]:
+            rows = [queries.token_by_digest(session, digest) for digest in digests]
+            return [None if row is None else to_token(row) for row in rows]
+
+        return await self._read(find)
+
+    async def tokens_by_hand(self) -> list[wire.Token]:
+        return await self._read(lambda s: [to_token(r) for r in queries.tokens_to_replay(s)])
+
+    async def revocations_after(self, seq: int, limit: int) -> list[wire.Revocation]:
+        """At most `limit`, in order; those that no longer matter are left out."""
+
+        def find(session: Session) -> list[wire.Revocation]:
+            rows = queries.revocations_after(session, seq, limit=limit)
+            return [to_revocation(row) for row in rows]
+
+        return await self._read(find)
+
+    async def _read(self, query: Callable[[Session], _T]) -> _T:
+        def read() -> _T:
+            with self._store.reading() as session:
+                return query(session)
+
+        return await asyncio.to_thread(read)
+
+
+def _state(session: Session) -> State:
+    row = queries.cluster_state(session)
+    return State(id_bytes(row.epoch), row.config_version, row.revocation_seq)
+
+
+def _build(session: Session) -> Built:
+    snapshot = build(queries.config_rows(session))
+    packed = wire.pack_snapshot(snapshot)
+    if len(packed) > wire.SNAPSHOT_BYTES_MAX:
+        raise ValueError(f"a snapshot of {len(packed)} bytes is more than is allowed")
+    chunks = [wire.encode(chunk) for chunk in wire.split_snapshot(snapshot.version, packed)]
+    return Built(snapshot.epoch, snapshot.version, chunks)
+
+
+def to_token(token: IssuedToken) -> wire.Token:
+    return wire.Token(
+        digest=token.digest,
+        credential=id_bytes(token.credential_id),
+        expires_at=token.expires_at,
+        service=None if token.service_id is None else id_bytes(token.service_id),
+        scope=token.scope,
+        user_id=token.user_id,
+        version=token.version,
+    )
+
+
+def to_revocation(revoked: Revoked) -> wire.Revocation:
+    return wire.Revocation(revoked.seq, revoked.kind, revoked.key, revoked.expires_at)
