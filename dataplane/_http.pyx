@@ -74,7 +74,7 @@ cdef enum HttpByteClass:
     CLASS_HOST = 8         # in a host name
     CLASS_BASE64 = 16
     CLASS_KEEP = 32        # stays escaped in a path: reserved (RFC 3986 §2.2), `%`, control bytes
-    CLASS_ESCAPE = 128     # is escaped on the way to the upstream: neither reserved nor unreserved
+    CLASS_ESCAPE = 64      # is escaped on the way to the upstream: neither reserved nor unreserved
 
 cdef enum:
     KINDS_N = HTTP_FIELD_IDENTITY + 1
@@ -304,7 +304,7 @@ cdef inline uint8_t hop_flag(uint8_t kind) noexcept nogil:
         (1 << HTTP_FIELD_CONNECTION) | (1 << HTTP_FIELD_UPGRADE) | (1 << HTTP_FIELD_TE)
         | (1 << HTTP_FIELD_TRANSFER_ENCODING) | (1 << HTTP_FIELD_KEEP_ALIVE)
         | (1 << HTTP_FIELD_PROXY) | (1 << HTTP_FIELD_PROXY_CONNECTION)
-        | (1 << HTTP_FIELD_HTTP2_SETTINGS) | (<uint64_t>1 << HTTP_FIELD_IDENTITY)
+        | (<uint64_t>1 << HTTP_FIELD_HTTP2_SETTINGS) | (<uint64_t>1 << HTTP_FIELD_IDENTITY)
     )
     return <uint8_t>(hop_kinds >> kind) & HTTP_FLAG_HOP
 
