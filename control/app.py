@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from control.guard import Guard
-from control.oauth2.issuer import EXCEPTION_HANDLERS, Dispatch, token_router
+from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
 from control.settings import Settings
 from control.store.session import Store
 
@@ -46,7 +48,27 @@ def issuer_app(store: Store) -> FastAPI:
 
 def admin_app(store: Store, dataplanes: DataPlanes) -> FastAPI:
     """The Admin API by itself; its OpenAPI document describes the issuer too."""
-    return _fastapi()
+    app = _fastapi()
+    described = [*app.routes, *issuer_app(store).routes]
+    app.openapi = lambda: _document(app, described)  # type: ignore[method-assign]
+    return app
+
+
+def _document(app: FastAPI, routes: Sequence[BaseRoute]) -> dict[str, Any]:
+    """One OpenAPI document of all that the control plane answers."""
+    if app.openapi_schema is None:
+        made = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary="OAuth 2.0 in front of WebSocket services; Kong's Admin API",
+            routes=routes,
+            separate_input_output_schemas=False,
+        )
+        components = made.setdefault("components", {})
+        components.setdefault("schemas", {}).update(DOCUMENTED)
+        components["securitySchemes"] = {"client": {"type": "http", "scheme": "basic"}}
+        app.openapi_schema = made
+    return app.openapi_schema
 
 
 def _fastapi(exception_handlers: dict[Any, Any] | None = None) -> FastAPI:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from control.settings import Listen, is_loopback
 
 # uri-host [":" port] of RFC 9112 §3.2, without what only a trick would use (userinfo, escapes).
-_HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
+_HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([\w-]+(?:\.[\w-]+)*\.?))(?::([0-9]{1,5}))?")
 
 FORBIDDEN_HOST = "the Admin API does not answer to this Host; see ADMIN_HOSTS"
 FORBIDDEN_ORIGIN = "the Admin API does not answer to this Origin; see ADMIN_ORIGINS"

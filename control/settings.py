@@ -60,8 +60,10 @@ def is_loopback(host: str) -> bool:
 
 
 def _listen(value: object) -> object:
-    if not isinstance(value, str):
+    if value is None or isinstance(value, Listen):
         return value
+    if not isinstance(value, str):
+        raise ValueError("address:port")
     host, colon, port = value.strip().rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -42,12 +42,19 @@ class KnownTokens:
         return len(self._tokens)
 
     def put(self, token: wire.Token) -> None:
-        """Remember a token that the control plane vouches for, and give it to the engine."""
+        """Remember a token that the control plane vouches for, and give it to the engine.
+
+        Raises ValueError for one that the engine cannot hold; what was known of it is forgotten.
+        """
         self._ended.pop(token.digest, None)
         self._forget(token.digest)
+        try:
+            self.to_cache(token)
+        except ValueError:
+            self._cache.remove(token.digest)
+            raise
         self._tokens[token.digest] = token
         self._of_credential.setdefault(token.credential, set()).add(token.digest)
-        self.to_cache(token)
         if len(self._tokens) > self._capacity:
             oldest = next(iter(self._tokens))
             self._forget(oldest)

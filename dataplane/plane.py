@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 VERSION = "0.1.0"
 POLL_SECONDS = 0.05  # how often the drain looks whether sessions are left
-CLOSING_SECONDS = 1.5  # past DRAIN_SECONDS, for the last Close frames to be answered
-JOIN_SECONDS = 1.5  # for the worker threads
+CLOSING_SECONDS = 1.0  # past DRAIN_SECONDS, for the last Close frames to be answered
+JOIN_SECONDS = 1.0  # for the worker threads
 WATCHDOG_SECONDS = 4.5  # past DRAIN_SECONDS: then the kernel ends what is left
 RESTART_SECONDS = 1.0  # before a task that failed is begun again
 
@@ -96,7 +96,10 @@ class Plane:
 
     def _on_tokens(self, tokens: list[wire.Token]) -> None:
         for token in tokens:
-            self.known.put(token)
+            try:
+                self.known.put(token)
+            except ValueError as error:  # its scope, say, is too long; the others are good
+                log.warning("token.unusable", why=str(error), credential=token.credential.hex())
 
     def _on_revocations(self, revocations: list[wire.Revocation]) -> None:
         for revocation in revocations:

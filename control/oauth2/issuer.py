@@ -29,25 +29,27 @@ from control.store import queries
 from control.store.session import Store
 from control.store.tables import Plugin
 
-_FORM: dict[str, Any] = {
-    "type": "object",
-    "title": "TokenForm",
-    "required": ["grant_type"],
-    "properties": {
-        "grant_type": {"type": "string", "description": "client_credentials"},
-        "client_id": {"type": "string"},
-        "client_secret": {"type": "string", "format": "password"},
-        "scope": {"type": "string", "description": "words separated by spaces"},
-        "authenticated_userid": {
-            "type": "string",
-            "description": "needs provision_key: only the authorization backend names users",
+# Schemas of the OpenAPI document that no model makes: a body is read leniently, in three forms.
+DOCUMENTED: dict[str, Any] = {
+    "TokenForm": {
+        "type": "object",
+        "required": ["grant_type"],
+        "properties": {
+            "grant_type": {"type": "string", "description": "client_credentials"},
+            "client_id": {"type": "string"},
+            "client_secret": {"type": "string", "format": "password"},
+            "scope": {"type": "string", "description": "words separated by spaces"},
+            "authenticated_userid": {
+                "type": "string",
+                "description": "needs provision_key: only the authorization backend names users",
+            },
+            "provision_key": {"type": "string", "format": "password"},
+            "state": {"description": "comes back as it was sent"},
         },
-        "provision_key": {"type": "string", "format": "password"},
-        "state": {"description": "comes back as it was sent"},
-    },
+    }
 }
 _CONTENT = {
-    kind: {"schema": _FORM}
+    kind: {"schema": {"$ref": "#/components/schemas/TokenForm"}}
     for kind in ("application/x-www-form-urlencoded", "application/json", "multipart/form-data")
 }
 

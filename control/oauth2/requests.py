@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import anyio.to_thread
-from anyio import CapacityLimiter
 from starlette.requests import Request
 
 from control.oauth2 import params
@@ -19,13 +19,16 @@ T = TypeVar("T")
 
 
 class StoreThreads:
-    """Threads for the store's work, so that neither the event loop nor the Admin API waits."""
+    """Threads for the store's work, so that neither the event loop nor the Admin API waits.
+
+    A request given up while it stands in line is taken out; one that runs ends by itself.
+    """
 
     def __init__(self, limit: int = THREADS_MAX) -> None:
-        self._limiter = CapacityLimiter(limit)
+        self._pool = ThreadPoolExecutor(limit, "issuer")
 
     async def run(self, work: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
 async def parameters(request: Request) -> Params:

@@ -81,7 +81,8 @@ def message(status: int, text: str, request_id: str | None = None) -> Response:
 
 def no_route(context: TokenContext | None) -> Response:
     """404 of the gateway: no route, or what the request was routed by is there no more."""
-    return message(404, "no Route matched with those values", context.request_id if context else None)
+    request_id = context.request_id if context else None
+    return message(404, "no Route matched with those values", request_id)
 
 
 def unavailable() -> Response:

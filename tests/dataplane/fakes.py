@@ -10,7 +10,14 @@ from typing import Any
 from dataplane import wire
 from dataplane.link import LinkBusy, LinkDown
 
-HOUR = 3600.0
+POLL_SECONDS = 0.001
+
+
+async def until(probe: Callable[[], object]) -> None:
+    """Let the loop run until `probe` gives something true; TimeoutError after ten seconds."""
+    async with asyncio.timeout(10):
+        while not probe():
+            await asyncio.sleep(POLL_SECONDS)
 
 
 def make_token(number: int = 1, credential: int = 1, **fields: Any) -> wire.Token:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ from dataplane import answers as module
 from dataplane import wire
 from dataplane.answers import Answers
 from dataplane.known import KnownTokens
-from tests.dataplane.fakes import FakeEngine, FakeLink, make_snapshot, make_token
+from tests.dataplane.fakes import FakeEngine, FakeLink, make_snapshot, make_token, until
 
 pytestmark = pytest.mark.anyio
 
@@ -66,12 +65,6 @@ class Bench:
         await until(lambda: ref in self.engine.replies)
         status, headers, body = self.engine.replies[ref]
         return status, dict(headers), body
-
-
-async def until(probe: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
-        while not probe():
-            await asyncio.sleep(0.001)
 
 
 @asynccontextmanager

@@ -42,6 +42,20 @@ def test_token_goes_to_the_engine_with_all_it_says(memory: Memory) -> None:
     assert len(memory.known) == 1
 
 
+def test_token_that_the_engine_cannot_hold_is_not_known(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.known.put(make_token(1))
+
+    def refuse(*_: object) -> None:
+        raise ValueError("a scope is too long")
+
+    monkeypatch.setattr(memory.cache, "put", refuse)
+    with pytest.raises(ValueError, match="too long"):
+        memory.known.put(make_token(1, scope="x" * 5000))
+    assert (len(memory.known), memory.cache.tokens) == (0, {})
+
+
 def test_revoked_token_is_refused_until_it_would_have_expired(memory: Memory) -> None:
     token = make_token(expires_at=NOW + 60)
     memory.known.put(token)

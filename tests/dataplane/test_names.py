@@ -13,7 +13,7 @@ import structlog
 
 from dataplane import names as module
 from dataplane.names import Addresses, Resolver, lookup
-from tests.dataplane.fakes import FakeNames
+from tests.dataplane.fakes import FakeNames, until
 
 pytestmark = pytest.mark.anyio
 
@@ -47,12 +47,6 @@ class Dns:
 
 def resolver(names: FakeNames, dns: Callable[[str], Addresses]) -> Resolver:
     return Resolver(cast("Any", names), dns)
-
-
-async def until(probe: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not probe():
-            await asyncio.sleep(0.001)
 
 
 def test_localhost_is_a_name_with_addresses() -> None:

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from dataplane import logs, records
-from tests.dataplane.fakes import FakeEngine
+from tests.dataplane.fakes import FakeEngine, until
 
 NASTY = "a\r\nb\x1b[31m\x00\u202e\u2066\u2028\u200f\x85\x9bz\ud800\U000e0041"
 REFUSED = {"status": 401, "why": "no token", "route": None, "client": "192.0.2.1:9",
@@ -136,9 +136,7 @@ def test_records_are_drained_for_ever_and_memory_is_swept(
 
     async def main() -> None:
         task = asyncio.create_task(records.run(cast("Any", engine)))
-        async with asyncio.timeout(20):
-            while engine.swept < 4:
-                await asyncio.sleep(0.001)
+        await until(lambda: engine.swept >= 4)
         task.cancel()
 
     asyncio.run(main())

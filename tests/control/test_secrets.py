@@ -1,0 +1,169 @@
+"""control/oauth2/secrets.py: tokens, hashes, comparisons."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from control.oauth2 import secrets
+from dataplane import wire
+
+KONG_PHC = (
+    "$pbkdf2-sha512$i=10000,l=32$YSBsaXR0ZSBiaXQsIGp1c3QgYSBsaXR0bGUgYml0"
+    "$z6ysNworexAhDELywIDi0ba0B0T7F/MBZ6Ige9lWRYI"
+)
+KEY = bytes(range(32))
+
+
+@given(st.binary(min_size=1, max_size=64), st.text(wire.TOKEN_ALPHABET, min_size=26, max_size=26))
+def test_check_characters_equal_those_of_the_wire(key: bytes, random_part: str) -> None:
+    assert secrets.check_chars(key, random_part) == wire.token_check(key, random_part)
+
+
+def test_token_shape_and_digest_equal_those_of_the_wire() -> None:
+    token = secrets.make_token(KEY)
+    assert secrets.ALPHABET == wire.TOKEN_ALPHABET
+    assert len(token) == wire.TOKEN_RANDOM_CHARS + wire.TOKEN_CHECK_CHARS
+    assert set(token) <= set(wire.TOKEN_ALPHABET)
+    assert secrets.digest(token) == wire.token_digest(token)
+
+
+def test_s40_tokens_are_random_and_use_the_whole_alphabet() -> None:
+    tokens = [secrets.make_token(KEY)[:26] for _ in range(5000)]
+    assert len(set(tokens)) == len(tokens)
+    for place in range(26):
+        assert {token[place] for token in tokens} == set(secrets.ALPHABET)
+
+
+def test_s40_forked_processes_do_not_repeat_each_other() -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, secrets.make_token(KEY).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    from_child = os.read(reading, 100).decode()
+    os.close(reading)
+    assert len(from_child) == 32 and from_child != secrets.make_token(KEY)
+
+
+def test_hash_is_kongs() -> None:
+    assert secrets.hash_secret("tofu", b"a litte bit, just a little bit") == KONG_PHC
+    assert secrets.verify_hash("tofu", KONG_PHC)
+    assert not secrets.needs_rehash(KONG_PHC)
+
+
+def test_hash_has_a_salt_of_its_own() -> None:
+    first, second = secrets.hash_secret("x"), secrets.hash_secret("x")
+    assert first != second
+    assert secrets.verify_hash("x", first) and secrets.verify_hash("x", second)
+
+
+@pytest.mark.parametrize(
+    "phc",
+    [
+        "",
+        "tofu",
+        KONG_PHC[:-1],
+        KONG_PHC + "=",
+        KONG_PHC + "\n",
+        KONG_PHC.replace("sha512", "md5"),
+        KONG_PHC.replace("sha512", "sha256"),
+        KONG_PHC.replace("i=10000", "i=9999"),
+        KONG_PHC.replace("i=10000", "i=0"),
+        KONG_PHC.replace("i=10000", "i=9999999"),
+        KONG_PHC.replace("l=32", "l=31"),
+        KONG_PHC.replace("l=32", "l=0"),
+        KONG_PHC.replace("$YSBsaXR0", "$A"),
+        KONG_PHC.replace("$pbkdf2", "$argon2"),
+    ],
+)
+def test_hash_that_is_not_kongs_never_verifies(phc: str) -> None:
+    assert not secrets.verify_hash("tofu", phc)
+
+
+@pytest.mark.parametrize("secret", ["", "tofU", "tofu ", "tofu\0", "\ud800", KONG_PHC])
+def test_other_secret_does_not_verify(secret: str) -> None:
+    assert not secrets.verify_hash(secret, KONG_PHC)
+
+
+def test_decoy_is_a_hash_of_todays_cost() -> None:
+    assert secrets._PHC.fullmatch(secrets.DECOY)
+    assert not secrets.needs_rehash(secrets.DECOY)
+    assert not secrets.verify_hash("", secrets.DECOY)
+
+
+@pytest.mark.parametrize("phc", [KONG_PHC, secrets.DECOY, "not a hash"])
+def test_s25_verifying_hashes_once_whatever_is_stored(
+    phc: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derived: list[int] = []
+    pbkdf2 = secrets.hashlib.pbkdf2_hmac
+
+    def counting(name: str, secret: bytes, salt: bytes, iterations: int, size: int) -> bytes:
+        derived.append(iterations)
+        return pbkdf2(name, secret, salt, iterations, size)
+
+    monkeypatch.setattr(secrets.hashlib, "pbkdf2_hmac", counting)
+    verifier = secrets.HashVerifier(1)
+    assert asyncio.run(verifier.verify("tofu", phc)) is (phc == KONG_PHC)
+    assert derived == [10_000]
+    assert verifier.count == 1
+
+
+def test_verifier_runs_a_bounded_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most, lock = 0, 0, threading.Lock()
+    together = threading.Barrier(2)  # each waits for a second one: two do run at a time
+
+    def slow(_secret: str, _phc: str) -> bool:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        together.wait(10)
+        with lock:
+            running -= 1
+        return True
+
+    monkeypatch.setattr(secrets, "verify_hash", slow)
+    verifier = secrets.HashVerifier(2)
+
+    async def flood() -> None:
+        await asyncio.gather(*(verifier.verify("x", KONG_PHC) for _ in range(20)))
+
+    asyncio.run(flood())
+    assert (most, verifier.count) == (2, 20)
+
+
+@given(st.text(st.characters()), st.text(st.characters()))
+def test_same_is_equality(left: str, right: str) -> None:
+    assert secrets.same(left, right) is (left == right)
+    assert secrets.same(left, left)
+
+
+SECRET_NAMES = {"client_secret", "provision_key", "secret", "token", "digest", "derived", "key"}
+
+
+def test_s26_no_secret_is_compared_with_an_operator() -> None:
+    """No `==`, `!=` or `in` whose side is named as a secret is, anywhere in the issuer."""
+    folder = Path(secrets.__file__).parent
+    found = []
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Compare):
+                continue
+            if not any(isinstance(op, ast.Eq | ast.NotEq | ast.In) for op in node.ops):
+                continue
+            sides = [node.left, *node.comparators]
+            names = {getattr(s, "id", getattr(s, "attr", None)) for s in sides}
+            if names & SECRET_NAMES:
+                found.append(f"{path.name}:{node.lineno}")
+    assert found == []
