@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,7 +92,14 @@ def start(
         ),
     ] = False,
     echo_port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Where --example's echo upstream listens.")
+        int,
+        typer.Option(
+            min=1,
+            max=65535,
+            envvar="NARTHEX_ECHO_PORT",
+            show_envvar=True,
+            help="Where --example's echo upstream listens.",
+        ),
     ] = ECHO_PORT,
 ) -> None:
     """Run both planes; restart one that dies; end both on SIGTERM or Ctrl-C.
@@ -252,7 +258,7 @@ def example(echo_port: Annotated[int, typer.Option(min=1, max=65535)] = ECHO_POR
 def main() -> None:
     """Run a command.  Exit codes: 0, 1 for a fault in one line on stderr, 2 for wrong usage."""
     try:
-        app(prog_name=Path(sys.argv[0]).name if sys.argv[0].endswith("narthex") else "narthex")
+        app(prog_name="narthex")
     except Fault as fault:
         print(f"narthex: {fault}", file=sys.stderr)
         sys.exit(1)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from websockets.sync.server import ServerConnection, serve
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
-from tests.harness import ROOT, Gateway, free_ports, running_gateway
+from tests.harness import ROOT, Gateway, RecordingUpstream, free_ports, running_gateway
 
 
 @pytest.fixture
@@ -48,17 +52,32 @@ def gateway(new_gateway: Callable[..., Gateway], workers: str) -> Gateway:
 @pytest.fixture(scope="session")
 def echo_url() -> Iterator[str]:
     """The ws:// URL of an upstream that sends every message back."""
+    with RecordingUpstream() as upstream:
+        yield upstream.url
 
-    def echo(connection: ServerConnection) -> None:
-        for message in connection:
-            connection.send(message)
 
-    with serve(echo, "127.0.0.1", 0, compression=None) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/"
-        server.shutdown()
-        thread.join(10)
+@pytest.fixture(scope="session")
+def self_signed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """PEM files of a certificate for localhost, signed by itself, and of its key."""
+    folder = tmp_path_factory.mktemp("certificate")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "key.pem").write_bytes(pem)
+    return folder / "cert.pem", folder / "key.pem"
 
 
 SIZES = {".py": 400, ".pyx": 700, ".pxd": 200}  # lines; past these a file deserves a second look

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from websockets.http11 import Request
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as ws_connect
+from websockets.sync.server import ServerConnection, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.02
@@ -286,6 +289,30 @@ def websocket(url: str, token: str | None = None, **options: Any) -> ClientConne
     return ws_connect(
         url, additional_headers=headers, ssl=context, proxy=None, open_timeout=10, **options
     )
+
+
+class RecordingUpstream:
+    """A WebSocket server that sends every message back and keeps the handshakes it saw."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def __enter__(self) -> RecordingUpstream:
+        self._server = serve(self._handle, "127.0.0.1", 0, compression=None, max_size=None)
+        self.url = f"ws://127.0.0.1:{self._server.socket.getsockname()[1]}/"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+        return self
+
+    def _handle(self, connection: ServerConnection) -> None:
+        if connection.request is not None:
+            self.requests.append(connection.request)
+        for message in connection:
+            connection.send(message)
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join(10)
 
 
 @contextlib.contextmanager
