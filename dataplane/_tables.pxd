@@ -1,17 +1,16 @@
-"""A compiled snapshot as workers read it: the route matcher, policies, principals, names.
+"""A compiled snapshot as workers read it: the route matcher and the principals.
 
-Published by one pointer swap and read-only from then on; the Python objects below own the memory.
+Published by one pointer swap and read-only from then on; `Tables` owns the memory.
 """
 
-from dataplane._core cimport *
+from dataplane._policies cimport *
 
 cdef enum:
-    FIELDS_MAX = 128  # header fields of one RouteQuery
-    METHODS_MAX = 64  # different methods in the routes of one snapshot
-    PROBES_MAX = 32  # slots looked at for one key; a table that would need more is made larger
-    PATH_BYTES_MAX = 8192  # of a route's path: a longer request line is refused anyway
-    HOST_BYTES_MAX = 253  # of a host, without its port
-    CANDIDATES_MAX = 1 << 20  # host and path pairs of all routes together
+    QUERY_FIELDS_MAX = 128  # header fields of one RouteQuery
+    TABLES_METHODS_MAX = 64  # different methods in the routes of one snapshot
+    TABLES_PROBES_MAX = 32  # slots looked at for one key; a table that would need more is made larger
+    ROUTE_PATH_MAX = 8192  # of a route's path: a longer request line is refused anyway
+    TABLES_CANDIDATES_MAX = 1 << 20  # host and path pairs of all routes together
 
 cdef struct RouteQuery:
     Span host  # borrowed, as all spans here; lower case, without port
@@ -20,7 +19,7 @@ cdef struct RouteQuery:
     Span path  # normalised, without query
     Span* names  # header fields in order; only filled when the tables want them
     Span* values
-    uint32_t fields_n  # <= FIELDS_MAX
+    uint32_t fields_n  # <= QUERY_FIELDS_MAX
 
 cdef struct RouteMatch:
     Policy* policy  # borrowed from the tables; policy_hold keeps it longer
@@ -32,11 +31,11 @@ cdef struct VirtualRoute:
     Policy* policy
     uint64_t methods  # bits of TableSet.methods; 0: any
     uint32_t prefix_len
-    uint32_t conditions_first  # header conditions, in TableSet.conditions
+    uint32_t conditions_first  # in TableSet.conditions
     uint32_t conditions_n
 
 cdef struct Condition:
-    # One header of a route: any of these (name, value) pairs.
+    # One header of a route: any of these pairs.
 
     uint32_t pairs_first  # in TableSet.condition_pairs
     uint32_t pairs_n
@@ -58,7 +57,7 @@ cdef struct Bucket:
     uint32_t count
 
 cdef struct Length:
-    uint32_t bytes  # of a path prefix that is there for this host
+    uint32_t bytes  # of path prefixes that are there for this host
     uint32_t rank  # the best of those routes
 
 cdef struct HostEntry:
@@ -66,24 +65,24 @@ cdef struct HostEntry:
     uint32_t lengths_first  # in TableSet.lengths, shortest first
     uint32_t lengths_n
 
+cdef struct Wild:
+    Span text  # ".x" of "*.x", or "x." of "x.*"
+    uint8_t is_suffix
+
 cdef struct Pair:
-    Span name  # of a header, lower case
-    Span value  # lower case
+    Span value  # of a header, lower case
+    uint32_t name  # index in TableSet.names
 
 cdef struct Slot:
     uint32_t tag  # upper half of the key's hash
     uint32_t item  # 1 + index in the array behind; 0: free
 
 cdef struct Index:
-    # Open addressing over an array; a lookup ends at a free slot or after PROBES_MAX.
+    # Open addressing over an array; a lookup ends at a free slot or after TABLES_PROBES_MAX.
 
     Slot* slots  # owned
     uint32_t mask
-    # Invariant: mask + 1 is a power of two; every item is within PROBES_MAX of its start.
-
-cdef struct Wild:
-    Span text  # ".x" of "*.x", or "x." of "x.*"
-    uint8_t is_suffix
+    # Invariant: mask + 1 is a power of two; every item is within TABLES_PROBES_MAX of its start.
 
 cdef struct TableSet:
     uint64_t version
@@ -99,20 +98,24 @@ cdef struct TableSet:
     Condition* conditions
     uint32_t* condition_pairs
     Pair* pairs
+    Span* names  # of headers, lower case
+    Principal* principals
     Span methods[64]
     uint32_t methods_n
     uint32_t routes_n
     uint32_t candidates_n
+    uint32_t buckets_n
     uint32_t hosts_n
     uint32_t principals_n
-    Principal* principals
-    Index host_index
-    Index bucket_index
-    Index pair_index
-    Index principal_index
-    # Invariant: candidates of a bucket have ascending ranks < routes_n; nothing changes once published.
+    uint32_t value_bytes_max  # of the longest Pair.value
+    Index by_host
+    Index by_prefix
+    Index by_name
+    Index by_pair
+    Index by_credential
+    # Invariant: ranks ascend in a bucket and are < routes_n; nothing changes once published.
 
-# 1 and `out` filled for the first route in Kong's order of precedence that matches, else 0.
+# 1, and `out` filled, for the first match in Kong's order of precedence; else 0.
 cdef int tables_match(
     const TableSet* tables, const RouteQuery* query, RouteMatch* out
 ) noexcept nogil
@@ -121,39 +124,7 @@ cdef Principal* tables_principal(
     const TableSet* tables, const uint8_t* credential
 ) noexcept nogil
 
-cdef class NameBox:
-    """One host of services, and its addresses once they are known."""
-
-    cdef object __weakref__
-    cdef NameCell c
-    cdef Reclaimer reclaimer
-    cdef readonly str host
-    cdef readonly bint literal  # an IP address: never asked for
-    cpdef void set_addresses(self, list addresses) except *
-    cpdef void mark_failed(self)
-
-cdef class NameTable:
-    """What outlives a snapshot: names, and policies that sessions still hold."""
-
-    cdef Reclaimer reclaimer
-    cdef object boxes  # WeakValueDictionary: host -> NameBox
-    cdef list orphans  # of Orphan
-    cpdef NameBox intern(self, str host)
-
-cdef class PolicyBox:
-    """Owns one Policy.  When it goes while sessions hold the policy, NameTable takes that over."""
-
-    cdef Policy* c  # owned
-    cdef NameTable names
-    cdef NameBox name  # owner of c.name, or None
-    cdef readonly bytes content  # what it was compiled from
-    cdef readonly tuple virtual  # its virtual routes, for the next compile
-    cpdef uint64_t users(self)
-
 cdef class Tables:
-    """Owns one TableSet and all that it points to."""
-
     cdef TableSet* c  # owned
-    cdef readonly list boxes  # every PolicyBox
-    cdef readonly dict by_content  # content -> PolicyBox
+    cdef readonly dict boxes  # content -> PolicyBox, of every route
     cdef bytes text  # what the spans of c point into

@@ -1,7 +1,7 @@
 """A snapshot, compiled beside the live tables: wire.Snapshot in, `_tables.Tables` out.
 
-What did not change keeps its PolicyBox, by identity: sessions that hold the policy are not disturbed
-and nothing is parsed twice. Everything is checked first; `CompileError` leaves all as it was.
+What did not change keeps its PolicyBox, by identity: sessions that hold it are not disturbed
+and nothing is parsed twice. `CompileError` leaves all as it was.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class CompileError(Exception):
     """The snapshot cannot carry traffic; the text says why, for the operator."""
 
 
-def compile_snapshot(
-    snapshot: wire.Snapshot, previous: Tables | None, names: NameTable
-) -> Tables:
+def compile_snapshot(snapshot: wire.Snapshot, previous: Tables | None, names: NameTable) -> Tables:
     """The tables of a snapshot, sharing with `previous` what did not change.
 
     Raises:
@@ -61,9 +59,7 @@ def compile_snapshot(
         boxes = _policies(snapshot, previous, names)
         principals = _principals(snapshot)
         # Seeded anew each time: which keys share a probe cannot be learnt from outside.
-        return Tables(
-            snapshot.version, snapshot.check_key, secrets.randbits(64), boxes, principals
-        )
+        return Tables(snapshot.version, snapshot.check_key, secrets.randbits(64), boxes, principals)
     except UnicodeEncodeError:
         raise CompileError("a text has a lone surrogate") from None
     except (ValueError, OverflowError) as error:
@@ -168,9 +164,7 @@ def _policy(
         flags,
         route.https_redirect_status_code,
         target,
-        None
-        if anonymous is None
-        else (anonymous.id, consumer_lines(anonymous) + ANONYMOUS_LINE),
+        None if anonymous is None else (anonymous.id, consumer_lines(anonymous) + ANONYMOUS_LINE),
         (
             host or b"",
             service.host.encode() if service is not None else b"",

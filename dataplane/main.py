@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from dataplane import logs
-from dataplane._tables import NameTable
+from dataplane._policies import NameTable
 from dataplane._worker import Engine
 from dataplane.disk import DiskState
 from dataplane.plane import VERSION, Plane

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 if TYPE_CHECKING:
-    from dataplane._tables import NameTable
+    from dataplane._policies import NameTable
 
 REFRESH_SECONDS = 30.0
 LOOKUPS_MAX = 8  # at the same time

@@ -28,7 +28,8 @@ from dataplane.startup import Trust
 from dataplane.status import Readiness, Sources, serve, status_app
 
 if TYPE_CHECKING:
-    from dataplane._tables import NameTable, Tables
+    from dataplane._policies import NameTable
+    from dataplane._tables import Tables
     from dataplane._worker import Engine
     from dataplane.disk import DiskState
 

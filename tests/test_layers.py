@@ -60,13 +60,14 @@ FOREIGN = {
 
 PURE = ("_sys",)
 SHARED = (*PURE, "_core")
-BELOW_STATES = (*SHARED, "_http", "_frame", "_tables", "_tokens", "_tls")
+BELOW_STATES = (*SHARED, "_http", "_frame", "_policies", "_tables", "_tokens", "_tls")
 CYTHON = {
     "_sys": (),
     "_core": PURE,
     "_http": PURE,
     "_frame": PURE,
-    "_tables": SHARED,
+    "_policies": SHARED,
+    "_tables": (*SHARED, "_policies"),
     "_tokens": SHARED,
     "_tls": SHARED,
     "_admission": BELOW_STATES,
