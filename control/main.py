@@ -17,32 +17,19 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from control import logs
-from control.app import create_app, create_issuer
+from control.app import VERSION, create_app, create_issuer
+from control.push import LinkTLSError, Push, link_tls
 from control.settings import Listen, Settings, SettingsError, load
 from control.startup import (
     StartError,
     bind,
+    check_certificate,
     link_secret,
     lock_data_dir,
     prepare_data_dir,
-    server_tls,
 )
 from control.store.keyring import KeyringError, load_keyring
 from control.store.session import Store, StoreError
-
-try:
-    from control.push import Push
-except ModuleNotFoundError:  # until the link lands
-
-    class Push:  # type: ignore[no-redef]
-        def __init__(self, *_: object) -> None: ...
-
-        def dataplanes(self) -> list[dict[str, object]]:
-            return []
-
-        async def serve(self, *_: object) -> None:
-            await asyncio.Event().wait()
-
 
 log = structlog.get_logger("control")
 
@@ -74,7 +61,7 @@ def main(settings: Settings) -> int:
         with lock_data_dir(data_dir), contextlib.closing(_open_store(settings)) as store:
             plane = _prepare(settings, data_dir, store)
             return asyncio.run(_serve(plane))
-    except (StartError, KeyringError, StoreError) as error:
+    except (StartError, KeyringError, StoreError, LinkTLSError) as error:
         print(f"narthex control: {error}", file=sys.stderr)
         return 1
 
@@ -90,18 +77,17 @@ def _open_store(settings: Settings) -> Store:
 
 
 def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
-    link_tls = None
-    if settings.link_cert and settings.link_key:
-        link_tls = server_tls(
-            "LINK_CERT, LINK_KEY, LINK_CA", settings.link_cert, settings.link_key, settings.link_ca
-        )
+    tls = None
+    if settings.link_cert and settings.link_key and settings.link_ca:
+        tls = link_tls(settings.link_cert, settings.link_key, settings.link_ca, settings.link_crl)
     issuer_cert = issuer_socket = None
     if settings.issuer_listen and settings.tls_cert and settings.tls_key:
-        server_tls("TLS_CERT, TLS_KEY", settings.tls_cert, settings.tls_key)
+        check_certificate("TLS_CERT, TLS_KEY", settings.tls_cert, settings.tls_key)
         issuer_cert = (settings.tls_cert, settings.tls_key)
         issuer_socket = bind("ISSUER_LISTEN", settings.issuer_listen)
     issuer = create_issuer(store)
-    push = Push(store, issuer, link_secret(settings, data_dir))
+    secret = link_secret(settings, data_dir)
+    push = Push(store, issuer, secret, names=settings.link_names, software=VERSION)
     admin_socket = bind("ADMIN_LISTEN", settings.admin_listen)
     admin = create_app(settings, store, dataplanes=push.dataplanes)
     return Plane(
@@ -110,7 +96,7 @@ def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
         push=push,
         admin_socket=admin_socket,
         link=_free("LINK_LISTEN", settings.link_listen),
-        link_tls=link_tls,
+        link_tls=tls,
         issuer=issuer,
         issuer_socket=issuer_socket,
         issuer_cert=issuer_cert,
@@ -160,10 +146,14 @@ async def _serve(plane: Plane) -> int:
     http = [asyncio.create_task(s.serve([sock])) for s, sock in servers.items()]
     link = asyncio.create_task(plane.push.serve(plane.link.host, plane.link.port, plane.link_tls))
     stopped = asyncio.create_task(stop.wait())
-    _say_where(plane)
+    ready = asyncio.create_task(plane.push.listening.wait())
+    await asyncio.wait([ready, link], return_when=asyncio.FIRST_COMPLETED)
+    if ready.done():
+        _say_where(plane)
     await asyncio.wait([*http, link, stopped], return_when=asyncio.FIRST_COMPLETED)
     fault = not stop.is_set()
     stopped.cancel()
+    ready.cancel()
     log.info("stopping")
     for server in servers:
         server.should_exit = True

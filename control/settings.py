@@ -149,6 +149,14 @@ class Settings(BaseSettings):
     link_ca: Path | None = Field(
         None, description="PEM certificates that sign data planes' certificates"
     )
+    link_crl: Path | None = Field(
+        None, description="PEM list of revoked certificates of data planes, signed by LINK_CA"
+    )
+    link_names: Words = Field(
+        [],
+        description="DNS names, URIs or common names of the certificates that may connect; "
+        "unset: each that LINK_CA signed",
+    )
     issuer_listen: Annotated[Listen | None, NoDecode, BeforeValidator(_listen)] = Field(
         None, description="serves the token endpoint by itself too, over TLS_CERT; unset: not"
     )

@@ -108,25 +108,16 @@ def bind(name: str, listen: Listen) -> socket.socket:
     return found
 
 
-def server_tls(names: str, cert: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
-    """A server's TLS context; with `client_ca` clients must show a certificate it signed.
-
-    `names` are the settings the files come from, for the error.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    for path in (cert, key, client_ca):
-        if path is not None:
-            _check_readable(names, path)
+def check_certificate(names: str, cert: Path, key: Path) -> None:
+    """Certificate chain and key in PEM that belong together; `names` are their settings."""
+    for path in (cert, key):
+        _check_readable(names, path)
     try:
-        context.load_cert_chain(cert, key, password="")
-        if client_ca is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(client_ca)
+        # An empty password, lest OpenSSL asks for one at the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or "not PEM, or the key is not the certificate's"
         raise StartError(f"{names} {cert}, {key}: cannot be used: {reason}") from None
-    return context
 
 
 def _check_readable(names: str, path: Path) -> None:

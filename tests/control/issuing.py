@@ -165,7 +165,7 @@ def issuing(folder: Path) -> Iterator[Issuing]:
     """An issuer with the how-to's plugin on a service-less route, a consumer and a service."""
     store = new_store(folder)
     with store.writing() as session:
-        _seed(session)
+        seed(session)
     with asyncio.Runner() as runner:
         made = Issuing(store, create_issuer(store), runner)
         store.subscribe(made.changes.append)
@@ -173,7 +173,7 @@ def issuing(folder: Path) -> Iterator[Issuing]:
     store.close()
 
 
-def _seed(session: Session) -> None:
+def seed(session: Session) -> None:
     now = int(time.time())
     times = {"created_at": now, "updated_at": now}
     session.add(Consumer(id=str(uuid.UUID(int=4)), username="alex", **times))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import stat
 from pathlib import Path
 
@@ -112,9 +111,9 @@ def test_address_that_is_not_ours_is_said(host: str) -> None:
         startup.bind("LINK_LISTEN", Listen(host, 0))
 
 
-def test_certificate_is_loaded(tmp_path: Path) -> None:
+def test_certificate_that_can_be_used_passes(tmp_path: Path) -> None:
     cert, key = make_certificate(tmp_path)
-    assert startup.server_tls("TLS_CERT, TLS_KEY", cert, key).verify_mode is ssl.CERT_NONE
+    startup.check_certificate("TLS_CERT, TLS_KEY", cert, key)
 
 
 def test_certificate_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -122,7 +121,7 @@ def test_certificate_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing.pem"
     for pair in ((missing, key), (cert, missing)):
         with pytest.raises(StartError, match=r"TLS_CERT, TLS_KEY .*missing.pem: cannot be read"):
-            startup.server_tls("TLS_CERT, TLS_KEY", *pair)
+            startup.check_certificate("TLS_CERT, TLS_KEY", *pair)
 
 
 def test_certificate_that_is_none_is_named(tmp_path: Path) -> None:
@@ -132,4 +131,4 @@ def test_certificate_that_is_none_is_named(tmp_path: Path) -> None:
     noise.write_text("hello")
     for pair in ((noise, key), (cert, noise), (cert, other)):
         with pytest.raises(StartError, match=r"TLS_CERT, TLS_KEY .*: cannot be used: "):
-            startup.server_tls("TLS_CERT, TLS_KEY", *pair)
+            startup.check_certificate("TLS_CERT, TLS_KEY", *pair)
