@@ -13,6 +13,8 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from control.admin.edge import Counts, Manners, Stamp
+from control.admin.router import documented_models, install
 from control.guard import Guard
 from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
 from control.settings import Settings
@@ -30,8 +32,11 @@ def create_app(settings: Settings, store: Store, dataplanes: DataPlanes) -> ASGI
 
     `dataplanes` tells which data planes are connected, for `GET /dataplanes`.
     """
-    app = Shield(admin_app(store, dataplanes))
-    return Guard(app, settings.admin_listen, settings.admin_hosts, settings.admin_origins)
+    counts = Counts()
+    app = admin_app(store, dataplanes, counts)
+    shielded = Shield(Manners(app, app))
+    guarded = Guard(shielded, settings.admin_listen, settings.admin_hosts, settings.admin_origins)
+    return Stamp(guarded, f"narthex/{VERSION}", counts)
 
 
 def create_issuer(store: Store) -> ASGIApp:
@@ -46,9 +51,10 @@ def issuer_app(store: Store) -> FastAPI:
     return app
 
 
-def admin_app(store: Store, dataplanes: DataPlanes) -> FastAPI:
+def admin_app(store: Store, dataplanes: DataPlanes, counts: Counts | None = None) -> FastAPI:
     """The Admin API by itself; its OpenAPI document describes the issuer too."""
     app = _fastapi()
+    install(app, store, counts)
     described = [*app.routes, *issuer_app(store).routes]
     app.openapi = lambda: _document(app, described)  # type: ignore[method-assign]
     return app
@@ -65,7 +71,7 @@ def _document(app: FastAPI, routes: Sequence[BaseRoute]) -> dict[str, Any]:
             separate_input_output_schemas=False,
         )
         components = made.setdefault("components", {})
-        components.setdefault("schemas", {}).update(DOCUMENTED)
+        components.setdefault("schemas", {}).update(DOCUMENTED | documented_models())
         components["securitySchemes"] = {"client": {"type": "http", "scheme": "basic"}}
         app.openapi_schema = made
     return app.openapi_schema

@@ -1,0 +1,1 @@
+"""Kong's Admin API: generic machinery, and one module an entity."""

@@ -2,11 +2,11 @@
 
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, case, func, or_, type_coerce
+from sqlalchemy import JSON, case, delete, func, or_, type_coerce
 from sqlmodel import Session, col, select
 
 from control.store.changes import IssuedToken, Revoked
@@ -21,6 +21,9 @@ from control.store.tables import (
     Route,
     Service,
 )
+
+# A revocation outlives what it covers by this much at least: a data plane may be told late.
+REVOCATION_SECONDS_MIN = 60
 
 # --- cluster state ---------------------------------------------------------------------------
 
@@ -73,6 +76,7 @@ class PluginRow(NamedTuple):
     config: dict[str, Any]  # secrets still sealed
     protocols: list[str]
     enabled: bool
+    policy: dict[str, Any]  # the config as a data plane needs it
 
 
 class ConsumerRow(NamedTuple):
@@ -243,14 +247,39 @@ def delete_tokens(session: WriteSession, rows: Iterable[OAuth2Token]) -> None:
         session.note_revocation("token", row.access_token_digest, issued_token(row).expires_at)
 
 
-def last_expiry(session: Session, credential_ids: Sequence[str]) -> float:
-    """When the last token of these credentials has expired; 0 when one never does or none is."""
+def delete_tokens_of_service(session: WriteSession, service_id: str) -> None:
+    """Delete and revoke the tokens that are bound to a service."""
+    delete_tokens(
+        session, session.exec(select(OAuth2Token).where(OAuth2Token.service_id == service_id)).all()
+    )
+    session.flush()
+
+
+def delete_tokens_of_credential(session: WriteSession, credential_id: str) -> None:
+    """Delete the tokens of a credential, which is itself revoked."""
+    session.execute(delete(OAuth2Token).where(col(OAuth2Token.credential_id) == credential_id))
+
+
+def last_expiry_of_credential(session: Session, credential_id: str) -> float:
+    """When the revocation of a credential has nothing left to cover; 0 = never."""
+    return _last_expiry(session, col(OAuth2Token.credential_id) == credential_id)
+
+
+def last_expiry_of_consumer(session: Session, consumer_id: str) -> float:
+    """As `last_expiry_of_credential`, over all credentials of a consumer."""
+    credentials = select(OAuth2Credential.id).where(OAuth2Credential.consumer_id == consumer_id)
+    return _last_expiry(session, col(OAuth2Token.credential_id).in_(credentials))
+
+
+def _last_expiry(session: Session, condition: Any) -> float:
     never = case((col(OAuth2Token.expires_in) == 0, 1), else_=0)
     statement = select(
         func.max(OAuth2Token.created_at + OAuth2Token.expires_in), func.max(never)
-    ).where(col(OAuth2Token.credential_id).in_(credential_ids))
+    ).where(condition)
     last, has_endless = session.exec(statement).one()
-    return 0.0 if has_endless or last is None else float(last)
+    if has_endless:
+        return 0.0
+    return max(last or 0.0, time.time() + REVOCATION_SECONDS_MIN)
 
 
 # --- revocations -------------------------------------------------------------------------------
@@ -269,3 +298,10 @@ def revocations_after(
         Revoked(row.seq, row.kind, row.key, row.expires_at)
         for row in session.exec(statement.limit(limit))
     ]
+
+
+def forget_revocation(session: WriteSession, kind: str, key: bytes) -> None:
+    """What is made again under an old key is not revoked any more."""
+    session.execute(
+        delete(Revocation).where(col(Revocation.key) == key, col(Revocation.kind) == kind)
+    )

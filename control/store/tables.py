@@ -114,6 +114,9 @@ class Plugin(SQLModel, table=True):
     route_id: str | None = _reference("routes.id", on_delete="CASCADE")
     consumer_id: str | None = _reference("consumers.id", on_delete="CASCADE")
     config: dict[str, Any] = Field(sa_column=Column(SealedJSON(), nullable=False))
+    policy: dict[str, Any] = Field(  # config as a data plane needs it, without secrets
+        default_factory=dict, sa_column=Column(JSON(), nullable=False)
+    )
     protocols: list[str] = _json()
     enabled: bool = True
     tags: list[str] | None = _json()
@@ -197,5 +200,5 @@ class Revocation(SQLModel, table=True):
 
     seq: int = _big(primary_key=True, sa_column_kwargs={"autoincrement": False})
     kind: str  # token, credential, consumer
-    key: bytes = Field(sa_column=Column(LargeBinary(32), nullable=False))
+    key: bytes = Field(sa_column=Column(LargeBinary(32), nullable=False, index=True))
     expires_at: float = Field(default=0.0, index=True)  # 0 = never

@@ -232,18 +232,29 @@ def test_tokens_to_replay_are_those_made_by_hand_and_not_expired(store: Store) -
 
 
 def test_last_expiry_is_that_of_the_longest_lived_token(store: Store) -> None:
+    now = time.time()
     with store.writing() as session:
         credential = add_credential(session)
-        assert queries.last_expiry(session, [credential.id]) == 0.0
-        add_token(session, credential.id, created_at=100.0)
+
+        def last() -> tuple[float, float]:
+            return (
+                queries.last_expiry_of_credential(session, credential.id),
+                queries.last_expiry_of_consumer(session, credential.consumer_id),
+            )
+
+        assert all(now + 60 <= moment < now + 90 for moment in last())
+        add_token(session, credential.id, created_at=now, expires_in=500)
+        digests = iter([b"2" * 32, b"3" * 32])
         add_token(
-            session, credential.id, created_at=100.0, expires_in=90, access_token_digest=b"2" * 32
+            session,
+            credential.id,
+            created_at=now,
+            expires_in=900,
+            access_token_digest=next(digests),
         )
-        assert queries.last_expiry(session, [credential.id]) == 190.0
-        add_token(
-            session, credential.id, created_at=100.0, expires_in=0, access_token_digest=b"3" * 32
-        )
-        assert queries.last_expiry(session, [credential.id]) == 0.0
+        assert last() == (now + 900, now + 900)
+        add_token(session, credential.id, expires_in=0, access_token_digest=next(digests))
+        assert last() == (0.0, 0.0)
 
 
 def test_client_secret_is_replaced_when_hashed_anew(store: Store) -> None:

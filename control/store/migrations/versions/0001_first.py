@@ -48,6 +48,7 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("seq", name="pk_revocations"),
     )
+    op.create_index("ix_revocations_key", "revocations", ["key"])
     op.create_index("ix_revocations_expires_at", "revocations", ["expires_at"])
 
     op.create_table(
@@ -168,6 +169,7 @@ def upgrade() -> None:
         sa.Column("route_id", sa.String(length=36), nullable=True),
         sa.Column("consumer_id", sa.String(length=36), nullable=True),
         sa.Column("config", sa.JSON(), nullable=False),
+        sa.Column("policy", sa.JSON(), nullable=False),
         sa.Column("protocols", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("enabled", sa.Boolean(), nullable=False),
         sa.Column("tags", sa.JSON(none_as_null=True), nullable=True),

@@ -1,0 +1,203 @@
+"""Request bodies: JSON, urlencoded and multipart forms, read into one shape.
+
+A form has only text, so that a field's type comes from its schema: `infer` turns the text into
+what the JSON body would have held. Nesting is by name: `service.id`, `config.scopes[]`, `hosts[1]`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from python_multipart.exceptions import MultipartParseError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from control.admin.errors import PlainError
+from control.admin.schema import Field
+
+BODY_BYTES_MAX = 10 * 1024 * 1024
+_FORM_FIELDS_MAX = 10_000
+_DEPTH_MAX = 20  # of names in a form: a.b.c…
+_PARSE_ASIDE_BYTES = 64 * 1024  # larger bodies are parsed off the event loop
+
+_INDEXED = re.compile(r"(.+?)\[(\d*)\]")
+
+
+@dataclass(frozen=True)
+class Body:
+    """What a request carried.  `typed`: from JSON, else all values are text."""
+
+    values: dict[str, Any]
+    typed: bool = True
+
+    def for_fields(self, fields: Mapping[str, Field]) -> dict[str, Any]:
+        """The values as the entity's fields want them."""
+        return self.values if self.typed else infer(fields, self.values)
+
+
+async def read_body(request: Request) -> Body:
+    """The request's body by its content type; no body is an empty object.
+
+    Raises:
+        PlainError: 400 broken, 413 larger than BODY_BYTES_MAX, 415 another content type.
+    """
+    types = request.headers.getlist("content-type")
+    if len(types) > 1:
+        raise PlainError(400, "Only one Content-Type header is allowed")
+    data = await _read(request)
+    if not data:
+        return Body({})
+    kind = types[0].split(";")[0].strip().lower() if types else ""
+    parse = _PARSERS.get(kind)
+    if parse is None:
+        raise PlainError(415, "Unsupported media type")
+    if kind == "multipart/form-data":
+        return await _multipart(request.headers, data)
+    if len(data) > _PARSE_ASIDE_BYTES:
+        return await run_in_threadpool(parse, data)
+    return parse(data)
+
+
+async def _read(request: Request) -> bytes:
+    data = bytearray()
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > BODY_BYTES_MAX:
+                raise PlainError(413, "Payload too large")
+    except ClientDisconnect:
+        raise PlainError(400, "the body was cut short") from None
+    return bytes(data)
+
+
+def _json(data: bytes) -> Body:
+    try:
+        values = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise PlainError(400, "Cannot parse JSON body")
+    return Body(values)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _urlencoded(data: bytes) -> Body:
+    try:
+        pairs = parse_qsl(
+            data.decode("utf-8"),
+            keep_blank_values=True,
+            max_num_fields=_FORM_FIELDS_MAX,
+            errors="strict",
+        )
+    except ValueError:
+        raise PlainError(400, "Cannot parse form body") from None
+    return Body(nest(pairs), typed=False)
+
+
+async def _multipart(headers: Headers, data: bytes) -> Body:
+    async def once() -> Any:
+        yield data
+
+    parser = MultiPartParser(headers, once(), max_fields=_FORM_FIELDS_MAX)
+    try:
+        form = await parser.parse()
+        pairs = []
+        for name, value in form.multi_items():
+            content = value if isinstance(value, str) else (await value.read()).decode("utf-8")
+            pairs.append((name, content))
+        await form.close()
+    except (MultiPartException, MultipartParseError, UnicodeDecodeError, KeyError):
+        raise PlainError(400, "Cannot parse form body") from None
+    return Body(nest(pairs), typed=False)
+
+
+_PARSERS = {
+    "application/json": _json,
+    "application/x-www-form-urlencoded": _urlencoded,
+    "multipart/form-data": _urlencoded,  # stands for the kind; its parser needs the headers
+}
+
+
+# --- forms -------------------------------------------------------------------------------------
+
+
+def nest(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Form fields as nested dicts and lists of text; an empty value is null."""
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        path, listed = _path(name)
+        place: Any = values
+        for step in path[:-1]:
+            inner = place.get(step)
+            if not isinstance(inner, dict):
+                inner = place[step] = {}
+            place = inner
+        last, value = path[-1], text or None
+        if listed or last in place:
+            held = place.get(last, [])
+            place[last] = [*(held if isinstance(held, list) else [held]), value]
+        else:
+            place[last] = value
+    return values
+
+
+def _path(name: str) -> tuple[list[str], bool]:
+    """`a.b[]` → (["a", "b"], True).  Items come in the order sent, whatever their index."""
+    indexed = _INDEXED.fullmatch(name)
+    path = (indexed[1] if indexed else name).split(".")
+    if len(path) > _DEPTH_MAX:
+        raise PlainError(400, "Cannot parse form body")
+    return path, indexed is not None
+
+
+def infer(fields: Mapping[str, Field], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Text turned into the types of `fields`; what does not fit stays text and fails there."""
+    return {
+        name: _infer(fields[name], value) if name in fields else value
+        for name, value in values.items()
+    }
+
+
+def _infer(field: Field, value: Any) -> Any:
+    if value is None:
+        return None
+    if field.type in ("array", "set"):
+        assert field.elements is not None
+        items = value if isinstance(value, list) else [value]
+        return [_infer(field.elements, item) for item in items]
+    if isinstance(value, dict):
+        return _infer_nested(field, value)
+    if isinstance(value, str):
+        return _scalar(field.type, value)
+    return value
+
+
+def _infer_nested(field: Field, value: dict[str, Any]) -> dict[str, Any]:
+    if field.type == "record" and field.fields is not None:
+        return infer(field.fields, value)
+    if field.type == "map" and field.values is not None:
+        return {key: _infer(field.values, item) for key, item in value.items()}
+    return value
+
+
+def _scalar(kind: str, text: str) -> Any:
+    if kind == "boolean":
+        return {"true": True, "false": False}.get(text, text)
+    if kind in ("integer", "number"):
+        try:
+            return int(text)
+        except ValueError:
+            pass
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return text

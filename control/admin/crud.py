@@ -1,0 +1,254 @@
+"""Create, upsert, patch and delete: one way for every entity.
+
+Each function takes the open transaction and raises an `AdminError` when the request cannot be
+done; the transaction is then rolled back by whoever opened it.
+"""
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from sqlmodel import Session
+
+from control.admin.bodies import Body
+from control.admin.errors import (
+    ForeignKeyMissing,
+    ForeignKeyUnresolved,
+    NotFound,
+    SchemaViolation,
+    StillReferenced,
+    UniqueViolation,
+)
+from control.admin.registry import BY_NAME, referring_to
+from control.admin.resource import Resource, Values, Write
+from control.admin.schema import Field
+from control.admin.validate import expand_shorthands, is_uuid, validate
+from control.store import rows
+from control.store.rows import Row
+from control.store.secrets import random_text
+from control.store.session import WriteSession
+
+_CASCADE_ROWS = 500  # read at a time
+
+
+def find(session: Session, resource: Resource, key: str) -> Row | None:
+    """The row that a path segment names: by id when it is a UUID, else by the endpoint key."""
+    where = resource.key_where(key)
+    return None if where is None else rows.fetch(session, resource.model, where)
+
+
+def get(session: Session, resource: Resource, key: str) -> Row:
+    """As `find`, raising NotFound."""
+    row = find(session, resource, key)
+    if row is None:
+        raise NotFound
+    return row
+
+
+def owned(session: Session, resource: Resource, key: str, field: str, parent_id: str) -> Row:
+    """The row `key`, which must belong to this parent."""
+    row = get(session, resource, key)
+    if row[f"{field}_id"] != parent_id:
+        raise NotFound
+    return row
+
+
+def create(
+    session: WriteSession, resource: Resource, body: Body, injected: Mapping[str, Any] | None = None
+) -> Values:
+    """Insert an entity and return it as shown.  `injected` overrides what was sent."""
+    given = _given(resource, body, dict(injected or {}))
+    return _write(session, resource, given, Write(None, frozenset(given), partial=False))
+
+
+def upsert(
+    session: WriteSession,
+    resource: Resource,
+    key: str,
+    body: Body,
+    injected: Mapping[str, Any] | None = None,
+) -> Values:
+    """Replace the entity that `key` names, or make it.
+
+    Fields that were not sent get their defaults; what was made for the caller (client ids,
+    secrets) and `created_at` stay, so that the same body twice gives the same entity.
+    """
+    previous = find(session, resource, key)
+    forced = dict(injected or {})
+    if is_uuid(key):
+        forced["id"] = key.lower()
+    elif resource.endpoint_key is None:
+        raise NotFound
+    else:
+        forced[resource.endpoint_key] = key
+        if previous is not None:
+            forced["id"] = previous["id"]
+    given = _given(resource, body, forced)
+    return _write(session, resource, given, Write(previous, frozenset(given), partial=False))
+
+
+def patch(
+    session: WriteSession,
+    resource: Resource,
+    previous: Row,
+    body: Body,
+    injected: Mapping[str, Any] | None = None,
+) -> Values:
+    """Change the fields that were sent: records merge, arrays and maps are replaced."""
+    current = resource.shown(previous)
+    schema = resource.schema_for(current | body.values)
+    given = body.for_fields(schema.fields) | dict(injected or {})
+    errors = resource.check_patch(given)
+    if given.get("id", previous["id"]) != previous["id"]:
+        errors["id"] = "immutable field cannot be updated"
+    if errors:
+        raise SchemaViolation(errors)
+    sent = expand_shorthands(schema, given)
+    merged = _merge(schema.fields, current, sent)
+    return _write(session, resource, merged, Write(previous, frozenset(sent), partial=True))
+
+
+def remove(session: WriteSession, resource: Resource, row: Row) -> None:
+    """Delete an entity with all that depends on it.
+
+    Raises:
+        StillReferenced: something refers to it that does not go with it.
+    """
+    children = referring_to(resource)
+    for child, name, field in children:
+        if field.on_delete != "cascade" and rows.find_id(
+            session, child.model, {f"{name}_id": row["id"]}
+        ):
+            raise StillReferenced(resource.name, child.name)
+    resource.deleting(session, row)
+    for child, name, field in children:
+        if field.on_delete == "cascade":
+            _remove_children(session, child, name, row["id"])
+    rows.delete_row(session, resource.model, row["id"])
+
+
+def _remove_children(session: WriteSession, child: Resource, name: str, parent_id: str) -> None:
+    if child.delete_children(session, name, parent_id):
+        return
+    where = {f"{name}_id": parent_id}
+    while found := rows.page(session, child.model, where=where, after=None, limit=_CASCADE_ROWS):
+        for row in found:
+            remove(session, child, row)
+
+
+# --- the steps of a write ------------------------------------------------------------------------
+
+
+def _given(resource: Resource, body: Body, forced: Values) -> Values:
+    schema = resource.schema_for(body.values | forced)
+    return body.for_fields(schema.fields) | forced
+
+
+def _merge(fields: Mapping[str, Field], current: Values, given: Values) -> Values:
+    merged = dict(current)
+    for name, value in given.items():
+        field = fields.get(name)
+        held = current.get(name)
+        nested = field.fields if field is not None and field.type == "record" else None
+        if nested is not None and isinstance(value, dict) and isinstance(held, dict):
+            value = _merge(nested, held, value)
+        merged[name] = value
+    return merged
+
+
+def _write(session: WriteSession, resource: Resource, given: Values, write: Write) -> Values:
+    """Validate and store an entity, unless it is what it was."""
+    schema, previous = resource.schema_for(given), write.previous
+    values, errors = validate(schema, given)
+    if errors:
+        raise SchemaViolation(errors)
+    _resolve_references(session, resource, values)
+    errors = resource.check(session, values, previous)
+    if errors:
+        raise SchemaViolation(errors)
+    _fill_autos(schema.fields, values, _held(resource, given, write))
+    _check_unique(session, resource, values, previous)
+    row = resource.columns(values, write)
+    if previous is None:
+        rows.insert_row(session, resource.model, row)
+    elif any(previous[name] != value for name, value in row.items() if name != "updated_at"):
+        rows.update_row(session, resource.model, row, previous)
+    else:
+        return resource.shown_once(previous, values)
+    resource.written(session, row, previous)
+    return resource.shown_once(row, values)
+
+
+def _held(resource: Resource, given: Values, write: Write) -> Values:
+    """What automatic fields keep when they are not sent; null in a PATCH asks for a new value."""
+    if write.previous is None:
+        return {}
+    held = resource.shown(write.previous)
+    held.pop("updated_at", None)
+    return _forget(held, given) if write.partial else held
+
+
+def _forget(held: Values, given: Values) -> Values:
+    kept = {}
+    for name, value in held.items():
+        sent = given.get(name)
+        if isinstance(value, dict) and isinstance(sent, dict):
+            kept[name] = _forget(value, sent)
+        elif name not in given or sent is not None:
+            kept[name] = value
+    return kept
+
+
+def _resolve_references(session: Session, resource: Resource, values: Values) -> None:
+    """Turn each reference into an id that exists."""
+    for name, field in resource.foreign_fields.items():
+        value = values.get(name)
+        if value is not None:
+            assert field.reference is not None
+            values[name] = {"id": _resolve(session, name, field.reference, value)}
+
+
+def _resolve(session: Session, field: str, reference: str, value: Mapping[str, str]) -> str:
+    parent = BY_NAME.get(reference)
+    if "id" in value:
+        found = parent and rows.find_id(session, parent.model, {"id": value["id"]})
+        if not found:
+            raise ForeignKeyMissing(field, reference, {"id": value["id"]})
+        return found
+    key = parent.endpoint_key if parent is not None else None
+    unknown = value.keys() - {key}
+    if parent is None or key is None or unknown:
+        raise SchemaViolation({field: dict.fromkeys(unknown, "unknown field")})
+    found = rows.find_id(session, parent.model, parent.column_where(key, value[key]))
+    if not found:
+        raise ForeignKeyUnresolved(field, reference, key, value[key])
+    return found
+
+
+def _fill_autos(fields: Mapping[str, Field], values: Values, held: Mapping[str, Any]) -> None:
+    """Fill what is made for the caller, from `held` when that has it already."""
+    for name, field in fields.items():
+        value = values.get(name)
+        if field.type == "record" and field.fields is not None and value is not None:
+            _fill_autos(field.fields, value, held.get(name) or {})
+        elif name == "updated_at" or (field.auto and value is None):
+            values[name] = held.get(name) or _made(field)
+
+
+def _made(field: Field) -> str | int:
+    if field.timestamp:
+        return int(time.time())
+    return str(uuid.uuid4()) if field.uuid else random_text()
+
+
+def _check_unique(
+    session: Session, resource: Resource, values: Values, previous: Row | None
+) -> None:
+    own = None if previous is None else previous["id"]
+    if previous is None and rows.find_id(session, resource.model, {"id": values["id"]}):
+        raise UniqueViolation({"id": values["id"]})
+    for shown, where in resource.unique_keys(values):
+        holder = rows.find_id(session, resource.model, where)
+        if holder is not None and holder != own:
+            raise UniqueViolation(shown)

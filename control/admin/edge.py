@@ -1,0 +1,119 @@
+"""ASGI middleware that gives the Admin API Kong's manners around every endpoint.
+
+`Manners` stands before the application: HEAD answered as GET without the body, OPTIONS, a trailing
+slash, escapes in names. `Stamp` stands before everything, refusals of the guard included: the
+headers that each answer has.
+"""
+
+import time
+from urllib.parse import quote
+
+from fastapi import FastAPI
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+_JSON = b"application/json; charset=utf-8"
+
+
+class Counts:
+    """Requests of this process, for `GET /status`.  Touched by the event loop only."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.active = 0
+
+
+class Stamp:
+    """Puts Server, X-Kong-Admin-Latency and a JSON content type on every answer."""
+
+    def __init__(self, app: ASGIApp, server: str, counts: Counts | None = None) -> None:
+        self.app = app
+        self.server = server.encode("ascii")
+        self.counts = counts or Counts()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        start = time.monotonic()
+
+        async def stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": self._headers(message, start)}
+            await send(message)
+
+        self.counts.total += 1
+        self.counts.active += 1
+        try:
+            await self.app(scope, receive, stamped)
+        finally:
+            self.counts.active -= 1
+
+    def _headers(self, message: Message, start: float) -> list[tuple[bytes, bytes]]:
+        kept = [
+            (name, value)
+            for name, value in message.get("headers", ())
+            if name not in (b"server", b"x-kong-admin-latency")
+            and (name, value) != (b"content-type", b"application/json")
+        ]
+        if not any(name == b"content-type" for name, _ in kept):
+            kept.append((b"content-type", _JSON))
+        latency = str(round((time.monotonic() - start) * 1000)).encode()
+        return [*kept, (b"server", self.server), (b"x-kong-admin-latency", latency)]
+
+
+class Manners:
+    """Answers OPTIONS, turns HEAD into GET, and forgives a trailing slash."""
+
+    def __init__(self, app: ASGIApp, routes_of: FastAPI) -> None:
+        self.app = app
+        self.routes_of = routes_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        scope = {**scope, "path": plain_path(scope)}
+        if scope["method"] == "OPTIONS":
+            allowed = allowed_methods(self.routes_of, scope)
+            if allowed:
+                return await _answer_options(allowed, send)
+        if scope["method"] != "HEAD":
+            return await self.app(scope, receive, send)
+
+        async def headless(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self.app({**scope, "method": "GET"}, receive, headless)
+
+
+def plain_path(scope: Scope) -> str:
+    """The path with its escapes, so that a name may hold `%2F`, and without a trailing slash."""
+    raw = scope.get("raw_path")
+    path: str = quote(scope["path"]) if raw is None else raw.partition(b"?")[0].decode("latin-1")
+    return path[:-1] if path.endswith("/") and len(path) > 1 else path
+
+
+def allowed_methods(app: FastAPI, scope: Scope) -> list[str]:
+    """The methods that this path answers, sorted; none when there is no such path."""
+    found = {
+        method
+        for method in _METHODS
+        for route in app.router.routes
+        if route.matches({**scope, "method": method})[0] is Match.FULL
+    }
+    if not found:
+        return []
+    return sorted(found | {"OPTIONS"} | ({"HEAD"} if "GET" in found else set()))
+
+
+async def _answer_options(allowed: list[str], send: Send) -> None:
+    listed = ", ".join(allowed).encode()
+    headers = [
+        (b"allow", listed),
+        (b"access-control-allow-methods", listed),
+        (b"access-control-allow-headers", b"Content-Type"),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

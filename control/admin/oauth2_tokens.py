@@ -1,0 +1,110 @@
+"""OAuth 2.0 tokens: seen, made by hand, changed and ended.  spec/oauth2.md §1.3, §11.
+
+Only digests are stored: `access_token` and `refresh_token` are null on every answer but the one
+that set them.
+"""
+
+import time
+from typing import Any
+
+from control.admin.resource import Resource, Values, Write
+from control.admin.schema import Field, Schema, foreign, identity, timestamp
+from control.store import queries
+from control.store.rows import Row
+from control.store.secrets import token_digest
+from control.store.session import WriteSession
+from control.store.tables import OAuth2Token
+
+_HIDDEN = "***"  # stands for a token in an error
+_TOKENS = ("access_token", "refresh_token")
+
+SCHEMA = Schema(
+    "oauth2_tokens",
+    {
+        "id": identity(),
+        "created_at": timestamp(),
+        "service": foreign("services"),
+        "credential": foreign("oauth2_credentials", required=True),
+        "token_type": Field(type="string", required=True, default="bearer", one_of=("bearer",)),
+        "expires_in": Field(type="integer", required=True),
+        "access_token": Field(type="string", auto=True, unique=True),
+        "refresh_token": Field(type="string", unique=True),
+        "authenticated_userid": Field(type="string"),
+        "scope": Field(type="string"),
+        "ttl": Field(
+            type="number",
+            between=(0, 100_000_000),
+            description="seconds until the token and its refresh token are deleted",
+        ),
+    },
+)
+
+
+class OAuth2Tokens(Resource):
+    name = path = "oauth2_tokens"
+    title = "OAuth2Token"
+    model = OAuth2Token
+    schema = SCHEMA
+    endpoint_key = "access_token"
+    tagged = False
+
+    def column_where(self, field: str, value: str) -> dict[str, Any]:
+        if field in _TOKENS:
+            return {f"{field}_digest": token_digest(value)}
+        return {field: value}
+
+    def unique_keys(self, values: Values) -> list[tuple[Values, Row]]:
+        return [(dict.fromkeys(key, _HIDDEN), where) for key, where in super().unique_keys(values)]
+
+    def columns(self, values: Values, write: Write) -> Row:
+        row = super().columns(values, write)
+        held, now = write.previous or {}, time.time()
+        if held and "access_token" not in write.sent:
+            row["access_token"] = None  # made up by now, but the old one stays
+        for name in _TOKENS:
+            text, digest = row.pop(name), f"{name}_digest"
+            keep = text is None and (name == "access_token" or write.keeps(name))
+            row[digest] = held.get(digest) if keep else text and token_digest(text)
+        # The base of expiry has a fraction, unless the caller chose a second.
+        base = held.get("created_at", now)
+        row["created_at"] = base if int(base) == row["created_at"] else float(row["created_at"])
+        row["by_hand"] = held.get("by_hand", True)
+        ttl = row.pop("ttl")
+        if write.keeps("ttl"):
+            row["gone_at"] = held.get("gone_at")
+        else:
+            row["gone_at"] = None if ttl is None else now + ttl
+        return row
+
+    def shown(self, row: Row) -> Values:
+        gone_at = row["gone_at"]
+        ttl = None if gone_at is None else max(0, round(gone_at - time.time()))
+        hidden = {"access_token": None, "refresh_token": None, "ttl": ttl}
+        return super().shown(row | hidden | {"created_at": int(row["created_at"])})
+
+    def shown_once(self, row: Row, values: Values) -> Values:
+        shown = self.shown(row)
+        for name in _TOKENS:
+            text = values[name]
+            if text is not None and token_digest(text) == row[f"{name}_digest"]:
+                shown[name] = text
+        return shown
+
+    def written(self, session: WriteSession, row: Row, previous: Row | None) -> None:
+        digest = row["access_token_digest"]
+        if previous is not None and previous["access_token_digest"] != digest:
+            self.deleting(session, previous)
+        queries.forget_revocation(session, "token", digest)
+        session.note_token(queries.issued_token(OAuth2Token(**row)))
+
+    def deleting(self, session: WriteSession, row: Row) -> None:
+        token = queries.issued_token(OAuth2Token(**row))
+        session.note_revocation("token", token.digest, token.expires_at)
+
+    def delete_children(self, session: WriteSession, field: str, parent_id: str) -> bool:
+        """The revocation of a credential covers its tokens; a service's are revoked each."""
+        if field == "service":
+            queries.delete_tokens_of_service(session, parent_id)
+        else:
+            queries.delete_tokens_of_credential(session, parent_id)
+        return True

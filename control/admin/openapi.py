@@ -1,0 +1,320 @@
+"""What openapi.json says of the Admin API: models and operations, made from the schemas.
+
+Models are named, and every reference to one is a `$ref`, so that generated clients have a type
+for each: `Service` (as shown), `ServiceCreate` (POST, PUT), `ServiceUpdate` (PATCH), `ServicePage`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from control.admin.plugin_types import PLUGIN_TYPES
+from control.admin.plugins import Plugins, plugin_schema
+from control.admin.resource import Resource
+from control.admin.schema import Field, Schema
+
+Json = dict[str, Any]
+
+_TYPES = {
+    "string": "string",
+    "integer": "integer",
+    "number": "number",
+    "boolean": "boolean",
+    "array": "array",
+    "set": "array",
+    "map": "object",
+    "record": "object",
+    "foreign": "object",
+}
+_FORMS = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
+_ERRORS = {
+    400: "The request is wrong; `fields` says where",
+    401: "Credentials for the Admin API are missing or wrong",
+    403: "This Host, Origin or caller is not allowed",
+    404: "There is no such entity or path",
+    405: "The path does not know this method",
+    409: "Another entity has this key",
+    413: "The body is too large",
+    415: "The body's content type is not known",
+    429: "Too many requests",
+    500: "An error of the gateway",
+    503: "The gateway cannot answer now",
+}
+
+
+def ref(model: str) -> Json:
+    return {"$ref": f"#/components/schemas/{model}"}
+
+
+# --- models ------------------------------------------------------------------------------------
+
+
+def models(resources: Iterable[Resource]) -> Json:
+    """All component schemas of the Admin API."""
+    found: Json = {"AdminError": _error_model(), "Reference": _reference_model()}
+    for resource in resources:
+        if isinstance(resource, Plugins):
+            found |= _plugin_models(resource)
+        else:
+            found |= _entity_models(resource.title, resource.schema)
+        found[f"{resource.title}Page"] = _page_model(ref(resource.title))
+    return found
+
+
+def _entity_models(title: str, schema: Schema) -> Json:
+    stored = {name: item for name, item in schema.fields.items() if item.stored}
+    create: Json = {"type": "object", "properties": _properties(schema.fields)}
+    needed = [name for name, item in schema.fields.items() if _must_be_sent(item)]
+    if needed:
+        create["required"] = needed
+    return {
+        title: {
+            "type": "object",
+            "properties": _properties(stored),
+            "required": list(stored),
+        },
+        f"{title}Create": create,
+        f"{title}Update": {
+            "type": "object",
+            "properties": _properties(schema.fields, defaults=False),
+        },
+    }
+
+
+def _must_be_sent(item: Field) -> bool:
+    return item.required and not item.auto and item.default is None and item.type != "record"
+
+
+def _plugin_models(resource: Resource) -> Json:
+    """A model for each plugin, told apart by `name`, and the unions of them."""
+    found: Json = {}
+    for name, kind in PLUGIN_TYPES.items():
+        schema = plugin_schema(name)
+        found |= _entity_models(kind.title, schema)
+        for suffix in ("", "Create"):
+            found[f"{kind.title}{suffix}"]["properties"]["name"] = {
+                "type": "string",
+                "const": name,
+            }
+        found[f"{kind.title}Config"] = found[kind.title]["properties"]["config"]
+        for suffix in ("", "Create"):
+            found[f"{kind.title}{suffix}"]["properties"]["config"] = ref(f"{kind.title}Config")
+    for suffix in ("", "Create"):
+        options = {name: f"{kind.title}{suffix}" for name, kind in PLUGIN_TYPES.items()}
+        found[f"{resource.title}{suffix}"] = {
+            "oneOf": [ref(option) for option in options.values()],
+            "discriminator": {
+                "propertyName": "name",
+                "mapping": {name: ref(option)["$ref"] for name, option in options.items()},
+            },
+        }
+    updates = [ref(f"{kind.title}Update") for kind in PLUGIN_TYPES.values()]
+    found[f"{resource.title}Update"] = {"anyOf": updates}
+    return found
+
+
+def _page_model(item: Json) -> Json:
+    return {
+        "type": "object",
+        "properties": {
+            "data": {"type": "array", "items": item},
+            "next": {"type": ["string", "null"], "description": "path of the next page"},
+            "offset": {"type": "string", "description": "of the next page; absent on the last"},
+        },
+        "required": ["data", "next"],
+    }
+
+
+def _error_model() -> Json:
+    return {
+        "type": "object",
+        "properties": {
+            "message": {"type": "string"},
+            "code": {"type": "integer"},
+            "name": {"type": "string"},
+            "fields": {"type": "object", "additionalProperties": True},
+            "options": {"type": "object", "additionalProperties": True},
+        },
+        "required": ["message"],
+    }
+
+
+def _reference_model() -> Json:
+    return {
+        "type": "object",
+        "properties": {"id": {"type": "string", "format": "uuid"}},
+        "required": ["id"],
+    }
+
+
+def _properties(fields: Mapping[str, Field], *, defaults: bool = True) -> Json:
+    return {name: json_schema(item, defaults=defaults) for name, item in fields.items()}
+
+
+def json_schema(item: Field, *, defaults: bool = True, element: bool = False) -> Json:
+    """The field as JSON Schema.  `defaults` False: for a PATCH; `element`: inside a list or map."""
+    if item.type == "foreign":
+        return (
+            ref("Reference") if item.required else {"oneOf": [ref("Reference"), {"type": "null"}]}
+        )
+    shown: Json = {"type": _TYPES[item.type]}
+    if item.one_of is not None:
+        shown["enum"] = list(item.one_of)
+    if item.between is not None:
+        shown["minimum"], shown["maximum"] = item.between
+    if item.type == "string":
+        shown |= _string_limits(item)
+    elif item.len_min is not None:
+        shown["minItems"] = item.len_min
+    if item.elements is not None:
+        shown["items"] = json_schema(item.elements, defaults=False, element=True)
+    if item.values is not None:
+        shown["additionalProperties"] = json_schema(item.values, defaults=False, element=True)
+    if item.fields is not None:
+        shown["properties"] = _properties(item.fields, defaults=defaults)
+    elif item.type == "record":
+        shown["additionalProperties"] = True
+    if item.description is not None:
+        shown["description"] = item.description
+    if item.default is not None and defaults:
+        shown["default"] = item.default
+    if not (element or item.required or item.auto):
+        shown["type"] = [shown["type"], "null"]
+        if "enum" in shown:
+            shown["enum"].append(None)
+    return shown
+
+
+def _string_limits(item: Field) -> Json:
+    if item.uuid:
+        return {"format": "uuid"}
+    return {} if item.one_of is not None else {"minLength": 1}
+
+
+# --- operations ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path, as FastAPI takes it."""
+
+    summary: str
+    status: int
+    answer: Json | None = None  # the schema of a successful answer
+    body: Json | None = None
+    query: tuple[Json, ...] = ()
+    errors: tuple[int, ...] = (400, 403, 500)
+
+    def responses(self) -> dict[int | str, Json]:
+        good: Json = {"description": self.summary}
+        if self.answer is not None:
+            good["content"] = {"application/json": {"schema": self.answer}}
+        found: dict[int | str, Json] = {self.status: good} if self.status < 400 else {}
+        error = {"application/json": {"schema": ref("AdminError")}}
+        for status in self.errors:
+            found[status] = {"description": _ERRORS[status], "content": error}
+        return found
+
+    def beyond_responses(self, path: str) -> Json:
+        parameters = [
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string"},
+                "description": "an id, or the name or key that stands for it",
+            }
+            for name in re.findall(r"{(\w+)}", path)
+        ]
+        found: Json = {"parameters": [*parameters, *self.query]}
+        if self.body is not None:
+            content = {kind: {"schema": self.body} for kind in _FORMS}
+            found["requestBody"] = {"content": content}
+        return found
+
+
+def query_parameter(name: str, schema: Json, description: str) -> Json:
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "schema": schema,
+        "description": description,
+    }
+
+
+PAGE_QUERY = (
+    query_parameter(
+        "size", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "rows a page"
+    ),
+    query_parameter("offset", {"type": "string"}, "from the page before"),
+)
+TAGS_QUERY = query_parameter("tags", {"type": "string"}, "`a,b`: both; `a/b`: either")
+
+_READ_ERRORS = (403, 404, 500)
+_WRITE_ERRORS = (400, 403, 404, 409, 413, 415, 500)
+
+
+@dataclass(frozen=True)
+class Operations:
+    """The operations on one entity, wherever in the tree of paths they stand."""
+
+    resource: Resource
+    where: str
+
+    def list(self) -> Operation:
+        filters = tuple(
+            query_parameter(name, {"type": "string", "minLength": 1}, f"only with this {name}")
+            for name in self.resource.filters
+            if not self.where
+        )
+        tags = (TAGS_QUERY,) if self.resource.tagged else ()
+        return Operation(
+            f"A page of {self.resource.path}{self.where}",
+            200,
+            answer=ref(f"{self.resource.title}Page"),
+            query=(*PAGE_QUERY, *tags, *filters),
+            errors=(400, 403, 404, 500) if self.where else (400, 403, 500),
+        )
+
+    def create(self) -> Operation:
+        return self._write("Create", 201, "Create")
+
+    def upsert(self) -> Operation:
+        return self._write("Create or replace", 200, "Create")
+
+    def update(self) -> Operation:
+        return self._write("Change fields of", 200, "Update")
+
+    def get(self) -> Operation:
+        title = self.resource.title
+        return Operation(f"One {title}{self.where}", 200, answer=ref(title), errors=_READ_ERRORS)
+
+    def delete(self) -> Operation:
+        text = f"Delete a {self.resource.title}{self.where} and what depends on it"
+        return Operation(text, 204, errors=(400, 403, 404, 500) if self.where else (400, 403, 500))
+
+    def refused_delete(self) -> Operation:
+        text = f"Refused: a {self.resource.title} is deleted under its own path"
+        return Operation(text, 405, errors=(403, 404, 405, 500))
+
+    def _write(self, verb: str, status: int, model: str) -> Operation:
+        title = self.resource.title
+        return Operation(
+            f"{verb} a {title}{self.where}",
+            status,
+            answer=ref(title),
+            body=ref(f"{title}{model}"),
+            errors=_WRITE_ERRORS,
+        )
+
+
+def operations(
+    resource: Resource, *, parent: Resource | None = None, child: Resource | None = None
+) -> Operations:
+    if parent is not None:
+        return Operations(resource, f" of a {parent.title}")
+    if child is not None:
+        return Operations(resource, f" that a {child.title} refers to")
+    return Operations(resource, "")

@@ -1,0 +1,132 @@
+"""The Admin API in process, for its tests."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from cryptography.fernet import Fernet, MultiFernet
+from fastapi import FastAPI
+from httpx import Response
+from starlette.testclient import TestClient
+
+from control.admin.edge import Counts, Manners, Stamp
+from control.admin.router import install
+from control.store import Change, Store, queries
+
+KEYRING = MultiFernet([Fernet(Fernet.generate_key())])
+
+
+@cache
+def _empty_database() -> Path:
+    """A migrated database to copy: migrating each anew would take most of the tests' time."""
+    path = Path(mkdtemp(prefix="narthex-test-")) / "empty.db"
+    store = Store(f"sqlite:///{path}", KEYRING)
+    store.migrate()
+    store.close()
+    return path
+
+
+class Admin:
+    """A client of the Admin API, and a look behind it."""
+
+    def __init__(self, client: TestClient, store: Store) -> None:
+        self.client = client
+        self.store = store
+        self.changes: list[Change] = []
+        store.subscribe(self.changes.append)
+
+    def call(self, method: str, path: str, **options: Any) -> Response:
+        return self.client.request(method, path, **options)
+
+    def get(self, path: str) -> Any:
+        answer = self.call("GET", path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = self.call("POST", path, json=body)
+        assert answer.status_code == 201, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+    def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = self.call("PUT", path, json=body)
+        assert answer.status_code == 200, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+    def patch(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = self.call("PATCH", path, json=body)
+        assert answer.status_code == 200, answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+    def delete(self, path: str, status: int = 204) -> Response:
+        answer = self.call("DELETE", path)
+        assert answer.status_code == status, answer.text
+        return answer
+
+    def refused(self, method: str, path: str, status: int = 400, **options: Any) -> dict[str, Any]:
+        """The body of an answer that must have this status."""
+        answer = self.call(method, path, **options)
+        assert answer.status_code == status, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def fields(self, path: str, body: Any, method: str = "POST") -> Any:
+        """The `fields` of the schema violation that this body is."""
+        refused = self.refused(method, path, json=body)
+        assert refused["code"] == 2, refused
+        return refused["fields"]
+
+    def version(self) -> int:
+        with self.store.reading() as session:
+            return queries.cluster_state(session).config_version
+
+    # --- entities that tests need around the one they are about ---------------------------
+
+    def service(self, **fields: Any) -> dict[str, Any]:
+        return self.post("/services", {"name": unique("svc"), "host": "up.example"} | fields)
+
+    def route(self, **fields: Any) -> dict[str, Any]:
+        return self.post("/routes", {"name": unique("route"), "paths": ["/a"]} | fields)
+
+    def consumer(self, **fields: Any) -> dict[str, Any]:
+        return self.post("/consumers", {"username": unique("alex")} | fields)
+
+    def plugin(self, **fields: Any) -> dict[str, Any]:
+        config = {"enable_client_credentials": True}
+        return self.post("/plugins", {"name": "oauth2", "config": config} | fields)
+
+    def credential(self, **fields: Any) -> dict[str, Any]:
+        if "consumer" not in fields:
+            fields["consumer"] = {"id": self.consumer()["id"]}
+        return self.post("/oauth2", {"name": "app"} | fields)
+
+    def token(self, **fields: Any) -> dict[str, Any]:
+        if "credential" not in fields:
+            fields["credential"] = {"id": self.credential()["id"]}
+        return self.post("/oauth2_tokens", {"expires_in": 60} | fields)
+
+
+def unique(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:8]}"
+
+
+@contextmanager
+def running_admin(folder: Path) -> Iterator[Admin]:
+    path = folder / "narthex.db"
+    shutil.copy(_empty_database(), path)
+    store = Store(f"sqlite:///{path}", KEYRING)
+    counts = Counts()
+    app = FastAPI()
+    install(app, store, counts)
+    edge = Stamp(Manners(app, app), "narthex/0.1.0", counts)
+    with TestClient(edge, base_url="http://localhost:8001") as client:
+        yield Admin(client, store)
+    store.close()
