@@ -37,6 +37,14 @@ CONTEXT = TokenContext(
 )
 SERVICE_ID = str(uuid.UUID(int=3))
 
+JSON = {"content-type": "application/json"}
+CREDENTIALS = {"grant_type": "client_credentials", "client_id": "app", "client_secret": "s3cret"}
+INVALID_CLIENT = {
+    "error": "invalid_client",
+    "error_description": "Invalid client authentication",
+}
+UNSUPPORTED = {"error": "unsupported_grant_type", "error_description": "Invalid grant_type"}
+
 
 @dataclass
 class Answer:
@@ -123,10 +131,18 @@ class Issuing:
 
     def grant(self, **params: Any) -> Answer:
         """A client_credentials request of the client `app`."""
-        return self.post(
-            {"grant_type": "client_credentials", "client_id": "app", "client_secret": "s3cret"}
-            | params
-        )
+        return self.post(CREDENTIALS | params)
+
+
+def refused(answer: Answer, body: dict[str, Any], status: int = 400) -> None:
+    """Asserts that an answer is this error, with the headers every error has."""
+    assert (answer.status, answer.json) == (status, body)
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["pragma"] == "no-cache"
+
+
+def scope_error(description: str) -> dict[str, str]:
+    return {"error": "invalid_scope", "error_description": description}
 
 
 async def _call(app: ASGIApp, scope: dict[str, Any], body: bytes) -> Answer:
