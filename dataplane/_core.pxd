@@ -12,6 +12,7 @@ cdef enum:
     HEADROOM = 256  # bytes before the read window, for what was held back from the last read
     OUTPUT_BYTES_MAX = 65536 + 2048  # pending output of one socket; past it the fast side waits
     INPUT_BYTES_MAX = 32768 + 65536  # a request head and the body of a token request
+    COMPOSE_BYTES = 262144  # of heads being put together: what came in, escaped, and ours
     EVENTS_MAX = 256  # a turn
     ACCEPTS_MAX = 32  # a listener and turn
     READS_MAX = 4  # a connection and turn: 256 KiB, then the others have theirs
@@ -194,6 +195,7 @@ cdef enum ConnFlag:
     FLAG_SHUT = 1 << 10  # our sending side has ended
     FLAG_USED = 1 << 11  # client: at least one request was answered here
     FLAG_REGISTERED = 1 << 12  # is in epoll
+    FLAG_HUNG_UP = 1 << 13  # epoll told of the peer's end: read on until it shows
 
 cdef struct Session
 cdef struct Request
@@ -238,6 +240,10 @@ cdef struct Request:
     double expires_at  # 0: never
     uint8_t* upstream_head  # owned; the handshake for the upstream, until it is out
     uint32_t upstream_head_len
+    uint32_t address  # of the upstream's list: where this attempt goes
+    uint32_t body_have  # bytes of the body of a token request, decoded, behind its head
+    uint64_t chunked[4]  # the chunked decoder's state
+    Conn* upstream  # being connected for this request; NULL else
 
 cdef enum Verdict:
     VERDICT_NONE = 0
@@ -246,6 +252,36 @@ cdef enum Verdict:
     VERDICT_UNAVAILABLE
     VERDICT_NAME_FOUND
     VERDICT_NAME_FAILED
+
+cdef enum Step:
+    # What a stage tells the worker to do next with a connection.
+    STEP_WAIT = 0  # nothing: an event, a timer or a note goes on
+    STEP_CLOSE  # end it without a word
+    STEP_ANSWER  # send `worker.answer`
+    STEP_REQUEST  # a token request: its head stands at the start of the connection's input
+    STEP_ESTABLISHED  # the WebSocket stands: relay
+
+cdef struct Answer:
+    # An answer of our own, being made.  Spans are borrowed for this turn.
+    uint16_t status
+    uint8_t close  # the connection cannot go on
+    uint8_t engine  # the body's type is text/plain unless asked otherwise (routing-and-proxy.md §9)
+    uint8_t type_wanted  # negotiated: ANSWER_*
+    uint8_t head_only  # the request was HEAD
+    const char* why  # static text for the record; NULL: as the message
+    const char* message  # static text of the error template; NULL: `body` is sent as it is
+    Span message_more  # goes behind `message`; clean of quotes and control bytes
+    Span body  # JSON
+    Span challenge  # value of WWW-Authenticate, or empty
+    Span location  # value of Location, or empty
+    const char* fields  # static header lines, each ended by CRLF, or NULL
+
+cdef enum AnswerType:
+    ANSWER_DEFAULT = 0
+    ANSWER_JSON
+    ANSWER_PLAIN
+    ANSWER_HTML
+    ANSWER_XML
 
 cdef enum FlowFlag:
     FLOW_IN_MESSAGE = 1 << 0  # a fragmented message is open
@@ -322,7 +358,7 @@ cdef enum NoteKind:
 
 cdef struct Note:
     uint64_t ref
-    uint64_t value
+    uint64_t value  # Verdict, milliseconds, or the bytes of a response's head in `text`
     uint8_t* text  # owned by the receiver
     uint32_t text_len
     uint8_t kind
@@ -415,7 +451,6 @@ cdef struct Shared:
     int workers
     uint32_t max_sessions  # a worker
     Span server_token
-    Span via  # "1.1 <token>"
     Address trusted[64]  # IPv4 as mapped IPv6
     uint8_t trusted_bits[64]
     int trusted_count
@@ -432,7 +467,8 @@ cdef struct Worker:
     uint64_t random[4]  # xoshiro256**: ids, never secrets
     Shared* shared
     uint8_t* scratch  # HEADROOM + SCRATCH_BYTES + slack, shared by all its connections
-    uint8_t* compose  # where heads are put together
+    uint8_t* compose  # COMPOSE_BYTES: where heads are put together
+    Answer answer
     Wheel wheel
     Slab conns
     Slab sessions
@@ -474,3 +510,39 @@ cdef inline uint64_t clock_ms(int clock) noexcept nogil:
     cdef timespec now
     clock_gettime(clock, &now)
     return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
+
+
+# --- putting heads together -----------------------------------------------------------------------
+
+cdef struct Writer:
+    uint8_t* data  # borrowed
+    uint32_t size  # bytes written
+    uint32_t capacity
+    uint8_t full  # something did not fit; `size` is then short
+    # Invariant: size <= capacity.
+
+cdef inline void put(Writer* out, const void* data, uint32_t size) noexcept nogil:
+    if nx_unlikely(size > out.capacity - out.size):
+        out.full = 1
+        return
+    memcpy(out.data + out.size, data, size)
+    out.size += size
+
+cdef inline void put_text(Writer* out, const char* text) noexcept nogil:
+    put(out, text, <uint32_t>strlen(text))
+
+cdef inline void put_span(Writer* out, const Span* span) noexcept nogil:
+    put(out, span.data, span.size)
+
+cdef inline void put_field(
+    Writer* out, const char* name, const void* value, uint32_t size
+) noexcept nogil:
+    put_text(out, name)
+    put(out, b": ", 2)
+    put(out, value, size)
+    put(out, b"\r\n", 2)
+
+cdef void put_uint(Writer* out, uint64_t value) noexcept nogil
+cdef void put_hex(Writer* out, const uint8_t* data, uint32_t size) noexcept nogil
+cdef uint32_t address_text(const uint8_t* address, bint v6, char* out64) noexcept nogil
+cdef bint peer_trusted(const Shared* shared, const Conn* conn) noexcept nogil

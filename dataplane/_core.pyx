@@ -308,7 +308,7 @@ cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
         return -EINVAL
     wheel_init(&worker.wheel, worker.now_ms)
     worker.scratch = <uint8_t*>malloc(HEADROOM + SCRATCH_BYTES + 64)
-    worker.compose = <uint8_t*>malloc(SCRATCH_BYTES * 2)
+    worker.compose = <uint8_t*>malloc(COMPOSE_BYTES)
     if worker.scratch == NULL or worker.compose == NULL:
         return -ENOMEM
     # Two connections a session, as many again without one (handshakes, lingering), and our own.
@@ -506,3 +506,56 @@ cdef Record* record_reserve(Worker* worker) noexcept nogil:
         return NULL
     memset(record, 0, sizeof(Record))
     return record
+
+
+# --- putting heads together -----------------------------------------------------------------------
+
+
+cdef void put_uint(Writer* out, uint64_t value) noexcept nogil:
+    cdef uint8_t digits[20]
+    cdef int at = 20
+    while True:
+        at -= 1
+        digits[at] = <uint8_t>(48 + value % 10)
+        value //= 10
+        if value == 0:
+            break
+    put(out, digits + at, 20 - at)
+
+
+cdef void put_hex(Writer* out, const uint8_t* data, uint32_t size) noexcept nogil:
+    cdef const char* digits = b"0123456789abcdef"
+    cdef uint8_t pair[2]
+    cdef uint32_t i
+    for i in range(size):
+        pair[0] = digits[data[i] >> 4]
+        pair[1] = digits[data[i] & 15]
+        put(out, pair, 2)
+
+
+cdef uint32_t address_text(const uint8_t* address, bint v6, char* out64) noexcept nogil:
+    """Write an address as text, without brackets.  Returns its bytes, NUL not counted."""
+    if inet_ntop(AF_INET6 if v6 else AF_INET, address, out64, 64) == NULL:
+        out64[0] = 0
+    return <uint32_t>strlen(out64)
+
+
+cdef bint peer_trusted(const Shared* shared, const Conn* conn) noexcept nogil:
+    """Tell whether the socket's peer is in TRUSTED_IPS: only the socket is believed."""
+    cdef uint8_t mapped[16]
+    cdef int i, bits
+    if conn.flags & FLAG_V6:
+        memcpy(mapped, conn.remote, 16)
+    else:
+        memset(mapped, 0, 10)
+        mapped[10] = mapped[11] = 0xFF
+        memcpy(mapped + 12, conn.remote, 4)
+    for i in range(shared.trusted_count):
+        bits = shared.trusted_bits[i]
+        if memcmp(mapped, shared.trusted[i].bytes, bits // 8) != 0:
+            continue
+        if bits % 8 == 0 or (mapped[bits // 8] ^ shared.trusted[i].bytes[bits // 8]) >> (
+            8 - bits % 8
+        ) == 0:
+            return True
+    return False

@@ -133,3 +133,6 @@ cdef extern from *:
     bint nx_unlikely(bint x) noexcept nogil
     void BUG_ON(bint x) noexcept nogil  # aborts: names what no input can cause
     void BUG_ON_HOT(bint x) noexcept nogil  # the same in debug and test builds only
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char* inet_ntop(int family, const void* address, char* out, socklen_t size)

@@ -1,0 +1,70 @@
+"""TLS by OpenSSL, and the reads and writes of every connection, encrypted or not."""
+
+from dataplane._core cimport *
+from dataplane._sys cimport *
+
+cdef extern from "<openssl/ssl.h>" nogil:
+    ctypedef struct SSL:
+        pass
+    ctypedef struct SSL_CTX:
+        pass
+    int SSL_read(SSL* ssl, void* data, int size)
+    int SSL_write(SSL* ssl, const void* data, int size)
+
+cdef int tls_start(Worker* worker, Conn* conn) noexcept nogil
+cdef int tls_handshake(Conn* conn) noexcept nogil
+cdef ssize_t tls_recv(Conn* conn, uint8_t* data, size_t size) noexcept nogil
+cdef ssize_t tls_send(Conn* conn, const uint8_t* data, size_t size) noexcept nogil
+cdef void conn_end(Worker* worker, Conn* conn) noexcept nogil  # TLS goodbye, then conn_close
+cdef int conn_write(Conn* conn, const uint8_t* data, uint32_t size) noexcept nogil
+cdef int conn_flush(Conn* conn) noexcept nogil
+cdef void conn_shutdown(Conn* conn) noexcept nogil
+
+cdef class Context:
+    cdef SSL_CTX* c  # owned
+
+
+cdef inline ssize_t conn_recv(Conn* conn, uint8_t* data, size_t size) noexcept nogil:
+    """Read what is there.  Returns bytes, 0 for nothing now, IO_EOF, IO_TLS or -errno.
+
+    Clears FLAG_READABLE when the kernel has no more: edge-triggered epoll tells of the next.
+    """
+    cdef ssize_t got
+    if conn.ssl != NULL:
+        return tls_recv(conn, data, size)
+    while True:
+        got = recv(conn.fd, data, size, 0)
+        if nx_likely(got > 0):
+            if <size_t>got < size and not conn.flags & FLAG_HUNG_UP:
+                conn.flags &= ~FLAG_READABLE
+            return got
+        if got == 0:
+            conn.flags = (conn.flags | FLAG_EOF) & ~FLAG_READABLE
+            return IO_EOF
+        if errno == EINTR:
+            continue
+        conn.flags &= ~FLAG_READABLE
+        if errno == EAGAIN:
+            return 0
+        conn.flags |= FLAG_BROKEN
+        return -errno
+
+
+cdef inline ssize_t conn_send(Conn* conn, const uint8_t* data, size_t size) noexcept nogil:
+    """Write what the socket takes.  Returns bytes (0: none now), IO_TLS or -errno."""
+    cdef ssize_t put
+    if conn.ssl != NULL:
+        return tls_send(conn, data, size)
+    while True:
+        put = send(conn.fd, data, size, MSG_NOSIGNAL)
+        if nx_likely(put >= 0):
+            if <size_t>put < size:
+                conn.flags &= ~FLAG_WRITABLE
+            return put
+        if errno == EINTR:
+            continue
+        conn.flags &= ~FLAG_WRITABLE
+        if errno == EAGAIN:
+            return 0
+        conn.flags |= FLAG_BROKEN
+        return -errno
