@@ -211,6 +211,7 @@ cdef struct Conn:
     void* ssl  # SSL*, owned; NULL: plaintext
     Session* session  # owned by the pair; NULL outside a WebSocket
     Request* request  # owned; NULL when no request is in hand (client only)
+    Conn* peer  # upstream being connected: its client; NULL else
     Conn* next  # in the ready list or the graveyard
     Buffer input  # bytes read and not consumed: partial heads, bodies, held-back frames
     Buffer output  # bytes the socket did not take
@@ -232,6 +233,10 @@ cdef struct Request:
     uint8_t attempts  # upstream connects tried
     uint8_t is_handshake
     uint8_t has_token
+    uint8_t has_consumer
+    uint8_t offered_protocol
+    uint8_t offered_extension
+    uint8_t interim  # 1xx answers of the upstream so far
     int64_t body_left  # of the request; -1: chunked
     uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
     uint8_t digest[32]  # SHA-256 of the token
@@ -240,6 +245,7 @@ cdef struct Request:
     double expires_at  # 0: never
     uint8_t* upstream_head  # owned; the handshake for the upstream, until it is out
     uint32_t upstream_head_len
+    uint32_t upstream_sent  # bytes of it
     uint32_t address  # of the upstream's list: where this attempt goes
     uint32_t body_have  # bytes of the body of a token request, decoded, behind its head
     uint64_t chunked[4]  # the chunked decoder's state
@@ -260,6 +266,8 @@ cdef enum Step:
     STEP_ANSWER  # send `worker.answer`
     STEP_REQUEST  # a token request: its head stands at the start of the connection's input
     STEP_ESTABLISHED  # the WebSocket stands: relay
+    STEP_ADMITTED  # the request may go to its upstream
+    STEP_PARK  # a question must be answered first
 
 cdef struct Answer:
     # An answer of our own, being made.  Spans are borrowed for this turn.

@@ -1,20 +1,21 @@
 """A WebSocket handshake from the client's head to the 101: one state machine."""
 
+from dataplane._admission cimport *
 from dataplane._core cimport *
-from dataplane._http cimport HttpRequest, HttpResponse
+from dataplane._forward cimport *
+from dataplane._http cimport *
 from dataplane._sys cimport *
+from dataplane._tls cimport *
 
 cdef enum:
-    HANDSHAKE_SECONDS = 10  # from the first byte of a head to its last; also the TLS handshake
-    KEEPALIVE_SECONDS = 60  # a client connection without a request in hand
-    PARK_SECONDS = 5  # a question out: answers.py has its own, shorter bounds
-    TOKEN_BYTES_MAX = 8192  # longer tokens are refused unread (S10)
-    ATTEMPTS_MAX = 32  # upstream connects for one handshake, whatever `retries` says
+    HEAD_MS = 10000  # from the first byte of a head to its last; also for the TLS handshake
+    KEEPALIVE_MS = 60000  # a client connection without a request in hand
+    PARK_MS = 5000  # a question out: the Python side's own bounds are shorter
 
-# Each returns a Step.
+# Each returns a Step.  STEP_ESTABLISHED: `client.session` stands, leftovers are in the inputs.
 cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil
 cdef int handshake_resume(Worker* worker, Conn* client, int verdict) noexcept nogil
 cdef int upstream_event(Worker* worker, Conn* upstream) noexcept nogil
 cdef int upstream_failed(Worker* worker, Conn* client, int error) noexcept nogil
-cdef void handshake_abandon(Worker* worker, Conn* client) noexcept nogil
-cdef Request* request_begin(Worker* worker, Conn* client) noexcept nogil
+# Let go of an upstream that is being connected for this client.
+cdef void upstream_abandon(Worker* worker, Conn* client) noexcept nogil

@@ -1,0 +1,463 @@
+"""Who may: the checks between a client's head and its upstream, in the order of the contract.
+
+route (routing-and-proxy.md §2) → TLS policy (§4) → handshake validity (§12.1) → authentication
+(oauth2.md §6) → is there somewhere to go.  Nothing is sent and nothing is kept here: what a check
+needs from elsewhere (a token not in the cache, a name without an address) is named as a question,
+and the whole runs again when it was answered, on the tables of then.
+"""
+
+cdef enum:  # where in Worker.compose this module puts things; _forward writes behind them
+    AT_HOST = 0
+    AT_PATH = 512  # HTTP_LINE_MAX bytes
+    AT_TOKEN = 16384  # TOKEN_BYTES_MAX bytes
+    AT_LOCATION = 32768  # 2 × HTTP_LINE_MAX bytes
+    FIELDS_SHOWN = 100
+
+cdef const char* WEBSOCKET_FIELDS = (
+    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+)
+cdef const char* RETRY_FIELDS = b"Retry-After: 1\r\n"
+cdef const char* TLS_FIELDS = b"Upgrade: TLS/1.2, HTTP/1.1\r\n"
+
+
+cdef double worker_realtime(const Worker* worker) noexcept nogil:
+    """Seconds since 1970, as the last look at both clocks has it."""
+    return <double>(worker.now_ms + nx_load_u64(&worker.shared.realtime_offset_ms)) / 1000.0
+
+
+cdef int answer(Worker* worker, int status, const char* message, const char* why) noexcept nogil:
+    """Answer with the error template; JSON unless the client asks otherwise."""
+    memset(&worker.answer, 0, sizeof(Answer))
+    worker.answer.status = <uint16_t>status
+    worker.answer.message = message
+    worker.answer.why = why if why != NULL else message
+    return STEP_ANSWER
+
+
+cdef int answer_engine(
+    Worker* worker, int status, const char* message, const char* why
+) noexcept nogil:
+    """As `answer`, with text/plain where the client asks for nothing (§9)."""
+    answer(worker, status, message, why)
+    worker.answer.engine = 1
+    return STEP_ANSWER
+
+
+cdef Span _span(const char* text) noexcept nogil:
+    cdef Span span
+    span.data = <const uint8_t*>text
+    span.size = <uint32_t>strlen(text)
+    return span
+
+
+cdef int _answer_oauth(
+    Worker* worker, const char* body, Span challenge, const char* why
+) noexcept nogil:
+    """401 with an OAuth 2.0 error body.  oauth2.md §6.2."""
+    answer(worker, 401, NULL, why)
+    worker.answer.body = _span(body)
+    worker.answer.challenge = challenge
+    return STEP_ANSWER
+
+
+# --- route ----------------------------------------------------------------------------------------
+
+
+cdef int _route(Worker* worker, Conn* client, Visit* visit, const TableSet* tables) noexcept nogil:
+    """Find the policy.  Returns STEP_ADMITTED or STEP_ANSWER."""
+    cdef RouteQuery query
+    cdef RouteMatch match
+    cdef Span names[FIELDS_SHOWN]
+    cdef Span values[FIELDS_SHOWN]
+    cdef HttpRequest* http = &visit.http
+    cdef uint8_t* host = worker.compose + AT_HOST
+    cdef uint8_t* path = worker.compose + AT_PATH
+    cdef uint32_t i
+    cdef int size = http_normalise_path(visit.head + http.path_off, http.path_len, path)
+    if size < 0:
+        worker.answer.close = 1
+        return answer_engine(worker, http_refusal_status(size), b"Bad request", b"bad path")
+    for i in range(http.host_len):
+        host[i] = lower(visit.head[http.host_off + i])
+    visit.host.data = host
+    visit.host.size = http.host_len
+    visit.path.data = path
+    visit.path.size = <uint32_t>size
+    query.host = visit.host
+    query.port = <uint16_t>(http.port if http.port else client.local_port)
+    query.method.data = visit.head
+    query.method.size = http.method_len
+    query.path = visit.path
+    query.fields_n = 0
+    if tables.wants_fields:
+        for i in range(http.fields_n):
+            names[i].data = visit.head + http.fields[i].name_off
+            names[i].size = http.fields[i].name_len
+            values[i].data = visit.head + http.fields[i].value_off
+            values[i].size = http.fields[i].value_len
+        query.fields_n = http.fields_n
+    query.names = names
+    query.values = values
+    if not tables_match(tables, &query, &match):
+        return answer(worker, 404, b"no Route matched with those values", NULL)
+    visit.policy = match.policy
+    visit.prefix_len = match.prefix_len
+    return STEP_ADMITTED
+
+
+cdef const HttpField* _field(const HttpRequest* http, int kind) noexcept nogil:
+    """The first field of a kind, or NULL."""
+    cdef uint32_t i
+    for i in range(http.fields_n):
+        if http.fields[i].kind == kind:
+            return &http.fields[i]
+    return NULL
+
+
+cdef bint _secure(Conn* client, Visit* visit) noexcept nogil:
+    """Whether the request counts as https: its connection's word, or a trusted peer's.  §4."""
+    cdef const HttpField* proto = NULL
+    if visit.trusted:
+        proto = _field(&visit.http, HTTP_FIELD_X_FORWARDED_PROTO)
+    if proto != NULL:
+        return same_name(
+            visit.head + proto.value_off, proto.value_len, <const uint8_t*>b"https", 5
+        )
+    return client.ssl != NULL
+
+
+cdef int _redirect_to_tls(Worker* worker, Visit* visit) noexcept nogil:
+    """426, or the configured redirect to https.  routing-and-proxy.md §4."""
+    cdef Writer out
+    if visit.policy.redirect_status == 426:
+        answer(worker, 426, b"Please use HTTPS protocol", NULL)
+        worker.answer.fields = TLS_FIELDS
+        return STEP_ANSWER
+    out.data = worker.compose + AT_LOCATION
+    out.size = 0
+    out.full = 0
+    out.capacity = 2 * HTTP_LINE_MAX
+    put_text(&out, b"https://")
+    put(&out, visit.head + visit.http.host_off, visit.http.host_len)
+    put(&out, visit.head + visit.http.target_off, visit.http.target_len)
+    answer(worker, visit.policy.redirect_status, NULL, b"Please use HTTPS protocol")
+    worker.answer.location.data = out.data
+    worker.answer.location.size = out.size
+    return STEP_ANSWER
+
+
+# --- the opening handshake, RFC 6455 §4.2 -----------------------------------------------------------
+
+
+cdef int _invalid(Worker* worker, int status, const char* reason) noexcept nogil:
+    answer(worker, status, b"invalid WebSocket handshake: ", reason)
+    worker.answer.message_more = _span(reason)
+    if status == 426:
+        worker.answer.fields = WEBSOCKET_FIELDS
+    return STEP_ANSWER
+
+
+cdef int _check_handshake(Worker* worker, Visit* visit) noexcept nogil:
+    """The checks of routing-and-proxy.md §12.1, first failure wins.  STEP_ADMITTED or STEP_ANSWER."""
+    cdef HttpRequest* http = &visit.http
+    cdef HttpField* field
+    if http.version_minor == 0:
+        return _invalid(worker, 400, b"bad http version")
+    if http.method != HTTP_METHOD_GET:
+        return _invalid(worker, 400, b"bad method")
+    if http.chunked or http.content_length > 0:
+        return _invalid(worker, 400, b"a body is not allowed")
+    if not http.upgrade_websocket:
+        return _invalid(worker, 426, b"bad \\\"upgrade\\\" request header")
+    if not http.connection_upgrade:
+        return _invalid(worker, 426, b"bad \\\"connection\\\" request header")
+    if http.ws_key_n != 1:
+        return _invalid(worker, 400, b"bad \\\"sec-websocket-key\\\" request header")
+    field = &http.fields[http.ws_key]
+    if not http_key_valid(visit.head + field.value_off, field.value_len):
+        return _invalid(worker, 400, b"bad \\\"sec-websocket-key\\\" request header")
+    if http.ws_version_n != 1:
+        return _invalid(worker, 426, b"bad \\\"sec-websocket-version\\\" request header")
+    field = &http.fields[http.ws_version]
+    if field.value_len != 2 or memcmp(visit.head + field.value_off, b"13", 2) != 0:
+        return _invalid(worker, 426, b"bad \\\"sec-websocket-version\\\" request header")
+    return STEP_ADMITTED
+
+
+# --- the token, oauth2.md §6 ------------------------------------------------------------------------
+
+
+cdef bint _is_space(uint8_t byte) noexcept nogil:
+    return byte == 32 or byte == 9
+
+
+cdef void _token_in_value(const uint8_t* value, uint32_t size, Span* token) noexcept nogil:
+    """`bearer t` and `token t` give t, anything else itself.  §6.1."""
+    cdef uint32_t scheme = 0
+    cdef uint32_t at, end
+    token.data = value
+    token.size = size
+    while scheme < size and not _is_space(value[scheme]):
+        scheme += 1
+    at = scheme
+    while at < size and _is_space(value[at]):
+        at += 1
+    if at == size:
+        return
+    end = at
+    while end < size and not _is_space(value[end]):
+        end += 1
+    if end != size:
+        return  # three parts
+    if same_name(value, scheme, <const uint8_t*>b"bearer", 6) or same_name(
+        value, scheme, <const uint8_t*>b"token", 5
+    ):
+        token.data = value + at
+        token.size = size - at
+
+
+cdef int _unhex(uint8_t digit) noexcept nogil:
+    if 48 <= digit <= 57:
+        return digit - 48
+    digit = lower(digit)
+    return digit - 87 if 97 <= digit <= 102 else -1
+
+
+cdef uint32_t _decode(const uint8_t* data, uint32_t size, uint8_t* out) noexcept nogil:
+    """Decode a form-encoded name or value; a broken escape stays as it is.  Returns its bytes."""
+    cdef uint32_t at = 0
+    cdef uint32_t to = 0
+    while at < size:
+        if data[at] == 37 and at + 2 < size and _unhex(data[at + 1]) >= 0 <= _unhex(data[at + 2]):
+            out[to] = <uint8_t>(_unhex(data[at + 1]) * 16 + _unhex(data[at + 2]))
+            at += 3
+        else:
+            out[to] = 32 if data[at] == 43 else data[at]
+            at += 1
+        to += 1
+    return to
+
+
+cdef bint query_part_is_token(const uint8_t* part, uint32_t size, uint8_t* spare) noexcept nogil:
+    """Whether a `name=value` of a query is named access_token, however it is escaped."""
+    cdef const uint8_t* equals = <const uint8_t*>memchr(part, 61, size)
+    cdef uint32_t name = <uint32_t>(equals - part) if equals != NULL else size
+    if name < 12 or name > 36:
+        return False
+    return _decode(part, name, spare) == 12 and memcmp(spare, b"access_token", 12) == 0
+
+
+cdef void _token_in_query(Worker* worker, Visit* visit) noexcept nogil:
+    cdef const uint8_t* query = visit.head + visit.http.query_off
+    cdef uint32_t size = visit.http.query_len
+    cdef uint8_t* spare = worker.compose + AT_TOKEN
+    cdef const uint8_t* end
+    cdef const uint8_t* equals
+    cdef uint32_t part
+    while size:
+        end = <const uint8_t*>memchr(query, 38, size)
+        part = <uint32_t>(end - query) if end != NULL else size
+        if query_part_is_token(query, part, spare):
+            equals = <const uint8_t*>memchr(query, 61, part)
+            if equals != NULL:
+                visit.token.data = spare
+                visit.token.size = _decode(
+                    equals + 1, part - <uint32_t>(equals + 1 - query), spare
+                )
+                visit.source = SOURCE_QUERY
+            return
+        query += part + (1 if part < size else 0)
+        size -= part + (1 if part < size else 0)
+
+
+cdef void _find_token(Worker* worker, Visit* visit) noexcept nogil:
+    """Set `visit.token`; size 0 when there is none.  A header, if there, rules out the query."""
+    cdef HttpRequest* http = &visit.http
+    cdef const Span* name = &visit.policy.auth_header
+    cdef HttpField* field
+    cdef uint32_t i
+    visit.source = SOURCE_NONE
+    visit.token_field = -1
+    visit.token.size = 0
+    if name.size == 13 and memcmp(name.data, b"authorization", 13) == 0:
+        visit.token_field = http.authorization
+    else:
+        for i in range(http.fields_n):
+            if same_name(
+                visit.head + http.fields[i].name_off, http.fields[i].name_len, name.data, name.size
+            ):
+                visit.token_field = <int16_t>i
+                break
+    if visit.token_field >= 0:
+        field = &http.fields[visit.token_field]
+        visit.source = SOURCE_HEADER
+        _token_in_value(visit.head + field.value_off, field.value_len, &visit.token)
+    elif http.query_len:
+        _token_in_query(worker, visit)
+
+
+cdef int _refuse_token(Worker* worker, Visit* visit, const char* why) noexcept nogil:
+    """401 invalid_token, or on as the anonymous consumer where one is configured.  §6.5."""
+    cdef Policy* policy = visit.policy
+    if policy.anonymous_missing.size:
+        answer(worker, 500, b"anonymous consumer ", b"anonymous consumer is missing")
+        worker.answer.message_more = policy.anonymous_missing
+        return STEP_ANSWER
+    if policy.anonymous != NULL:
+        visit.principal = policy.anonymous
+        visit.claims = NULL
+        return STEP_ADMITTED
+    if visit.token.size == 0:
+        return _answer_oauth(
+            worker,
+            b'{"error":"invalid_request","error_description":"The access token is missing"}',
+            policy.challenge_missing,
+            b"token missing",
+        )
+    return _answer_oauth(
+        worker,
+        b'{"error":"invalid_token",'
+        b'"error_description":"The access token is invalid or has expired"}',
+        policy.challenge_invalid,
+        why,
+    )
+
+
+cdef int _park(Visit* visit, uint8_t question) noexcept nogil:
+    visit.question = question
+    return STEP_PARK
+
+
+cdef int _cannot_tell(Worker* worker) noexcept nogil:
+    """503: whether the token is good cannot be found out now."""
+    answer(
+        worker,
+        503,
+        b"the access token cannot be checked right now, try again",
+        b"token cannot be checked",
+    )
+    worker.answer.fields = RETRY_FIELDS
+    return STEP_ANSWER
+
+
+cdef int _authenticate(
+    Worker* worker, Visit* visit, const TableSet* tables, int verdict
+) noexcept nogil:
+    """Judge the token by what the cache says of it, now.  STEP_ADMITTED, _ANSWER or _PARK."""
+    cdef TokenStore* store = <TokenStore*>worker.shared.tokens
+    cdef const Claims* claims
+    cdef double now = worker_realtime(worker)
+    _find_token(worker, visit)
+    if visit.token.size == 0 or visit.token.size > TOKEN_BYTES_MAX:
+        return _refuse_token(worker, visit, b"token too long")
+    token_digest(visit.token.data, visit.token.size, visit.digest)
+    claims = token_find(store, visit.digest)
+    if claims == NULL:
+        nx_bump(&worker.counters.token_misses, 1)
+        if verdict == VERDICT_UNKNOWN or token_negative(store, visit.digest, now):
+            return _refuse_token(worker, visit, b"token unknown")
+        if not token_check_passes(tables.check_key, visit.token.data, visit.token.size):
+            return _refuse_token(worker, visit, b"token malformed")
+        if verdict == VERDICT_UNAVAILABLE or verdict == VERDICT_KNOWN:
+            return _cannot_tell(worker)
+        visit.check_passed = 1
+        return _park(visit, QUESTION_TOKEN)
+    nx_bump(&worker.counters.token_hits, 1)
+    if claims.expires_at != 0 and now >= claims.expires_at:
+        return _refuse_token(worker, visit, b"token expired")
+    if claims.has_service:
+        if (
+            not visit.policy.flags & POLICY_SERVICE
+            or memcmp(claims.service, visit.policy.service, 16) != 0
+        ):
+            return _refuse_token(worker, visit, b"token of another service")
+    elif not visit.policy.flags & POLICY_GLOBAL_CREDENTIALS:
+        return _answer_oauth(
+            worker,
+            b'{"error":"invalid_token","error_description":"The access token is global, but the '
+            b"current plugin is configured without 'global_credentials'\"}",
+            visit.policy.challenge_invalid,
+            b"token is global",
+        )
+    visit.principal = tables_principal(tables, claims.credential)
+    if visit.principal == NULL:
+        if claims.version > tables.version:
+            if verdict == VERDICT_UNAVAILABLE or verdict == VERDICT_KNOWN:
+                return _cannot_tell(worker)
+            visit.check_passed = 1
+            return _park(visit, QUESTION_TOKEN)
+        return _refuse_token(worker, visit, b"credential gone")
+    visit.claims = claims
+    return STEP_ADMITTED
+
+
+cdef bint still_admitted(Worker* worker, const Request* request) noexcept nogil:
+    cdef const TableSet* tables = <const TableSet*>nx_load_ptr(&worker.shared.tables)
+    cdef TokenStore* store = <TokenStore*>worker.shared.tokens
+    cdef double now = worker_realtime(worker)
+    if not request.has_token:
+        return True
+    if request.expires_at != 0 and now >= request.expires_at:
+        return False
+    return not token_negative(store, request.digest, now) and (
+        tables_principal(tables, request.credential) != NULL
+    )
+
+
+# --- all of it --------------------------------------------------------------------------------------
+
+
+cdef bint _ends_with(const Span* path, const char* suffix) noexcept nogil:
+    """Whether the path ends so, one slash behind it tolerated.  oauth2.md §3."""
+    cdef uint32_t size = <uint32_t>strlen(suffix)
+    cdef uint32_t end = path.size
+    if end > size and path.data[end - 1] == 47:
+        end -= 1
+    return end >= size and memcmp(path.data + end - size, suffix, size) == 0
+
+
+cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept nogil:
+    cdef const TableSet* tables = <const TableSet*>nx_load_ptr(&worker.shared.tables)
+    cdef int step
+    if tables == NULL:
+        answer(worker, 503, b"no configuration has arrived yet", NULL)
+        worker.answer.fields = RETRY_FIELDS
+        return STEP_ANSWER
+    visit.policy = NULL
+    visit.principal = NULL
+    visit.claims = NULL
+    visit.trusted = peer_trusted(worker.shared, client)
+    if visit.http.method == HTTP_METHOD_TRACE or visit.http.method == HTTP_METHOD_CONNECT:
+        return answer_engine(worker, 405, b"Method not allowed", NULL)
+    step = _route(worker, client, visit, tables)
+    if step != STEP_ADMITTED:
+        return step
+    visit.secure = _secure(client, visit)
+    if visit.policy.flags & POLICY_TLS_ONLY and not visit.secure:
+        return _redirect_to_tls(worker, visit)
+    if visit.policy.flags & POLICY_WS:
+        step = _check_handshake(worker, visit)
+        if step != STEP_ADMITTED:
+            return step
+    elif visit.policy.flags & POLICY_OAUTH2 and (
+        _ends_with(&visit.path, b"/oauth2/token") or _ends_with(&visit.path, b"/oauth2/authorize")
+    ):
+        return STEP_REQUEST
+    if visit.policy.flags & POLICY_OAUTH2:
+        step = _authenticate(worker, visit, tables, verdict)
+        if step != STEP_ADMITTED:
+            return step
+    if not visit.policy.flags & POLICY_SERVICE:
+        return answer(worker, 503, b"no Service found with those values", NULL)
+    if not visit.policy.flags & POLICY_WS or visit.policy.flags & POLICY_UPSTREAM_TLS:
+        return answer(
+            worker,
+            503,
+            b"this gateway does not carry this kind of service yet: use protocol ws",
+            b"kind of service not supported yet",
+        )
+    if nx_load_ptr(&visit.policy.name.addresses) == NULL:
+        if verdict == VERDICT_NAME_FAILED or nx_load_u64(&visit.policy.name.failed):
+            return answer(worker, 503, b"name resolution failed", NULL)
+        return _park(visit, QUESTION_NAME)
+    return STEP_ADMITTED

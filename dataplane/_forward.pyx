@@ -1,0 +1,376 @@
+"""Heads to the upstream and back.
+
+What the gateway says about a request (who, from where, by which path) it says alone: fields that
+could say the same in a client's name are left out before ours are put in, so no order of fields
+and no `Connection: X-Consumer-ID` can take one of ours away (S48, S54).
+"""
+
+
+# --- the path, routing-and-proxy.md §3 --------------------------------------------------------------
+
+
+cdef bint _needs_escape(uint8_t byte) noexcept nogil:
+    """Neither unreserved, nor reserved, nor %."""
+    if byte <= 32 or byte >= 127:
+        return True
+    return byte == 34 or byte == 60 or byte == 62 or byte == 92 or byte == 94 or (
+        byte == 96 or byte == 123 or byte == 124 or byte == 125
+    )
+
+
+cdef void _put_escaped(Writer* out, const uint8_t* data, uint32_t size) noexcept nogil:
+    cdef const char* digits = b"0123456789ABCDEF"
+    cdef uint8_t triple[3]
+    cdef uint32_t from_ = 0
+    cdef uint32_t i
+    for i in range(size):
+        if not _needs_escape(data[i]):
+            continue
+        put(out, data + from_, i - from_)
+        triple[0] = 37
+        triple[1] = digits[data[i] >> 4]
+        triple[2] = digits[data[i] & 15]
+        put(out, triple, 3)
+        from_ = i + 1
+    put(out, data + from_, size - from_)
+
+
+cdef uint32_t _leading_dots(const uint8_t* rest, uint32_t size) noexcept nogil:
+    """Bytes of `./`, `../`, `.` or `..` at the start of what is left of a path."""
+    cdef uint32_t skip = 0
+    cdef uint32_t dots
+    while skip < size:
+        dots = 0
+        while skip + dots < size and dots < 3 and rest[skip + dots] == 46:
+            dots += 1
+        if dots == 0 or dots == 3:
+            break
+        if skip + dots == size:
+            return size
+        if rest[skip + dots] != 47:
+            break
+        skip += dots + 1
+    return skip
+
+
+cdef void _put_v0(Writer* out, const Span* base, const Span* path, int prefix) noexcept nogil:
+    """The table of §3.  `prefix`: bytes to strip, or -1 for none."""
+    cdef bint slash = base.data[base.size - 1] == 47
+    cdef bint path_slash = path.data[path.size - 1] == 47
+    cdef const uint8_t* rest
+    cdef uint32_t size, skip
+    if prefix < 0:
+        if slash:
+            _put_escaped(out, base.data, base.size)
+            _put_escaped(out, path.data + 1, path.size - 1)
+        else:
+            _put_escaped(out, base.data, base.size)
+            if path.size > 1:
+                _put_escaped(out, path.data, path.size)
+        return
+    rest = path.data + prefix
+    size = path.size - <uint32_t>prefix
+    skip = _leading_dots(rest, size)
+    rest += skip
+    size -= skip
+    if size == 0:
+        if slash and base.size > 1 and not path_slash:
+            _put_escaped(out, base.data, base.size - 1)
+            return
+        _put_escaped(out, base.data, base.size)
+        if not slash and path_slash and path.size > 1:
+            put(out, b"/", 1)
+    elif rest[0] == 47:
+        _put_escaped(out, base.data, base.size - 1 if slash else base.size)
+        _put_escaped(out, rest, size)
+    else:
+        _put_escaped(out, base.data, base.size)
+        if not slash:
+            put(out, b"/", 1)
+        _put_escaped(out, rest, size)
+
+
+cdef void _put_query(Writer* out, const Visit* visit) noexcept nogil:
+    """The query as it came, without access_token where that is to be hidden.  oauth2.md §6.4."""
+    cdef const uint8_t* query = visit.head + visit.http.query_off
+    cdef uint32_t size = visit.http.query_len
+    cdef uint8_t spare[64]
+    cdef const uint8_t* end
+    cdef uint32_t part
+    cdef bint first = True
+    if not visit.http.has_query:
+        return
+    if visit.source != SOURCE_QUERY or not visit.policy.flags & POLICY_HIDE_CREDENTIALS:
+        put(out, b"?", 1)
+        put(out, query, size)
+        return
+    while size:
+        end = <const uint8_t*>memchr(query, 38, size)
+        part = <uint32_t>(end - query) if end != NULL else size
+        if not query_part_is_token(query, part, spare):
+            put(out, b"?" if first else b"&", 1)
+            put(out, query, part)
+            first = False
+        query += part + (1 if part < size else 0)
+        size -= part + (1 if part < size else 0)
+
+
+cdef void forward_path(Writer* out, const Visit* visit) noexcept nogil:
+    cdef Span base = visit.policy.service_path
+    cdef int prefix = -1
+    if base.size == 0:
+        base.data = <const uint8_t*>b"/"
+        base.size = 1
+    if visit.policy.flags & POLICY_STRIP_PATH and visit.prefix_len:
+        prefix = <int>visit.prefix_len
+    _put_v0(out, &base, &visit.path, prefix)
+    _put_query(out, visit)
+
+
+# --- to the upstream, §7 ----------------------------------------------------------------------------
+
+
+cdef bint _is_ours(const HttpField* field) noexcept nogil:
+    """Fields that are put in anew, or never go on."""
+    if field.flags & HTTP_FLAG_HOP:
+        return True
+    return (
+        field.kind == HTTP_FIELD_HOST
+        or field.kind == HTTP_FIELD_CONNECTION
+        or field.kind == HTTP_FIELD_UPGRADE
+        or field.kind == HTTP_FIELD_IDENTITY
+        or field.kind == HTTP_FIELD_VIA
+        or field.kind == HTTP_FIELD_CONTENT_LENGTH
+        or field.kind == HTTP_FIELD_EXPECT
+        or field.kind == HTTP_FIELD_HTTP2_SETTINGS
+        or field.kind == HTTP_FIELD_X_KONG_REQUEST_ID
+        or (HTTP_FIELD_X_FORWARDED_FOR <= field.kind and field.kind <= HTTP_FIELD_X_REAL_IP)
+    )
+
+
+cdef bint _put_all(Writer* out, const Visit* visit, int kind) noexcept nogil:
+    """The values of every field of a kind, comma between.  Whether there was one."""
+    cdef bint any = False
+    cdef uint32_t i
+    cdef const HttpField* field
+    for i in range(visit.http.fields_n):
+        field = &visit.http.fields[i]
+        if field.kind == kind and field.value_len:
+            if any:
+                put(out, b", ", 2)
+            put(out, visit.head + field.value_off, field.value_len)
+            any = True
+    return any
+
+
+cdef const HttpField* _trusted_field(const Visit* visit, int kind) noexcept nogil:
+    cdef uint32_t i
+    if visit.trusted:
+        for i in range(visit.http.fields_n):
+            if visit.http.fields[i].kind == kind and visit.http.fields[i].value_len:
+                return &visit.http.fields[i]
+    return NULL
+
+
+cdef void _put_forwarded(
+    Writer* out, const Visit* visit, int kind, const char* name, const uint8_t* ours, uint32_t size
+) noexcept nogil:
+    """A trusted peer's word, else ours; nothing when ours is empty."""
+    cdef const HttpField* theirs = _trusted_field(visit, kind)
+    if theirs != NULL:
+        put_field(out, name, visit.head + theirs.value_off, theirs.value_len)
+    elif size:
+        put_field(out, name, ours, size)
+
+
+cdef void _put_where_from(Writer* out, Conn* client, const Visit* visit) noexcept nogil:
+    cdef char ip[64]
+    cdef uint8_t port[8]
+    cdef Writer digits
+    cdef uint32_t ip_size = address_text(client.remote, client.flags & FLAG_V6, ip)
+    cdef const uint8_t* head = visit.head
+    cdef uint32_t prefix = 0
+    put_field(out, b"X-Real-IP", ip, ip_size)
+    put_text(out, b"X-Forwarded-For: ")
+    if _put_all(out, visit, HTTP_FIELD_X_FORWARDED_FOR):
+        put(out, b", ", 2)
+    put(out, ip, ip_size)
+    put(out, b"\r\n", 2)
+    _put_forwarded(
+        out, visit, HTTP_FIELD_X_FORWARDED_PROTO, b"X-Forwarded-Proto",
+        <const uint8_t*>(b"https" if client.ssl != NULL else b"http"), 5 if client.ssl != NULL else 4,
+    )
+    _put_forwarded(
+        out, visit, HTTP_FIELD_X_FORWARDED_HOST, b"X-Forwarded-Host",
+        head + visit.http.host_off, visit.http.host_len,
+    )
+    digits.data = port
+    digits.capacity = sizeof(port)
+    digits.size = 0
+    digits.full = 0
+    put_uint(&digits, client.local_port)
+    _put_forwarded(
+        out, visit, HTTP_FIELD_X_FORWARDED_PORT, b"X-Forwarded-Port", port, digits.size
+    )
+    _put_forwarded(
+        out, visit, HTTP_FIELD_X_FORWARDED_PATH, b"X-Forwarded-Path",
+        head + visit.http.path_off, visit.http.path_len,
+    )
+    if visit.policy.flags & POLICY_STRIP_PATH and visit.prefix_len > 1:
+        prefix = visit.prefix_len
+    _put_forwarded(
+        out, visit, HTTP_FIELD_X_FORWARDED_PREFIX, b"X-Forwarded-Prefix", visit.path.data, prefix
+    )
+
+
+cdef void _put_who(Writer* out, const Visit* visit) noexcept nogil:
+    """The principal's prepared block, and what its token adds.  oauth2.md §6.3."""
+    if visit.principal == NULL:
+        return
+    put_span(out, &visit.principal.headers)
+    if visit.claims != NULL:
+        if visit.claims.scope.size:
+            put_field(
+                out, b"X-Authenticated-Scope", visit.claims.scope.data, visit.claims.scope.size
+            )
+        if visit.claims.user_id.size:
+            put_field(
+                out, b"X-Authenticated-UserId",
+                visit.claims.user_id.data, visit.claims.user_id.size,
+            )
+
+
+cdef void _put_via(Writer* out, Worker* worker) noexcept nogil:
+    put(out, b"1.1 ", 4)
+    put_span(out, &worker.shared.server_token)
+    put(out, b"\r\n", 2)
+
+
+cdef void _writer_at_head(Worker* worker, Writer* out) noexcept nogil:
+    out.data = worker.compose + AT_HEAD
+    out.size = 0
+    out.capacity = COMPOSE_BYTES - AT_HEAD
+    out.full = 0
+
+
+cdef int forward_handshake(
+    Worker* worker, Conn* client, const Visit* visit, const Request* request
+) noexcept nogil:
+    cdef const HttpRequest* http = &visit.http
+    cdef bint hide = visit.policy.flags & POLICY_HIDE_CREDENTIALS
+    cdef const HttpField* field
+    cdef Writer out
+    cdef uint32_t i
+    _writer_at_head(worker, &out)
+    put(&out, b"GET ", 4)
+    forward_path(&out, visit)
+    put_text(&out, b" HTTP/1.1\r\n")
+    if visit.policy.flags & POLICY_PRESERVE_HOST:
+        field = &http.fields[http.host]
+        put_field(&out, b"Host", visit.head + field.value_off, field.value_len)
+    else:
+        put_field(
+            &out, b"Host", visit.policy.host_header.data, visit.policy.host_header.size
+        )
+    put_text(&out, b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    for i in range(http.fields_n):
+        field = &http.fields[i]
+        if _is_ours(field) or (hide and <int>i == visit.token_field):
+            continue
+        # Name to value as they stand, colon and white space between as the client wrote them.
+        put(
+            &out,
+            visit.head + field.name_off,
+            <uint32_t>(field.value_off + field.value_len - field.name_off),
+        )
+        put(&out, b"\r\n", 2)
+    _put_where_from(&out, client, visit)
+    put_text(&out, b"Via: ")
+    if _put_all(&out, visit, HTTP_FIELD_VIA):
+        put(&out, b", ", 2)
+    _put_via(&out, worker)
+    put_text(&out, b"X-Kong-Request-Id: ")
+    put_hex(&out, request.id, 16)
+    put(&out, b"\r\n", 2)
+    _put_who(&out, visit)
+    put(&out, b"\r\n", 2)
+    return CORE_FULL if out.full else <int>out.size
+
+
+# --- back to the client, §8 -------------------------------------------------------------------------
+
+
+cdef void _put_back(
+    Writer* out, Worker* worker, const uint8_t* head, const HttpResponse* http,
+    const Request* request,
+) noexcept nogil:
+    """The upstream's fields that go on, Via, the latencies and the request id."""
+    cdef const HttpField* field
+    cdef uint32_t i
+    for i in range(http.fields_n):
+        field = &http.fields[i]
+        if (
+            field.flags & HTTP_FLAG_HOP
+            or field.kind == HTTP_FIELD_VIA
+            or field.kind == HTTP_FIELD_CONNECTION
+            or field.kind == HTTP_FIELD_UPGRADE
+            or field.kind == HTTP_FIELD_CONTENT_LENGTH
+            or field.kind == HTTP_FIELD_X_KONG_REQUEST_ID
+        ):
+            continue
+        put(
+            out,
+            head + field.name_off,
+            <uint32_t>(field.value_off + field.value_len - field.name_off),
+        )
+        put(out, b"\r\n", 2)
+    if http.server < 0:
+        put_field(
+            out, b"Server", worker.shared.server_token.data, worker.shared.server_token.size
+        )
+    put_text(out, b"Via: ")
+    for i in range(http.fields_n):
+        field = &http.fields[i]
+        if field.kind == HTTP_FIELD_VIA and field.value_len:
+            put(out, head + field.value_off, field.value_len)
+            put(out, b", ", 2)
+    _put_via(out, worker)
+    put_text(out, b"X-Kong-Upstream-Latency: ")
+    put_uint(out, worker.now_ms - request.upstream_began_ms)
+    put_text(out, b"\r\nX-Kong-Proxy-Latency: ")
+    put_uint(out, request.upstream_began_ms - request.began_ms)
+    put_text(out, b"\r\nX-Kong-Request-Id: ")
+    put_hex(out, request.id, 16)
+    put(out, b"\r\n", 2)
+
+
+cdef int forward_switching(
+    Worker* worker, const uint8_t* head, const HttpResponse* http, const Request* request
+) noexcept nogil:
+    cdef Writer out
+    _writer_at_head(worker, &out)
+    put_text(
+        &out,
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+    )
+    _put_back(&out, worker, head, http, request)
+    put(&out, b"\r\n", 2)
+    return CORE_FULL if out.full else <int>out.size
+
+
+cdef int forward_refusal(
+    Worker* worker, const uint8_t* head, const HttpResponse* http, const Request* request,
+    uint64_t length, bint keep,
+) noexcept nogil:
+    cdef Writer out
+    _writer_at_head(worker, &out)
+    put_text(&out, b"HTTP/1.1 ")
+    put_uint(&out, http.status)
+    put(&out, b" ", 1)
+    put(&out, head + http.reason_off, http.reason_len)
+    put(&out, b"\r\n", 2)
+    _put_back(&out, worker, head, http, request)
+    put_text(&out, b"Content-Length: ")
+    put_uint(&out, length)
+    put_text(&out, b"\r\nConnection: keep-alive\r\n\r\n" if keep else b"\r\nConnection: close\r\n\r\n")
+    return CORE_FULL if out.full else <int>out.size
