@@ -24,6 +24,11 @@ cdef enum:
     SLAB_CHUNK = 256  # structs taken from the system at a time
     STATUS_MAX = 600
 
+cdef enum:  # times, milliseconds
+    HEAD_MS = 10000  # from the first byte of a head to its last; also for the TLS handshake
+    KEEPALIVE_MS = 60000  # a client connection without a request in hand
+    PARK_MS = 5000  # a question out: the Python side's own bounds are shorter
+
 cdef enum:  # results that are not -errno; see style.md, one error channel
     IO_EOF = -900  # the peer ended its side in an orderly way
     IO_TLS = -901  # TLS broke: alert, bad record
@@ -237,6 +242,7 @@ cdef struct Request:
     uint8_t offered_protocol
     uint8_t offered_extension
     uint8_t interim  # 1xx answers of the upstream so far
+    uint8_t type_wanted  # AnswerType of an error met later
     int64_t body_left  # of the request; -1: chunked
     uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
     uint8_t digest[32]  # SHA-256 of the token
@@ -248,6 +254,7 @@ cdef struct Request:
     uint32_t upstream_sent  # bytes of it
     uint32_t address  # of the upstream's list: where this attempt goes
     uint32_t body_have  # bytes of the body of a token request, decoded, behind its head
+    uint32_t body_raw  # offset behind the head where undecoded chunks start
     uint64_t chunked[4]  # the chunked decoder's state
     Conn* upstream  # being connected for this request; NULL else
 
@@ -298,7 +305,7 @@ cdef enum FlowFlag:
     FLOW_RSV1 = 1 << 3  # permessage-deflate was negotiated
     FLOW_ENDED = 1 << 4  # nothing more is read from the source
     FLOW_MASKED = 1 << 5  # the source is the client
-    FLOW_COMPRESSED = 1 << 6  # the message in hand has RSV1
+    FLOW_TORN = 1 << 6  # the sink's stream ends inside a frame: no Close can follow
 
 cdef struct Flow:
     # One direction of a session: what the source sends, on its way to the sink.
@@ -331,6 +338,8 @@ cdef struct Session:
     uint8_t ended_by  # 0 gateway, 1 client, 2 upstream
     uint16_t client_code  # what the client hears; 0: nothing yet
     uint16_t upstream_code
+    uint16_t due_client  # the Close that is due to the client once its stream stands at a boundary
+    uint16_t due_upstream
     const char* why  # static text for the close record
 
 # --- what workers tell the Python thread, and hear from it ----------------------------------------

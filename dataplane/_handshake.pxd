@@ -7,11 +7,6 @@ from dataplane._http cimport *
 from dataplane._sys cimport *
 from dataplane._tls cimport *
 
-cdef enum:
-    HEAD_MS = 10000  # from the first byte of a head to its last; also for the TLS handshake
-    KEEPALIVE_MS = 60000  # a client connection without a request in hand
-    PARK_MS = 5000  # a question out: the Python side's own bounds are shorter
-
 # Each returns a Step.  STEP_ESTABLISHED: `client.session` stands, leftovers are in the inputs.
 cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil
 cdef int handshake_resume(Worker* worker, Conn* client, int verdict) noexcept nogil

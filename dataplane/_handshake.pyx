@@ -291,6 +291,10 @@ cdef int _connect_for(Worker* worker, Conn* client, const Visit* visit) noexcept
     if worker.sessions.taken >= worker.sessions.ceiling or worker.draining:
         nx_bump(&worker.counters.refused_full, 1)
         return answer(worker, 503, b"the gateway is full, try again", b"too many sessions")
+    memset(&worker.answer, 0, sizeof(Answer))
+    worker.answer.engine = 1
+    _negotiate(worker, visit)
+    request.type_wanted = worker.answer.type_wanted
     request.upstream_began_ms = worker.now_ms
     request.address = <uint32_t>worker_random(worker)
     http_websocket_accept(visit.head + key.value_off, request.accept)
@@ -380,7 +384,7 @@ cdef int _try_address(
     cdef Request* request = client.request
     cdef Conn* upstream
     cdef ssize_t put
-    cdef int fd
+    cdef int fd = -1
     cdef int result = _open_upstream(address, request.policy.port, &fd)
     if result < 0:
         return result

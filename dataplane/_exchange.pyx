@@ -1,0 +1,378 @@
+"""One request and its answer.
+
+Our own answers are composed here; a request for the token endpoint is read whole (64 KiB at the
+most), parked, and answered with what the issuer says.  A connection is kept when both sides may
+keep it and the request has been read to its end; else our side ends it and what the client still
+sends is read and dropped for a while, so that no reset overtakes the answer (RFC 9112 §9.6).
+"""
+
+# --- our own answers --------------------------------------------------------------------------------
+
+
+cdef const char* _reason(int status) noexcept nogil:
+    """The reason phrase of a status that we answer with.  RFC 9110 §15."""
+    if status == 200:
+        return b"OK"
+    if status == 301:
+        return b"Moved Permanently"
+    if status == 302:
+        return b"Found"
+    if status == 307:
+        return b"Temporary Redirect"
+    if status == 308:
+        return b"Permanent Redirect"
+    if status == 400:
+        return b"Bad Request"
+    if status == 401:
+        return b"Unauthorized"
+    if status == 403:
+        return b"Forbidden"
+    if status == 404:
+        return b"Not Found"
+    if status == 405:
+        return b"Method Not Allowed"
+    if status == 408:
+        return b"Request Timeout"
+    if status == 413:
+        return b"Content Too Large"
+    if status == 414:
+        return b"URI Too Long"
+    if status == 426:
+        return b"Upgrade Required"
+    if status == 500:
+        return b"Internal Server Error"
+    if status == 502:
+        return b"Bad Gateway"
+    if status == 503:
+        return b"Service Unavailable"
+    if status == 504:
+        return b"Gateway Timeout"
+    if status == 505:
+        return b"HTTP Version Not Supported"
+    return b""
+
+
+cdef const char* _put_body(Writer* out, const Answer* a, int kind, const Request* request) noexcept nogil:
+    """The error template in the type asked for.  Returns its content type.  §9."""
+    if a.message == NULL:
+        put_span(out, &a.body)
+        return b"application/json; charset=utf-8"
+    if kind == ANSWER_PLAIN:
+        _put_message(out, a)
+        put_text(out, b"\nrequest_id: ")
+        put_hex(out, request.id, 16)
+        put_text(out, b"\n")
+        return b"text/plain; charset=utf-8"
+    if kind == ANSWER_XML:
+        put_text(out, b'<?xml version="1.0" encoding="UTF-8"?>\n<error>\n  <message>')
+        _put_message(out, a)
+        put_text(out, b"</message>\n  <requestid>")
+        put_hex(out, request.id, 16)
+        put_text(out, b"</requestid>\n</error>\n")
+        return b"application/xml; charset=utf-8"
+    if kind == ANSWER_HTML:
+        put_text(out, b"<!doctype html>\n<html>\n  <head>\n    <meta charset=\"utf-8\">\n    <title>Error</title>\n  </head>\n  <body>\n    <h1>Error</h1>\n    <p>")
+        _put_message(out, a)
+        put_text(out, b"</p>\n    <p>request_id: ")
+        put_hex(out, request.id, 16)
+        put_text(out, b"</p>\n  </body>\n</html>\n")
+        return b"text/html; charset=utf-8"
+    put_text(out, b'{\n  "message":"')
+    _put_message(out, a)
+    put_text(out, b'",\n  "request_id":"')
+    put_hex(out, request.id, 16)
+    put_text(out, b'"\n}')
+    return b"application/json; charset=utf-8"
+
+
+cdef void _put_message(Writer* out, const Answer* a) noexcept nogil:
+    """The message, with what may stand behind it; quotes in it are JSON-escaped already."""
+    put_text(out, a.message)
+    put_span(out, &a.message_more)
+    if memcmp(a.message, b"anonymous consumer ", 19) == 0:
+        put_text(out, b" is configured but doesn't exist")
+
+
+cdef void _put_common(
+    Writer* out, Worker* worker, const Request* request, bint keep, bint upgrade
+) noexcept nogil:
+    """What every answer made by the gateway carries.  §8; Upgrade is named, RFC 9110 §7.8."""
+    put_text(out, b"Connection: ")
+    if upgrade:
+        put_text(out, b"Upgrade\r\n" if keep else b"Upgrade, close\r\n")
+    else:
+        put_text(out, b"keep-alive\r\n" if keep else b"close\r\n")
+    put_field(out, b"Server", worker.shared.server_token.data, worker.shared.server_token.size)
+    put_text(out, b"X-Kong-Response-Latency: ")
+    put_uint(out, worker.now_ms - request.began_ms)
+    put_text(out, b"\r\nX-Kong-Request-Id: ")
+    put_hex(out, request.id, 16)
+    put_text(out, b"\r\n\r\n")
+
+
+cdef void _note_answer(Worker* worker, Conn* client, int status, const char* why) noexcept nogil:
+    """Count the answer, and leave a record of a handshake refused."""
+    cdef Request* request = client.request
+    cdef Record* record
+    nx_bump(&worker.counters.requests, 1)
+    if not request.is_handshake:
+        return
+    if status < STATUS_MAX:
+        nx_bump(&worker.counters.handshakes[status], 1)
+    record = record_reserve(worker)
+    if record == NULL:
+        return
+    record.kind = RECORD_REFUSED
+    record.status = <uint16_t>status
+    record.why = why
+    memcpy(record.id, request.id, 16)
+    memcpy(record.remote, client.remote, 16)
+    record.remote_port = client.remote_port
+    record.v6 = 1 if client.flags & FLAG_V6 else 0
+    record.duration_ms = worker.now_ms - request.began_ms
+    if request.policy != NULL:
+        memcpy(record.route, request.policy.route, 16)
+        record.flags |= RECORD_HAS_ROUTE
+    ring_publish(&worker.records)
+
+
+cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil:
+    cdef Answer* a = &worker.answer
+    cdef Request* request = client.request
+    cdef Writer body
+    cdef Writer out
+    cdef const char* kind_text
+    cdef int kind = a.type_wanted if a.type_wanted else request.type_wanted
+    cdef bint keep = client.flags & FLAG_KEEP and not a.close and not worker.draining
+    if kind == ANSWER_DEFAULT and a.engine:
+        kind = ANSWER_PLAIN
+    body.data = worker.scratch
+    body.size = 0
+    body.capacity = HEADROOM + SCRATCH_BYTES
+    body.full = 0
+    out.data = worker.compose + 65536
+    out.size = 0
+    out.capacity = COMPOSE_BYTES - 65536
+    out.full = 0
+    put_text(&out, b"HTTP/1.1 ")
+    put_uint(&out, a.status)
+    put(&out, b" ", 1)
+    put_text(&out, _reason(a.status))
+    put(&out, b"\r\n", 2)
+    if a.location.size:
+        put_field(&out, b"Location", a.location.data, a.location.size)
+        put_text(&out, b"Content-Length: 0\r\n")
+    else:
+        kind_text = _put_body(&body, a, kind, request)
+        put_text(&out, b"Content-Type: ")
+        put_text(&out, kind_text)
+        put_text(&out, b"\r\nContent-Length: ")
+        put_uint(&out, body.size)
+        put(&out, b"\r\n", 2)
+    if a.challenge.size:
+        put_field(&out, b"WWW-Authenticate", a.challenge.data, a.challenge.size)
+    if a.fields != NULL:
+        put_text(&out, a.fields)
+    _put_common(&out, worker, request, keep, a.status == 426)
+    if not a.head_only:
+        put(&out, body.data, body.size)
+    BUG_ON(out.full or body.full)
+    _note_answer(worker, client, a.status, a.why)
+    if conn_write(client, out.data, out.size) < 0:
+        return STEP_CLOSE
+    return _after_answer(worker, client, keep)
+
+
+cdef int _after_answer(Worker* worker, Conn* client, bint keep) noexcept nogil:
+    """The answer is on its way: wait for the next request, or linger."""
+    request_drop(worker, client)
+    client.scanned = 0
+    if not client.flags & FLAG_REGISTERED and conn_register(worker, client) < 0:
+        return STEP_CLOSE
+    if not keep:
+        return linger(worker, client)
+    client.state = STATE_HEAD
+    client.flags |= FLAG_USED
+    wheel_arm(&worker.wheel, &client.timer, worker.now_ms + KEEPALIVE_MS)
+    if buffer_size(&client.input) or client.flags & FLAG_READABLE:
+        conn_ready(worker, client)
+    return STEP_WAIT
+
+
+# --- lingering --------------------------------------------------------------------------------------
+
+
+cdef int linger(Worker* worker, Conn* conn) noexcept nogil:
+    conn.state = STATE_LINGER
+    conn.scanned = 0  # from here on: KiB dropped
+    buffer_drop(&conn.input)
+    wheel_arm(&worker.wheel, &conn.timer, worker.now_ms + LINGER_MS)
+    return linger_read(worker, conn)
+
+
+cdef int linger_read(Worker* worker, Conn* conn) noexcept nogil:
+    cdef ssize_t got
+    if conn_flush(conn) < 0:
+        return STEP_CLOSE
+    if buffer_size(&conn.output) == 0:
+        conn_shutdown(conn)
+    while conn.flags & FLAG_READABLE:
+        got = conn_recv(conn, worker.scratch, SCRATCH_BYTES)
+        if got < 0:
+            return STEP_CLOSE
+        if got == 0:
+            break
+        conn.scanned += <uint32_t>got
+        if conn.scanned > LINGER_BYTES_MAX:
+            return STEP_CLOSE
+    return STEP_WAIT
+
+
+# --- the token endpoint -----------------------------------------------------------------------------
+
+
+cdef int _too_large(Worker* worker, Conn* client) noexcept nogil:
+    client.flags &= ~FLAG_KEEP
+    return answer_engine(worker, 413, b"Payload too large", NULL)
+
+
+cdef int exchange_begin(Worker* worker, Conn* client) noexcept nogil:
+    cdef Request* request = client.request
+    cdef HttpRequest http
+    cdef const uint8_t* head = client.input.data + client.input.head
+    BUG_ON(http_parse_request(head, request.head_len, &http) <= 0)
+    if request.body_left > TOKEN_BODY_MAX:
+        return _too_large(worker, client)
+    if not client.flags & FLAG_REGISTERED and conn_register(worker, client) < 0:
+        return STEP_CLOSE
+    request.body_have = 0
+    request.body_raw = 0
+    memset(request.chunked, 0, sizeof(request.chunked))
+    client.state = STATE_BODY
+    wheel_arm(&worker.wheel, &client.timer, worker.now_ms + BODY_MS)
+    if (
+        http.expect_continue
+        and request.body_left != 0
+        and buffer_size(&client.input) == request.head_len
+        and conn_write(client, <const uint8_t*>b"HTTP/1.1 100 Continue\r\n\r\n", 25) < 0
+    ):
+        return STEP_CLOSE
+    return exchange_read(worker, client)
+
+
+cdef int exchange_read(Worker* worker, Conn* client) noexcept nogil:
+    """Read on until the body is whole, then ask the issuer."""
+    cdef int whole
+    cdef ssize_t got
+    while True:
+        whole = _body_whole(client)
+        if whole == CORE_FULL:
+            return _too_large(worker, client)
+        if whole < 0:
+            client.flags &= ~FLAG_KEEP
+            return answer_engine(worker, 400, b"Bad request", b"malformed body")
+        if whole:
+            return _ask_issuer(worker, client)
+        if not client.flags & FLAG_READABLE:
+            return STEP_WAIT
+        got = conn_recv(client, worker.scratch, SCRATCH_BYTES)
+        if got < 0:
+            return STEP_CLOSE
+        if got == 0:
+            return STEP_WAIT
+        if buffer_append(
+            &client.input, worker.scratch, <uint32_t>got, INPUT_BYTES_MAX + SCRATCH_BYTES
+        ) < 0:
+            return _too_large(worker, client)
+
+
+cdef int _body_whole(Conn* client) noexcept nogil:
+    """1 when the body is there (decoded, body_have bytes behind the head), 0, or a refusal."""
+    cdef Request* request = client.request
+    cdef Buffer* input = &client.input
+    cdef uint8_t* body = input.data + input.head + request.head_len
+    cdef uint32_t size = buffer_size(input) - request.head_len
+    cdef size_t payload_off, payload_len
+    cdef int64_t used
+    if request.body_left >= 0:
+        request.body_have = <uint32_t>request.body_left
+        return 1 if size >= request.body_have else 0
+    # Chunks are decoded in place: what is decoded moves down to stand behind the head.
+    while request.body_raw < size and not http_chunked_done(<HttpChunked*>request.chunked):
+        used = http_chunked_step(
+            <HttpChunked*>request.chunked, body + request.body_raw, size - request.body_raw,
+            &payload_off, &payload_len,
+        )
+        if used < 0:
+            return -1
+        if payload_len > TOKEN_BODY_MAX - request.body_have:
+            return CORE_FULL
+        memmove(body + request.body_have, body + request.body_raw + payload_off, payload_len)
+        request.body_have += <uint32_t>payload_len
+        request.body_raw += <uint32_t>used
+    if http_chunked_done(<HttpChunked*>request.chunked):
+        return 1
+    input.tail = input.head + request.head_len + request.body_have
+    request.body_raw = request.body_have
+    return 0
+
+
+cdef int _ask_issuer(Worker* worker, Conn* client) noexcept nogil:
+    """Park the request and hand its head and body to the Python side."""
+    cdef Request* request = client.request
+    cdef Policy* policy = request.policy
+    cdef Question* question = <Question*>ring_reserve(&worker.questions)
+    cdef uint32_t size = request.head_len + request.body_have
+    cdef uint32_t behind
+    cdef uint64_t one = 1
+    cdef uint8_t* text
+    text = <uint8_t*>malloc(size) if question != NULL else NULL
+    if text == NULL:
+        nx_bump(&worker.counters.questions_dropped, 1)
+        client.flags &= ~FLAG_KEEP
+        answer(worker, 503, NULL, b"questions are full")
+        worker.answer.body.data = <const uint8_t*>b'{"error":"temporarily_unavailable"}'
+        worker.answer.body.size = 35
+        worker.answer.fields = b"Retry-After: 1\r\nCache-Control: no-store\r\nPragma: no-cache\r\n"
+        return STEP_ANSWER
+    memset(question, 0, sizeof(Question))
+    memcpy(text, client.input.data + client.input.head, size)
+    question.kind = QUESTION_REQUEST
+    question.ref = conn_ref(worker, client)
+    question.text = text
+    question.text_len = size
+    question.head_len = request.head_len
+    memcpy(question.plugin, policy.plugin, 16)
+    memcpy(question.route, policy.route, 16)
+    memcpy(question.service, policy.service, 16)
+    question.has_service = 1 if policy.flags & POLICY_SERVICE else 0
+    question.tls = client.ssl != NULL
+    question.trusted = peer_trusted(worker.shared, client)
+    question.v6 = 1 if client.flags & FLAG_V6 else 0
+    memcpy(question.address, client.remote, 16)
+    memcpy(question.id, request.id, 16)
+    ring_publish(&worker.questions)
+    write(worker.shared.question_fd, &one, sizeof(one))
+    behind = request.body_raw if request.body_left < 0 else request.body_have
+    buffer_consume(&client.input, request.head_len + behind)
+    client.state = STATE_PARKED
+    wheel_arm(&worker.wheel, &client.timer, worker.now_ms + PARK_MS)
+    return STEP_WAIT
+
+
+cdef int exchange_respond(
+    Worker* worker, Conn* client, const uint8_t* text, uint32_t size, uint32_t head_len
+) noexcept nogil:
+    cdef bint keep = client.flags & FLAG_KEEP and not worker.draining
+    cdef Writer out
+    out.data = worker.compose
+    out.size = 0
+    out.capacity = COMPOSE_BYTES
+    out.full = 0
+    put(&out, text, head_len)
+    _put_common(&out, worker, client.request, keep, False)
+    put(&out, text + head_len, size - head_len)
+    nx_bump(&worker.counters.requests, 1)
+    if out.full or conn_write(client, out.data, out.size) < 0:
+        return STEP_CLOSE
+    return _after_answer(worker, client, keep)

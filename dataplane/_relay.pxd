@@ -1,0 +1,31 @@
+"""An established WebSocket: frames both ways, and every way it can end."""
+
+from dataplane._core cimport *
+from dataplane._frame cimport *
+from dataplane._sys cimport *
+from dataplane._tls cimport *
+
+cdef enum:
+    CLIENT_MESSAGE_MAX = 1048576  # payload bytes of one message; over it 1009
+    UPSTREAM_MESSAGE_MAX = 16777216
+    CLOSE_MS = 5000  # from the first Close to the end of both sockets
+    BOUNDARY_MS = 1000  # for a frame half sent to be completed before a Close of ours
+    WRITE_MS = 60000  # for a side that takes nothing
+
+cdef enum EndedBy:
+    BY_GATEWAY = 0
+    BY_CLIENT = 1
+    BY_UPSTREAM = 2
+
+# The session stands: pass on what came in behind the heads, and from then on what comes.
+cdef void relay_begin(Worker* worker, Session* session) noexcept nogil
+# The flags of `conn` were set from its event: read, write, end.
+cdef void relay_event(Worker* worker, Conn* conn) noexcept nogil
+cdef void relay_timer(Worker* worker, Conn* conn) noexcept nogil
+# End a session of ours: a Close with these codes to the sides (0: none), then a bounded wait.
+cdef void relay_end(
+    Worker* worker, Session* session, const char* why, int client_code, int upstream_code,
+    int ended_by,
+) noexcept nogil
+# Cut both sides at once.
+cdef void relay_cut(Worker* worker, Session* session) noexcept nogil
