@@ -237,6 +237,7 @@ cdef struct Request:
     uint8_t verdict  # answer to a parked question: VERDICT_*
     uint8_t attempts  # upstream connects tried
     uint8_t is_handshake
+    uint8_t question  # QuestionKind that is out; 0: none
     uint8_t has_token
     uint8_t has_consumer
     uint8_t offered_protocol
@@ -495,8 +496,11 @@ cdef struct Worker:
     Session all_sessions  # head of the circular list
     Conn* listeners[16]
     int listener_count
-    uint64_t drain_until_ms
     uint64_t drain_from_ms
+    uint64_t drain_until_ms
+    uint64_t drain_total  # sessions when the drain began
+    uint64_t drain_ended  # of them, told to end so far
+    uint64_t pulse_ms  # when the housekeeping of a turn was last done
     Ring inbox
     Ring questions
     Ring records

@@ -356,6 +356,7 @@ cdef int _ask_issuer(Worker* worker, Conn* client) noexcept nogil:
     behind = request.body_raw if request.body_left < 0 else request.body_have
     buffer_consume(&client.input, request.head_len + behind)
     client.state = STATE_PARKED
+    request.question = QUESTION_REQUEST
     wheel_arm(&worker.wheel, &client.timer, worker.now_ms + PARK_MS)
     return STEP_WAIT
 

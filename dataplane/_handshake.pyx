@@ -178,6 +178,7 @@ cdef int _judge(
         if _keep(client, data, size) < 0:
             return STEP_CLOSE
         if _ask(worker, client, &visit) > 0:
+            request.question = visit.question
             client.state = STATE_PARKED
             wheel_arm(&worker.wheel, &client.timer, worker.now_ms + PARK_MS)
             return STEP_WAIT
