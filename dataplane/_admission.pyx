@@ -168,19 +168,19 @@ cdef int _check_handshake(Worker* worker, Visit* visit) noexcept nogil:
     if http.chunked or http.content_length > 0:
         return _invalid(worker, 400, b"a body is not allowed")
     if not http.upgrade_websocket:
-        return _invalid(worker, 426, b"bad \\\"upgrade\\\" request header")
+        return _invalid(worker, 426, b'bad "upgrade" request header')
     if not http.connection_upgrade:
-        return _invalid(worker, 426, b"bad \\\"connection\\\" request header")
+        return _invalid(worker, 426, b'bad "connection" request header')
     if http.ws_key_n != 1:
-        return _invalid(worker, 400, b"bad \\\"sec-websocket-key\\\" request header")
+        return _invalid(worker, 400, b'bad "sec-websocket-key" request header')
     field = &http.fields[http.ws_key]
     if not http_key_valid(visit.head + field.value_off, field.value_len):
-        return _invalid(worker, 400, b"bad \\\"sec-websocket-key\\\" request header")
+        return _invalid(worker, 400, b'bad "sec-websocket-key" request header')
     if http.ws_version_n != 1:
-        return _invalid(worker, 426, b"bad \\\"sec-websocket-version\\\" request header")
+        return _invalid(worker, 426, b'bad "sec-websocket-version" request header')
     field = &http.fields[http.ws_version]
     if field.value_len != 2 or memcmp(visit.head + field.value_off, b"13", 2) != 0:
-        return _invalid(worker, 426, b"bad \\\"sec-websocket-version\\\" request header")
+        return _invalid(worker, 426, b'bad "sec-websocket-version" request header')
     return STEP_ADMITTED
 
 

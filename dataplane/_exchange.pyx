@@ -58,37 +58,49 @@ cdef const char* _put_body(Writer* out, const Answer* a, int kind, const Request
         put_span(out, &a.body)
         return b"application/json; charset=utf-8"
     if kind == ANSWER_PLAIN:
-        _put_message(out, a)
+        _put_message(out, a, False)
         put_text(out, b"\nrequest_id: ")
         put_hex(out, request.id, 16)
         put_text(out, b"\n")
         return b"text/plain; charset=utf-8"
     if kind == ANSWER_XML:
         put_text(out, b'<?xml version="1.0" encoding="UTF-8"?>\n<error>\n  <message>')
-        _put_message(out, a)
+        _put_message(out, a, False)
         put_text(out, b"</message>\n  <requestid>")
         put_hex(out, request.id, 16)
         put_text(out, b"</requestid>\n</error>\n")
         return b"application/xml; charset=utf-8"
     if kind == ANSWER_HTML:
         put_text(out, b"<!doctype html>\n<html>\n  <head>\n    <meta charset=\"utf-8\">\n    <title>Error</title>\n  </head>\n  <body>\n    <h1>Error</h1>\n    <p>")
-        _put_message(out, a)
+        _put_message(out, a, False)
         put_text(out, b"</p>\n    <p>request_id: ")
         put_hex(out, request.id, 16)
         put_text(out, b"</p>\n  </body>\n</html>\n")
         return b"text/html; charset=utf-8"
     put_text(out, b'{\n  "message":"')
-    _put_message(out, a)
+    _put_message(out, a, True)
     put_text(out, b'",\n  "request_id":"')
     put_hex(out, request.id, 16)
     put_text(out, b'"\n}')
     return b"application/json; charset=utf-8"
 
 
-cdef void _put_message(Writer* out, const Answer* a) noexcept nogil:
-    """The message, with what may stand behind it; quotes in it are JSON-escaped already."""
+cdef void _put_json(Writer* out, const uint8_t* text, uint32_t size) noexcept nogil:
+    """Text inside a JSON string; it has no control bytes."""
+    cdef uint32_t i
+    for i in range(size):
+        if text[i] == 34 or text[i] == 92:
+            put(out, b"\\", 1)
+        put(out, text + i, 1)
+
+
+cdef void _put_message(Writer* out, const Answer* a, bint json) noexcept nogil:
+    """The message, with what may stand behind it."""
     put_text(out, a.message)
-    put_span(out, &a.message_more)
+    if json:
+        _put_json(out, a.message_more.data, a.message_more.size)
+    else:
+        put_span(out, &a.message_more)
     if memcmp(a.message, b"anonymous consumer ", 19) == 0:
         put_text(out, b" is configured but doesn't exist")
 

@@ -438,7 +438,7 @@ cdef dict _record_dict(const Record* record):
         "why": record.why.decode(),
         "client_code": record.client_code or None,
         "upstream_code": record.upstream_code or None,
-        "duration_s": record.duration_ms / 1000,
+        "duration_s": <double>record.duration_ms / 1000.0,
         "messages_from_client": record.messages_up,
         "messages_from_upstream": record.messages_down,
         "bytes_from_client": record.bytes_up,
