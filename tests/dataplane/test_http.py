@@ -1,4 +1,4 @@
-"""HTTP heads and bodies as bytes in, values out: each rule obeyed, broken, and cut at every byte."""
+"""HTTP heads and bodies, bytes in, values out: each rule obeyed, broken, cut at every byte."""
 
 from __future__ import annotations
 
