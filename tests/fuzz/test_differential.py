@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import h11
 import httptools
-import llhttp
+import llhttp  # type: ignore[import-untyped]
 import pytest
 
 from dataplane import _http
@@ -25,7 +26,8 @@ METHODS = [b"GET"] * 6 + [b"POST", b"PUT", b"OPTIONS", b"HEAD", b"DELETE", b"PAT
 TARGETS = [
     b"/", b"/a", b"/chat?room=1", b"/a/../b", b"/%41%2f", b"//x//y", b"/a;b", b"/?a=b&c=%zz", b"*",
     b"http://a.example/x", b"https://a.example", b"http://b.example/", b"/a#b", b"/a b", b"/\\",
-    b"/%", b"/\xc3\xa9", b"", b"a.example:80", b"/a?b?c", b"/\"<>{}|^`", b"/\x7f", b"ws://a.example/",
+    b"/%", b"/\xc3\xa9", b"", b"a.example:80", b"/a?b?c", b"/\"<>{}|^`", b"/\x7f",
+    b"ws://a.example/",
 ]  # fmt: skip
 VERSIONS = [b"HTTP/1.1"] * 12 + [
     b"HTTP/1.0", b"HTTP/2.0", b"HTTP/0.9", b"HTTP/1.2", b"http/1.1", b"HTTP/1.10", b"HTTP/1", b"",
@@ -52,16 +54,20 @@ FIELDS = [
     b"Transfer-Encoding:", b"Transfer-Encoding: chunked;a", b"Transfer_Encoding: chunked",
     b"Transfer-Encoding : chunked", b"\"Quoted\": x", b"Sp ace: x", b": x", b"NoColon", b" Fold: x",
     b"Ctl: a\x0bb", b"Nul: a\0b", b"Cr: a\rb", b"Lf: a\nX: y", b"\xc3\xa9: x", b"Slash/ed: x",
-    b"Trailer: X", b"TE: trailers", b"HTTP2-Settings: AAMAAABk", b"Upgrade: h2c", b"!#$%&'*+^_`|~: x",
+    b"Trailer: X", b"TE: trailers", b"HTTP2-Settings: AAMAAABk", b"Upgrade: h2c",
+    b"!#$%&'*+^_`|~: x",
 ]  # fmt: skip
 BODIES = [
     b"", b"hello", b"hello", b"0\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n",
-    b"5;a=b\r\nhello\r\n0\r\n\r\n", b"2\r\nab\r\n3;x\r\ncde\r\n0\r\nX: y\r\n\r\n", b"05\r\nhello\r\n0\r\n\r\n",
-    b"5\nhello\n0\n\n", b"5 \r\nhello\r\n0\r\n\r\n", b"0x5\r\nhello\r\n0\r\n\r\n", b"+5\r\nhello\r\n0\r\n\r\n",
-    b"5\r\nhelloX0\r\n\r\n", b"a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n", b"5;\r\nhello\r\n0\r\n\r\n",
+    b"5;a=b\r\nhello\r\n0\r\n\r\n", b"2\r\nab\r\n3;x\r\ncde\r\n0\r\nX: y\r\n\r\n",
+    b"05\r\nhello\r\n0\r\n\r\n",
+    b"5\nhello\n0\n\n", b"5 \r\nhello\r\n0\r\n\r\n", b"0x5\r\nhello\r\n0\r\n\r\n",
+    b"+5\r\nhello\r\n0\r\n\r\n",
+    b"5\r\nhelloX0\r\n\r\n", b"a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n",
+    b"5;\r\nhello\r\n0\r\n\r\n",
     b"5;a=\"b;c\"\r\nhello\r\n0\r\n\r\n", b"FFFFFFFFFFFFFFFFF\r\nhello", b"0\r\nA : b\r\n\r\n",
 ]  # fmt: skip
-NOISE = b"\0\t\n\r \"%,/0:;A[\\\x7f\x80\xff-_#?+"
+NOISE = b'\0\t\n\r "%,/0:;A[\\\x7f\x80\xff-_#?+'
 
 
 @dataclass
@@ -240,3 +246,37 @@ def test_s56_heads_are_never_read_in_a_way_of_our_own(seed: int) -> None:
     print(f"{accepted} of {CASES} accepted, {bodies} with a body")
     assert accepted > CASES / 8
     assert bodies > CASES / 100
+
+
+GOOD = b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello" + NEXT
+
+
+def test_every_parser_reads_a_plain_request_alike() -> None:
+    readings = [read(GOOD) for read in (read_ours, read_llhttp, read_httptools, read_h11)]
+    end = len(GOOD) - len(NEXT)
+    for reading in readings:
+        assert (reading.head_end, reading.body_end) == (end - 5, end)
+        assert reading.body == b"hello"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"head_end": 1},
+        {"body_end": 1},
+        {"body": bytearray(b"hell")},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_judge_sees_a_reading_of_its_own(wrong: dict[str, Any]) -> None:
+    others = {"llhttp": read_llhttp(GOOD), "httptools": read_httptools(GOOD), "h11": read_h11(GOOD)}
+    judge(read_ours(GOOD), others)
+    with pytest.raises(AssertionError):
+        judge(replace(read_ours(GOOD), **wrong), others)
+
+
+def test_judge_sees_what_two_reject() -> None:
+    bad = GOOD.replace(b"Host:", b"Host :")
+    others = {"llhttp": read_llhttp(bad), "httptools": read_httptools(bad), "h11": read_h11(bad)}
+    with pytest.raises(AssertionError):
+        judge(read_ours(GOOD), others)
