@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from control.admin.dataplanes import DataPlanes, dataplanes_router
 from control.admin.edge import Counts, Manners, Stamp
 from control.admin.router import documented_models, install
 from control.guard import Guard
@@ -23,8 +24,6 @@ from control.store.session import Store
 VERSION = "0.1.0"
 
 log = structlog.get_logger("control")
-
-DataPlanes = Callable[[], list[dict[str, Any]]]
 
 
 def create_app(settings: Settings, store: Store, dataplanes: DataPlanes) -> ASGIApp:
@@ -55,6 +54,7 @@ def admin_app(store: Store, dataplanes: DataPlanes, counts: Counts | None = None
     """The Admin API by itself; its OpenAPI document describes the issuer too."""
     app = _fastapi()
     install(app, store, counts)
+    app.include_router(dataplanes_router(dataplanes))
     described = [*app.routes, *issuer_app(store).routes]
     app.openapi = lambda: _document(app, described)  # type: ignore[method-assign]
     return app
