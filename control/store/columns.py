@@ -71,11 +71,7 @@ class EncryptedBytes(TypeDecorator[bytes]):
 
 
 class SealedJSON(TypeDecorator[dict[str, Any]]):
-    """A JSON object in which each `Secret` is stored as `{"$sealed": <Fernet>}`.
-
-    Reading the column with `type_coerce(column, JSON)` leaves the secrets sealed, which is what a
-    reader that has no use for them (the snapshot) should do.
-    """
+    """A JSON object in which each `Secret` is stored as `{"$sealed": <Fernet>}`."""
 
     impl = JSON
     cache_ok = True

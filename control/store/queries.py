@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, case, delete, func, or_, type_coerce
+from sqlalchemy import case, delete, func, or_
 from sqlmodel import Session, col, select
 
 from control.store.changes import IssuedToken, Revoked
@@ -73,10 +73,9 @@ class PluginRow(NamedTuple):
     service_id: str | None
     route_id: str | None
     consumer_id: str | None
-    config: dict[str, Any]  # secrets still sealed
+    config: dict[str, Any]  # the column `policy`: what a data plane needs, no secret
     protocols: list[str]
     enabled: bool
-    policy: dict[str, Any]  # the config as a data plane needs it
 
 
 class ConsumerRow(NamedTuple):
@@ -122,10 +121,7 @@ def config_rows(session: Session) -> ConfigRows:
 
 def _plain(session: Session, table: type[Any], row: Any) -> list[Any]:
     columns = table.__table__.c
-    wanted = [
-        type_coerce(columns[name], JSON) if name == "config" else columns[name]
-        for name in row._fields
-    ]
+    wanted = [columns["policy" if name == "config" else name] for name in row._fields]
     result = session.connection().execute(select(*wanted).order_by(columns.id))
     return [row._make(values) for values in result]
 
