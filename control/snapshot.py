@@ -22,14 +22,16 @@ def build(rows: ConfigRows) -> wire.Snapshot:
     Raises:
         ValueError: a reference leads nowhere, which the store's foreign keys rule out.
     """
-    services = [_service(row) for row in rows.services if row.enabled]
-    there = {row.id for row in rows.services if row.enabled}
+    services = [_service(row) for row in rows.services if row.enabled and _families([row.protocol])]
+    there = {row.id for row in rows.services if row.enabled and _families([row.protocol])}
     instances = _instances(rows.plugins)
     chosen: dict[str, PluginRow] = {}
     routes = []
     for row in rows.routes:
         if row.service_id is not None and row.service_id not in there:
             continue
+        if not _families(row.protocols):
+            continue  # tcp, grpc, …: stored for Kong's sake, and not to match HTTP by accident
         plugin = _select(instances, row)
         if plugin is not None:
             chosen[plugin.id] = plugin
