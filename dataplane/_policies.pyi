@@ -1,0 +1,57 @@
+from dataplane._core import Reclaimer
+
+FLAGS: dict[str, int]
+
+class NameBox:
+    host: str
+    literal: bool
+    def set_addresses(self, addresses: list[tuple[str, bool]]) -> None: ...
+    def mark_failed(self) -> None: ...
+    @property
+    def addresses(self) -> list[str]: ...
+    @property
+    def failed(self) -> bool: ...
+
+class NameTable:
+    def __init__(self, reclaimer: Reclaimer) -> None: ...
+    def intern(self, host: str) -> NameBox: ...
+    def set_addresses(self, host: str, addresses: list[tuple[str, bool]]) -> None: ...
+    def mark_failed(self, host: str) -> None: ...
+    def hosts_in_use(self) -> list[str]: ...
+    def unresolved(self) -> list[str]: ...
+    def sweep(self) -> int: ...
+
+# Sort key (the lowest wins), prefix length, prefixes, hosts (text, port or 0, kind), methods,
+# headers (name, values): one virtual route.
+Virtual = tuple[
+    bytes,
+    int,
+    tuple[bytes, ...],
+    tuple[tuple[bytes, int, int], ...],
+    tuple[bytes, ...],
+    tuple[tuple[bytes, tuple[bytes, ...]], ...],
+]
+
+class PolicyBox:
+    content: bytes
+    virtual: tuple[Virtual, ...]
+    def __init__(
+        self,
+        names: NameTable,
+        content: bytes,
+        virtual: tuple[Virtual, ...],
+        route: bytes,
+        plugin: bytes,
+        flags: int,
+        redirect_status: int,
+        target: tuple[bytes, str, int, int, int, int, int] | None,
+        anonymous: tuple[bytes, bytes] | None,
+        texts: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes],
+    ) -> None: ...
+    def users(self) -> int: ...
+    @property
+    def route(self) -> bytes: ...
+    def hold(self, worker: int, by: int) -> None: ...
+    def describe(self) -> dict[str, object]: ...
+
+def parse_address(host: str) -> tuple[bytes, bool] | None: ...

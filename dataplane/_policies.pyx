@@ -1,0 +1,302 @@
+"""Policies and upstream names: what outlives the snapshot that brought it.
+
+A `PolicyBox` owns one route's Policy and a `NameBox` one host's addresses; snapshots share the boxes
+of what did not change.  Sessions may hold a policy longer than any snapshot does (`Policy.users`):
+when its box goes, the policy passes to `NameTable.orphans`, and `NameTable.sweep` lets it go once
+nobody uses it.  Memory that a worker may still read in its turn goes through the Reclaimer.
+"""
+
+import socket as sockets
+from weakref import WeakValueDictionary
+
+cimport cython
+
+from dataplane._core cimport *
+
+FLAGS = {  # PolicyFlag for Python
+    "service": POLICY_SERVICE,
+    "ws": POLICY_WS,
+    "tls_only": POLICY_TLS_ONLY,
+    "strip_path": POLICY_STRIP_PATH,
+    "preserve_host": POLICY_PRESERVE_HOST,
+    "oauth2": POLICY_OAUTH2,
+    "global_credentials": POLICY_GLOBAL_CREDENTIALS,
+    "hide_credentials": POLICY_HIDE_CREDENTIALS,
+    "upstream_http": POLICY_UPSTREAM_HTTP,
+    "upstream_tls": POLICY_UPSTREAM_TLS,
+}
+
+
+cdef uint64_t policy_users(const Policy* policy) noexcept nogil:
+    """Sessions and parked handshakes that hold the policy."""
+    cdef uint64_t sum = 0
+    cdef int i
+    for i in range(WORKERS_MAX):
+        sum += nx_load_u64(&policy.users[i])
+    return sum
+
+
+cdef void* array_new(size_t count, size_t size) except NULL:
+    cdef void* memory = calloc(count if count else 1, size)
+    if memory == NULL:
+        raise MemoryError
+    return memory
+
+
+cdef const uint8_t* id_bytes(object value, Py_ssize_t size, str what) except NULL:
+    if type(value) is not bytes or len(<bytes>value) != size:
+        raise ValueError(f"{what} must be {size} bytes")
+    return <const uint8_t*><const char*><bytes>value
+
+
+cdef inline Span span_of(bytes text):
+    cdef Span span
+    span.data = <const uint8_t*><const char*>text
+    span.size = <uint32_t>len(text)
+    return span
+
+
+cdef Span _copy(uint8_t** cursor, bytes text):
+    """Copy a text to the cursor and move that."""
+    cdef Span span = span_of(text)
+    memcpy(cursor[0], span.data, span.size)
+    span.data = cursor[0]
+    cursor[0] += span.size
+    return span
+
+
+cdef bytes _text(const Span* span):
+    return span.data[:span.size]
+
+
+cdef tuple principal_face(const Principal* principal):
+    return principal.consumer[:16], _text(&principal.headers)
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def parse_address(str host):
+    """(16 bytes with an IPv4 address in the first 4, whether it is IPv6) of an IP address, or None.
+
+    An IPv6 address may be in brackets.
+    """
+    bare = host[1 : len(host) - 1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        if ":" in bare:
+            return sockets.inet_pton(sockets.AF_INET6, bare), True
+        return sockets.inet_pton(sockets.AF_INET, bare) + bytes(12), False
+    except (OSError, ValueError):
+        return None
+
+
+cdef class NameBox:
+    """One upstream host and its addresses; alive while some policy or lookup holds it."""
+
+    def __cinit__(self, str host, Reclaimer reclaimer not None):
+        self.host = host
+        self.reclaimer = reclaimer
+        self.literal = parse_address(host) is not None
+        if self.literal:
+            self.set_addresses([(host, ":" in host)])
+
+    def __dealloc__(self):
+        free(self.c.addresses)
+
+    cpdef set_addresses(self, list addresses):
+        """Publish [(IP, whether it is IPv6)], at most ADDRESSES_MAX of them.
+
+        Raises ValueError for an empty list or what is no IP address.
+        """
+        parsed = [parse_address(ip) for ip, _ in addresses[:ADDRESSES_MAX]]
+        if not parsed or None in parsed:
+            raise ValueError(f"no addresses for {self.host!r}")
+        cdef AddressList* old = self.c.addresses
+        cdef AddressList* fresh = <AddressList*>array_new(1, sizeof(AddressList))
+        for address, v6 in parsed:
+            memcpy(fresh.items[fresh.count].bytes, <const char*><bytes>address, 16)
+            fresh.items[fresh.count].v6 = v6
+            fresh.count += 1
+        if old != NULL and memcmp(old, fresh, sizeof(AddressList)) == 0:
+            free(fresh)
+            return
+        nx_store_ptr(&self.c.addresses, fresh)
+        nx_store_u64(&self.c.failed, 0)
+        self.reclaimer.retire(old)
+
+    cpdef mark_failed(self):
+        """Resolution failed; the last good addresses stay."""
+        if self.c.addresses == NULL:
+            nx_store_u64(&self.c.failed, 1)
+
+    @property
+    def addresses(self):
+        cdef AddressList* known = self.c.addresses
+        if known == NULL:
+            return []
+        return [
+            sockets.inet_ntop(sockets.AF_INET6, item.bytes[:16])
+            if item.v6 else sockets.inet_ntop(sockets.AF_INET, item.bytes[:4])
+            for item in known.items[:known.count]
+        ]
+
+    @property
+    def failed(self):
+        return self.c.failed != 0
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class _Orphan:
+    """Owns a policy whose box has gone."""
+
+    cdef Policy* c
+    cdef NameBox name  # c.name lies in it
+
+    def __dealloc__(self):
+        free(self.c)
+
+
+@cython.no_gc_clear
+cdef class NameTable:
+    """What outlives a snapshot: upstream names, and policies that sessions still hold."""
+
+    def __cinit__(self, Reclaimer reclaimer not None):
+        self.reclaimer = reclaimer
+        self.boxes = WeakValueDictionary()
+        self.orphans = []
+
+    cpdef NameBox intern(self, str host):
+        """The one box of a host, in any case of letters; IP addresses have their address at once."""
+        host = host.lower()
+        box = self.boxes.get(host)
+        if box is None:
+            box = NameBox(host, self.reclaimer)
+            self.boxes[host] = box
+        return box
+
+    def set_addresses(self, str host, list addresses):
+        self.intern(host).set_addresses(addresses)
+
+    def mark_failed(self, str host):
+        self.intern(host).mark_failed()
+
+    def hosts_in_use(self):
+        """The names, not IP addresses, that live tables and policies use."""
+        return [box.host for box in list(self.boxes.values()) if not box.literal]
+
+    def unresolved(self):
+        """Those of `hosts_in_use` without an address yet."""
+        cdef NameBox box
+        return [
+            box.host for box in list(self.boxes.values())
+            if not box.literal and box.c.addresses == NULL
+        ]
+
+    cdef void adopt(self, Policy* policy, NameBox name):
+        """Take over a policy that no live tables have; sessions may hold it."""
+        cdef _Orphan orphan = _Orphan.__new__(_Orphan)
+        orphan.c = policy
+        orphan.name = name
+        if policy_users(policy) != 0:
+            self.orphans.append(orphan)
+        elif self.reclaimer is not None and self.reclaimer.waiting is not None:
+            self.reclaimer.retire_object(orphan)
+        # Else the interpreter is taking everything down: freed now.
+
+    def sweep(self):
+        """Let go of policies whose last session has ended.  Returns how many are still held."""
+        cdef _Orphan orphan
+        held = []
+        for orphan in self.orphans:
+            if policy_users(orphan.c) != 0:
+                held.append(orphan)
+            else:
+                self.reclaimer.retire_object(orphan)
+        self.orphans = held
+        return len(held)
+
+
+# --- policies -------------------------------------------------------------------------------------
+
+
+@cython.no_gc_clear
+cdef class PolicyBox:
+    """Owns the Policy of one route.  `dataplane.compile` makes it and keeps it while it can.
+
+    target: (service id, host, port, retries, connect, write, read timeout in ms) or None.
+    anonymous: (consumer id, prepared header lines) or None.  texts: host header, host name, service
+    path, auth header, both challenges, name of the anonymous consumer that is missing.
+    """
+
+    def __cinit__(
+        self, NameTable names not None, bytes content, tuple virtual, bytes route, bytes plugin,
+        uint32_t flags, uint16_t redirect_status, tuple target, tuple anonymous, tuple texts,
+    ):
+        cdef size_t size = sizeof(Policy) + sum(map(len, texts))
+        if anonymous is not None:
+            size += sizeof(Principal) + len(<bytes>anonymous[1])
+        self.names = names
+        self.content = content
+        self.virtual = virtual
+        cdef Policy* c = <Policy*>array_new(1, size)
+        self.c = c
+        cdef uint8_t* cursor = <uint8_t*>(c + 1)
+        memcpy(c.route, id_bytes(route, 16, "a route id"), 16)
+        memcpy(c.plugin, id_bytes(plugin, 16, "a plugin id"), 16)
+        c.flags = flags
+        c.redirect_status = redirect_status
+        if anonymous is not None:
+            c.anonymous = <Principal*>cursor
+            cursor += sizeof(Principal)
+            memcpy(c.anonymous.consumer, id_bytes(anonymous[0], 16, "a consumer id"), 16)
+            c.anonymous.headers = _copy(&cursor, anonymous[1])
+        c.host_header = _copy(&cursor, texts[0])
+        c.host_name = _copy(&cursor, texts[1])
+        c.service_path = _copy(&cursor, texts[2])
+        c.auth_header = _copy(&cursor, texts[3])
+        c.challenge_missing = _copy(&cursor, texts[4])
+        c.challenge_invalid = _copy(&cursor, texts[5])
+        c.anonymous_missing = _copy(&cursor, texts[6])
+        if target is not None:
+            service, host, c.port, c.retries, connect, write, read = target
+            memcpy(c.service, id_bytes(service, 16, "a service id"), 16)
+            c.connect_timeout_ms = connect
+            c.write_timeout_ms = write
+            c.read_timeout_ms = read
+            self.name = names.intern(host)
+            c.name = &self.name.c
+
+    def __dealloc__(self):
+        if self.c != NULL:
+            self.names.adopt(self.c, self.name)
+
+    cpdef uint64_t users(self):
+        """Sessions and parked handshakes that hold the policy now."""
+        return policy_users(self.c)
+
+    @property
+    def route(self):
+        return self.c.route[:16]
+
+    def hold(self, int worker, int by):
+        """Change a worker's count of users, as policy_hold and policy_release do; for tests."""
+        nx_bump(&self.c.users[worker], <uint64_t>by)
+
+    def describe(self):
+        """Every field as Python values; for tests."""
+        cdef Policy* c = self.c
+        return {
+            "route": c.route[:16], "service": c.service[:16], "plugin": c.plugin[:16],
+            "flags": c.flags, "redirect_status": c.redirect_status, "port": c.port,
+            "connect_timeout_ms": c.connect_timeout_ms, "write_timeout_ms": c.write_timeout_ms,
+            "read_timeout_ms": c.read_timeout_ms, "retries": c.retries,
+            "name": self.name, "host_header": _text(&c.host_header),
+            "host_name": _text(&c.host_name), "service_path": _text(&c.service_path),
+            "auth_header": _text(&c.auth_header),
+            "challenge_missing": _text(&c.challenge_missing),
+            "challenge_invalid": _text(&c.challenge_invalid),
+            "anonymous_missing": _text(&c.anonymous_missing),
+            "anonymous": None if c.anonymous == NULL else principal_face(c.anonymous),
+        }
+

@@ -1,0 +1,100 @@
+"""Texts that the engine copies into heads as they are: header lines, challenges, hosts, paths.
+
+A byte that could end a line or a message cannot get through (S57): it is percent-encoded.
+"""
+
+from __future__ import annotations
+
+import re
+
+from dataplane import wire
+from dataplane._policies import parse_address
+
+TEXT_BYTES_MAX = 4096  # of one value, as prepared
+HOST_BYTES_MAX = 253
+HEADER_NAME_BYTES_MAX = 256
+
+DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+_UNSAFE = re.compile(rb"[\x00-\x1f\x7f]")
+_UNSAFE_IN_PATH = re.compile(rb"[^\x21\x24-\x3b\x3d\x3f-\x5b\x5d\x5f\x61-\x7a\x7e]")
+_HOST = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _encoded(match: re.Match[bytes]) -> bytes:
+    return b"%%%02X" % match[0][0]
+
+
+def header_value(text: str) -> bytes:
+    """UTF-8 with control bytes as %XX. Raises ValueError past TEXT_BYTES_MAX."""
+    raw = text.encode()
+    if not text.isprintable():
+        raw = _UNSAFE.sub(_encoded, raw)
+    if len(raw) > TEXT_BYTES_MAX:
+        raise ValueError(f"{text[:40]!r}… is longer than {TEXT_BYTES_MAX} bytes")
+    return raw
+
+
+def consumer_lines(consumer: wire.Consumer) -> bytes:
+    """The header lines that say who the consumer is.  spec/oauth2.md §6.3."""
+    lines = b"X-Consumer-ID: " + uuid_text(consumer.id).encode() + b"\r\n"
+    if consumer.custom_id is not None:
+        lines += b"X-Consumer-Custom-ID: " + header_value(consumer.custom_id) + b"\r\n"
+    if consumer.username is not None:
+        lines += b"X-Consumer-Username: " + header_value(consumer.username) + b"\r\n"
+    return lines
+
+
+def credential_line(credential: wire.Credential) -> bytes:
+    return b"X-Credential-Identifier: " + header_value(credential.client_id) + b"\r\n"
+
+
+ANONYMOUS_LINE = b"X-Anonymous-Consumer: true\r\n"
+
+
+def challenges(realm: str | None) -> tuple[bytes, bytes]:
+    """WWW-Authenticate without a token, and for one that is no good.  spec/oauth2.md §6.2."""
+    error = b'error="invalid_token", error_description='
+    error += b'"The access token is invalid or has expired"'
+    if realm is None:
+        return b"Bearer", b"Bearer " + error
+    quoted = header_value(realm).replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    return b'Bearer realm="%s"' % quoted, b'Bearer realm="%s", %s' % (quoted, error)
+
+
+def field_name(name: str) -> bytes:
+    """A header's name in lower case. Raises ValueError for what is none."""
+    if not _FIELD_NAME.fullmatch(name) or len(name) > HEADER_NAME_BYTES_MAX:
+        raise ValueError(f"{name[:100]!r} is not a header name")
+    return name.lower().encode()
+
+
+def host_header(service: wire.Service) -> bytes:
+    """Host for the upstream; the port only where it is not the protocol's own."""
+    host = service.host
+    if not _HOST.fullmatch(host) or len(host) > HOST_BYTES_MAX:
+        if parse_address(host) is None:
+            raise ValueError(f"{host[:100]!r} is not a host")
+        host = f"[{host.strip('[]')}]"
+    if service.port == DEFAULT_PORTS[service.protocol]:
+        return host.encode()
+    return f"{host}:{service.port}".encode()
+
+
+def service_path(path: str | None) -> bytes:
+    """The path that requests are put behind, escaped; empty when there is none."""
+    if path is None:
+        return b""
+    raw = _UNSAFE_IN_PATH.sub(_encoded, path.encode())
+    if not raw.startswith(b"/"):
+        raise ValueError(f"the path {path[:100]!r} does not start with '/'")
+    if len(raw) > TEXT_BYTES_MAX:
+        raise ValueError(f"the path is longer than {TEXT_BYTES_MAX} bytes")
+    return raw
+
+
+def uuid_text(id_: bytes) -> str:
+    digits = id_.hex()
+    parts = (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:])
+    return "-".join(parts)
