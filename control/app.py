@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from control import declarative
 from control.admin.dataplanes import DataPlanes, dataplanes_router
 from control.admin.edge import Counts, Manners, Stamp
 from control.admin.router import documented_models, install
@@ -55,6 +56,7 @@ def admin_app(store: Store, dataplanes: DataPlanes, counts: Counts | None = None
     app = _fastapi()
     install(app, store, counts)
     app.include_router(dataplanes_router(dataplanes))
+    app.include_router(declarative.router(store))
     described = [*app.routes, *issuer_app(store).routes]
     app.openapi = lambda: _document(app, described)  # type: ignore[method-assign]
     return app
