@@ -28,6 +28,7 @@ TASKS_MAX = 4096
 UNCHECKED_ASKS_MAX = 64  # asks at a time for tokens whose check failed: mostly junk
 NEGATIVE_SECONDS = 1.0  # how long an unknown token is refused without asking again
 VERSION_WAIT_SECONDS = 1.0  # for the configuration that a new token belongs to
+NAME_SECONDS = 4.0  # the look-up itself goes on: the next session may find its result
 RETRY_AFTER_SECONDS = 5  # said to clients of the token endpoint
 
 KNOWN, UNKNOWN, UNAVAILABLE = "known", "unknown", "unavailable"
@@ -126,7 +127,8 @@ class Answers:
     async def _verdict(self, digest: bytes, check_passed: bool) -> str:
         token = self._known.get(digest)
         if token is None:
-            token = await self._ask(digest, check_passed)
+            # It may also have been pushed while we were not running.
+            token = await self._ask(digest, check_passed) or self._known.get(digest)
         if token is None:
             self._engine.tokens.put_negative(digest, time.time() + NEGATIVE_SECONDS)
             return UNKNOWN
@@ -159,20 +161,20 @@ class Answers:
             self._refuse_request(ref)
 
     async def _answer_request(self, ref: int, asked: dict[str, Any]) -> None:
-        reply: wire.TokenReply | None = None
+        answered = False
         try:
             reply = await self._link.request(wire.TokenRequest(id=0, **asked))
+            # The engine frames the answer itself; what else the issuer said goes as it is.
+            headers = [(n, v) for n, v in reply.headers if n.lower() not in FRAMING]
+            self._engine.answer_request(ref, reply.status, headers, reply.body)
+            answered = True
         except (LinkDown, LinkBusy):
             pass
-        except Exception as error:
+        except Exception as error:  # a header the engine refuses, or a fault of ours
             log.error("answer.fault", question="request", error=f"{type(error).__name__}: {error}")
         finally:
-            if reply is None:
+            if not answered:
                 self._refuse_request(ref)
-            else:
-                # The engine frames the answer itself; what else the issuer said goes as it is.
-                headers = [(n, v) for n, v in reply.headers if n.lower() not in FRAMING]
-                self._engine.answer_request(ref, reply.status, headers, reply.body)
 
     def _refuse_request(self, ref: int) -> None:
         body = {
@@ -197,7 +199,10 @@ class Answers:
     async def _answer_name(self, ref: int, host: str) -> None:
         found = False
         try:
-            found = await self._resolver.resolve(host)
+            async with asyncio.timeout(NAME_SECONDS):
+                found = await self._resolver.resolve(host)
+        except TimeoutError:
+            pass
         except Exception as error:
             log.error("answer.fault", question="name", error=f"{type(error).__name__}: {error}")
         finally:

@@ -41,6 +41,8 @@ class EngineCollector(Collector):
             ("accepts", "narthex_connections_accepted", "Client connections accepted"),
             ("token_hits", "narthex_token_cache_hits", "Tokens found in the cache"),
             ("token_misses", "narthex_token_cache_misses", "Tokens not found in the cache"),
+            ("requests", "narthex_requests", "Answers of ours, the token endpoint's among them"),
+            ("refused_full", "narthex_refused_full", "Connections and sessions over a bound"),
             ("records_dropped", "narthex_records_dropped", "Log records lost to a full ring"),
             ("questions_dropped", "narthex_questions_dropped", "Questions refused by a full ring"),
         ):
@@ -48,6 +50,7 @@ class EngineCollector(Collector):
         gauges = self._gauges()
         for name, text, value in (
             ("narthex_live_sessions", "Sessions open now", _number(totals, "live_sessions")),
+            ("narthex_connections", "Client connections open now", _number(totals, "connections")),
             ("narthex_token_cache_entries", "Tokens in the cache", len(self._engine.tokens)),
             ("narthex_config_version", "Version of the applied config", gauges.config_version),
             ("narthex_link_up", "1 while the control plane is connected", gauges.link_up),

@@ -30,8 +30,9 @@ LINK_SECRET_FILE = "link.secret"  # in DATA_DIR
 KEYRING_FILE = "keyring"  # in DATA_DIR
 SECRETS = frozenset({"LINK_SECRET"})  # never shown
 LINK_SECRET_CHARS_MIN = 16
+WORKERS_MAX = 64  # as the engine's
 LISTEN_EXPECTED = (
-    "a comma-separated list of ADDRESS:PORT, each with `ssl` after it for TLS, like"
+    "a comma-separated list of up to 16 ADDRESS:PORT, each with `ssl` after it for TLS, like"
     " `0.0.0.0:8000, [::]:8443 ssl`; the address an IP, the port 0 to 65535, none twice"
 )
 
@@ -121,7 +122,7 @@ def _lower(value: object) -> object:
 
 def cpus_usable() -> int:
     """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return min(len(os.sched_getaffinity(0)), WORKERS_MAX)
 
 
 AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
@@ -142,7 +143,7 @@ class Settings(BaseSettings):
     proxy_listen: Annotated[list[Listener], NoDecode, BeforeValidator(_listeners)] = Field(
         default=[Listener("0.0.0.0", 8000), Listener("0.0.0.0", 8443, True)],  # noqa: S104
         min_length=1,
-        max_length=64,
+        max_length=16,
         description=LISTEN_EXPECTED,
     )
     status_listen: Annotated[Listener | None, NoDecode, BeforeValidator(_status_listener)] = Field(
@@ -166,14 +167,15 @@ class Settings(BaseSettings):
     )
     keyring: AbsolutePath | None = Field(default=None, description=PATH_EXPECTED)
     workers: int = Field(
-        default_factory=cpus_usable, ge=1, le=256, description="a whole number from 1 to 256"
+        default_factory=cpus_usable, ge=1, le=WORKERS_MAX, description="a whole number from 1 to 64"
     )
     tls_cert: AbsolutePath | None = Field(default=None, description=PATH_EXPECTED)
     tls_key: AbsolutePath | None = Field(default=None, description=PATH_EXPECTED)
     trusted_ips: Annotated[list[Network], NoDecode, BeforeValidator(_networks)] = Field(
         default=[],
-        max_length=1024,
-        description="a comma-separated list of IP addresses and networks, like `10.0.0.0/8, ::1`",
+        max_length=64,
+        description="a comma-separated list of up to 64 IP addresses and networks, like"
+        " `10.0.0.0/8, ::1`",
     )
     token_cache: int = Field(
         default=65536, ge=16, le=2**24, description="tokens, a whole number from 16 to 16777216"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -69,7 +70,16 @@ class FakeCache:
 class FakeEngine:
     """An engine whose questions and records the test puts in and whose answers it reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, **given: Any) -> None:
+        self.given = given
+        self.calls: list[str] = []  # in order
+        self.published: list[Any] = []
+        self.sessions = 0
+        self.joins = True
+        self.reclaimer = object()
+        self.blocked: set[Any] = set()  # signals, in start
+        self.on_start: Callable[[], None] = lambda: None
+        self.faults: dict[str, Exception] = {}  # by method
         self.tokens = FakeCache()
         self.question_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.asked: list[tuple[Any, ...]] = []
@@ -77,7 +87,7 @@ class FakeEngine:
         self.replies: dict[int, tuple[int, list[tuple[bytes, bytes]], bytes]] = {}
         self.named: dict[int, bool] = {}
         self.recorded: list[tuple[str, dict[str, Any]]] = []
-        self.totals: dict[str, Any] = {}
+        self.totals: dict[str, Any] = {"handshakes": {101: 2, 401: 1}}
         self.swept = 0
 
     def ask(self, *questions: tuple[Any, ...]) -> None:
@@ -98,6 +108,8 @@ class FakeEngine:
         self, ref: int, status: int, headers: list[tuple[bytes, bytes]], body: bytes
     ) -> None:
         assert ref not in self.replies, "answered twice"
+        if any(b"\r" in value for _, value in headers):
+            raise ValueError("a header has a control byte")
         self.replies[ref] = (status, headers, body)
 
     def answer_name(self, ref: int, found: bool) -> None:
@@ -110,6 +122,40 @@ class FakeEngine:
 
     def counters(self) -> dict[str, Any]:
         return self.totals
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if name in self.faults:
+            raise self.faults[name]
+
+    def certificate(self, cert: str, key: str) -> None:
+        self._called("certificate")
+
+    def listen(self, address: str, port: int, tls: bool) -> int:
+        self._called("listen")
+        return port or 4242
+
+    def start(self) -> None:
+        self._called("start")
+        self.blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        self.on_start()
+
+    def publish(self, tables: Any) -> None:
+        self._called("publish")
+        self.published.append(tables)
+
+    def drain(self, seconds: float) -> None:
+        self._called(f"drain {seconds:g}")
+
+    def stop(self) -> None:
+        self._called("stop")
+
+    def join(self, seconds: float) -> bool:
+        self._called("join")
+        return self.joins
+
+    def live_sessions(self) -> int:
+        return self.sessions
 
     def sweep(self) -> int:
         self.swept += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -34,6 +35,8 @@ class FakeResolver:
     async def resolve(self, host: str) -> bool:
         if self.fault is not None:
             raise self.fault
+        if host == "slow.example":
+            await asyncio.Event().wait()
         return host == "good.example"
 
 
@@ -270,7 +273,7 @@ async def test_token_request_travels_the_link_and_its_answer_comes_back() -> Non
         wire.decode_to_control(wire.encode(sent))
 
 
-@pytest.mark.parametrize("what", ["down", "busy", "lost", "fault"])
+@pytest.mark.parametrize("what", ["down", "busy", "lost", "fault", "header"])
 async def test_token_request_is_temporarily_unavailable_without_the_link(what: str) -> None:
     async with bench() as b:
         if what == "down":
@@ -279,6 +282,8 @@ async def test_token_request_is_temporarily_unavailable_without_the_link(what: s
             b.link.busy = True
         elif what == "fault":
             b.link.fault = ValueError("ours")
+        elif what == "header":
+            b.link.reply = wire.TokenReply(7, 200, [(b"x", b"a\r\nb")], b"")
         else:
             b.link.gate.clear()
             b.engine.ask(("request", 2, dict(REQUEST)))
@@ -295,6 +300,14 @@ async def test_token_request_is_temporarily_unavailable_without_the_link(what: s
         answer = json.loads(body)
         assert answer["error"] == "temporarily_unavailable"
         assert set(answer) == {"error", "error_description"}
+
+
+async def test_name_that_takes_too_long_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "NAME_SECONDS", 0.01)
+    async with bench() as b:
+        b.engine.ask(("name", 1, "slow.example"))
+        await until(lambda: b.engine.named)
+        assert b.engine.named == {1: False}
 
 
 async def test_name_is_resolved_or_not() -> None:

@@ -16,6 +16,7 @@ TOTALS = {
     "messages_in": 11, "messages_out": 12, "bytes_in": 1300, "bytes_out": 1400,
     "closes": {(1000, "client"): 2, (1001, "upstream"): 1}, "token_hits": 50, "token_misses": 4,
     "records_dropped": 6, "questions_dropped": 7, "accepts": 9,
+    "connections": 4, "requests": 8, "refused_full": 10,
 }  # fmt: skip
 
 
@@ -59,6 +60,9 @@ def test_metrics_have_every_counter_of_the_engine(engine: FakeEngine) -> None:
             "narthex_records_dropped_total": 6,
             "narthex_questions_dropped_total": 7,
             "narthex_connections_accepted_total": 9,
+            "narthex_connections": 4,
+            "narthex_requests_total": 8,
+            "narthex_refused_full_total": 10,
             "narthex_config_version": 17,
             "narthex_link_up": 1,
             "narthex_draining": 0,

@@ -88,7 +88,9 @@ def test_port_zero_may_stand_twice_in_a_list() -> None:
     ("name", "value"),
     [
         ("WORKERS", "0"),
-        ("WORKERS", "257"),
+        ("WORKERS", "65"),
+        ("TRUSTED_IPS", ",".join(["10.0.0.1"] * 65)),
+        ("PROXY_LISTEN", ",".join(["127.0.0.1:0"] * 17)),
         ("WORKERS", "two"),
         ("TOKEN_CACHE", "15"),
         ("MAX_SESSIONS", "0"),
