@@ -190,7 +190,7 @@ class ClusterState(SQLModel, table=True):
 
     id: int = Field(default=1, primary_key=True)
     epoch: str = Field(max_length=ID_CHARS)
-    config_version: int = _big(default=0)
+    config_version: int = _big(default=1)  # an empty configuration is one; 0 says there is none
     revocation_seq: int = _big(default=0)
     check_key: bytes = Field(sa_column=Column(EncryptedBytes(), nullable=False))
 

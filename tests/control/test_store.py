@@ -70,9 +70,9 @@ def test_config_version_goes_up_when_a_config_entity_changes(
 ) -> None:
     with store.writing() as session:
         add_credential(session)
-    assert changes == [Change(1, (), ())]
+    assert changes == [Change(2, (), ())]
     with store.reading() as session:
-        assert queries.cluster_state(session).config_version == 1
+        assert queries.cluster_state(session).config_version == 2
 
 
 def test_config_version_stays_when_a_token_is_made(store: Store, changes: list[Change]) -> None:
@@ -87,7 +87,7 @@ def test_config_version_stays_when_a_token_is_made(store: Store, changes: list[C
     (token,) = change.tokens
     assert (token.digest, token.credential_id, token.service_id) == (DIGEST, credential.id, None)
     assert (token.scope, token.user_id, token.expires_at) == ("email", "u", 1060.5)
-    assert token.version == 1
+    assert token.version == 2
 
 
 def test_token_names_the_new_version_when_made_with_its_credential(
@@ -95,7 +95,7 @@ def test_token_names_the_new_version_when_made_with_its_credential(
 ) -> None:
     with store.writing() as session:
         add_token(session, add_credential(session).id)
-    assert changes[-1].version == changes[-1].tokens[0].version == 1
+    assert changes[-1].version == changes[-1].tokens[0].version == 2
 
 
 def test_nothing_is_kept_or_told_when_the_block_raises(store: Store, changes: list[Change]) -> None:
@@ -105,10 +105,10 @@ def test_nothing_is_kept_or_told_when_the_block_raises(store: Store, changes: li
     assert changes == []
     with store.reading() as session:
         assert queries.credential_by_client_id(session, "abc") is None
-        assert queries.cluster_state(session).config_version == 0
+        assert queries.cluster_state(session).config_version == 1
     with store.writing() as session:
         add_credential(session)
-    assert changes[0].version == 1
+    assert changes[0].version == 2
 
 
 def test_nothing_is_told_when_nothing_changed(store: Store, changes: list[Change]) -> None:
@@ -166,7 +166,7 @@ def test_writers_in_many_threads_each_get_a_version_in_commit_order(
         thread.start()
     for thread in threads:
         thread.join()
-    assert [change.version for change in changes] == list(range(1, 21))
+    assert [change.version for change in changes] == list(range(2, 22))
 
 
 def test_reader_sees_one_state_while_a_writer_commits(store: Store) -> None:
@@ -175,7 +175,7 @@ def test_reader_sees_one_state_while_a_writer_commits(store: Store) -> None:
         with store.writing() as session:
             add_credential(session)
         after = queries.config_rows(reader)
-    assert (before.version, after.version) == (0, 0)
+    assert (before.version, after.version) == (1, 1)
     assert after.credentials == []
 
 
@@ -189,7 +189,7 @@ def test_token_by_digest_gives_the_token_until_it_expires(store: Store) -> None:
     with store.reading() as session:
         found = queries.token_by_digest(session, DIGEST, now=159.9)
         assert found is not None
-        assert (found.expires_at, found.version) == (160.0, 1)
+        assert (found.expires_at, found.version) == (160.0, 2)
         assert queries.token_by_digest(session, DIGEST, now=160.0) is None
         assert queries.token_by_digest(session, b"x" * 32, now=100) is None
 
