@@ -1,6 +1,6 @@
 """Policies and upstream names: what outlives the snapshot that brought it.
 
-A `PolicyBox` owns one route's Policy and a `NameBox` one host's addresses; snapshots share the boxes
+A `PolicyBox` owns one route's Policy, a `NameBox` one host's addresses; snapshots share the boxes
 of what did not change.  Sessions may hold a policy longer than any snapshot does (`Policy.users`):
 when its box goes, the policy passes to `NameTable.orphans`, and `NameTable.sweep` lets it go once
 nobody uses it.  Memory that a worker may still read in its turn goes through the Reclaimer.
@@ -156,6 +156,10 @@ cdef class _Orphan:
     def __dealloc__(self):
         free(self.c)
 
+    def hold(self, int worker, int by):
+        """As PolicyBox.hold; for tests."""
+        nx_bump(&self.c.users[worker], <uint64_t>by)
+
 
 @cython.no_gc_clear
 cdef class NameTable:
@@ -167,7 +171,7 @@ cdef class NameTable:
         self.orphans = []
 
     cpdef NameBox intern(self, str host):
-        """The one box of a host, in any case of letters; IP addresses have their address at once."""
+        """The one box of a host, in any case; an IP address has its address at once."""
         host = host.lower()
         box = self.boxes.get(host)
         if box is None:

@@ -8,9 +8,9 @@ from dataplane._policies cimport *
 cdef enum:
     QUERY_FIELDS_MAX = 128  # header fields of one RouteQuery
     TABLES_METHODS_MAX = 64  # different methods in the routes of one snapshot
-    TABLES_PROBES_MAX = 32  # slots looked at for one key; a table that would need more is made larger
+    TABLES_PROBES_MAX = 32  # slots looked at for one key; a table that needs more is made larger
     ROUTE_PATH_MAX = 8192  # of a route's path: a longer request line is refused anyway
-    TABLES_CANDIDATES_MAX = 1 << 20  # host and path pairs of all routes together
+    TABLES_CANDIDATES_MAX = 1 << 18  # pairs of a route's host and path, of all: compiled in 1 s
 
 cdef struct RouteQuery:
     Span host  # borrowed, as all spans here; lower case, without port

@@ -233,7 +233,8 @@ cdef inline bint wild_matches(const Wild* wild, const Span* host) noexcept nogil
     cdef uint32_t size = wild.text.size
     if host.size < size:
         return False
-    return memcmp(host.data + (host.size - size if wild.is_suffix else 0), wild.text.data, size) == 0
+    cdef uint32_t start = host.size - size if wild.is_suffix else 0
+    return memcmp(host.data + start, wild.text.data, size) == 0
 
 
 cdef bint candidate_matches(
@@ -475,6 +476,9 @@ cdef class _Plan:
     cdef int place(self, uint32_t rank, tuple virtual) except -1:
         """Put one virtual route where requests will look for it."""
         _, _, prefixes, hosts, methods, headers = virtual
+        self.candidates_n += max(1, len(hosts)) * max(1, len(prefixes))
+        if self.candidates_n > TABLES_CANDIDATES_MAX:
+            raise ValueError(f"more than {TABLES_CANDIDATES_MAX} pairs of a route's host and path")
         for text, port, kind in hosts or ((b"", 0, 0),):
             wild = 0
             if kind:
@@ -487,9 +491,6 @@ cdef class _Plan:
             for prefix in prefixes or (b"",):
                 lengths.setdefault(len(prefix), rank)
                 self.buckets.setdefault((host, prefix), []).append((rank, wild, port))
-                self.candidates_n += 1
-            if self.candidates_n > TABLES_CANDIDATES_MAX:
-                raise ValueError(f"the routes spell out more than {TABLES_CANDIDATES_MAX} hosts and paths")
         for method in methods:
             self.methods.setdefault(method, len(self.methods))
         for name, values in headers:
@@ -648,7 +649,8 @@ cdef class Tables:
     """Owns one compiled snapshot.  `dataplane.compile` makes it.
 
     boxes: every route's PolicyBox by its content.  principals: (credential id, consumer id,
-    prepared header lines) of every credential.  Raises ValueError past TABLES_METHODS_MAX, TABLES_CANDIDATES_MAX.
+    prepared header lines) of every credential.  Raises ValueError past TABLES_METHODS_MAX and
+    TABLES_CANDIDATES_MAX.
     """
 
     def __cinit__(

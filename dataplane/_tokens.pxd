@@ -1,4 +1,4 @@
-"""The token cache: SHA-256 of a token → what it says.  Written by the Python thread, read by all."""
+"""The token cache: SHA-256 of a token → what it says.  One thread writes, all read."""
 
 from dataplane._core cimport *
 

@@ -23,6 +23,7 @@ from dataplane.prepared import (
     consumer_lines,
     credential_line,
     field_name,
+    header_value,
     host_header,
     service_path,
     uuid_text,
@@ -84,10 +85,9 @@ def _check(snapshot: wire.Snapshot) -> None:
 
 
 def _check_ids(what: str, ids: list[bytes]) -> None:
-    if wrong := next((id_ for id_ in ids if len(id_) != 16), None):
-        raise ValueError(f"the {what} id {wrong.hex()[:64]} is not 16 bytes long")
-    if b"" in ids:
-        raise ValueError(f"a {what} has an empty id")
+    for id_ in ids:
+        if len(id_) != 16:
+            raise ValueError(f"the {what} id {id_.hex()[:64]!r} is not 16 bytes long")
     if len(set(ids)) != len(ids):
         raise ValueError(f"a {what} id is there twice")
 
@@ -172,7 +172,7 @@ def _policy(
             field_name(oauth2.auth_header_name) if oauth2 is not None else b"",
             without_token,
             invalid,
-            missing.encode() if missing is not None else b"",
+            header_value(missing) if missing is not None else b"",
         ),
     )
 

@@ -17,7 +17,7 @@ HEADER_NAME_BYTES_MAX = 256
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 _UNSAFE = re.compile(rb"[\x00-\x1f\x7f]")
-_UNSAFE_IN_PATH = re.compile(rb"[^\x21\x24-\x3b\x3d\x3f-\x5b\x5d\x5f\x61-\x7a\x7e]")
+_UNSAFE_IN_PATH = re.compile(rb"[^\x21\x24-\x3b\x3d\x40-\x5b\x5d\x5f\x61-\x7a\x7e]")
 _HOST = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 

@@ -34,7 +34,7 @@ def put(cache: TokenCache, key: bytes, expires_at: float = 0.0, version: int = 1
 def colliding(cache: TokenCache, count: int) -> list[bytes]:
     """Digests whose windows all start at the same slot."""
     start, _ = cache.window(sha(0))
-    found = []
+    found: list[bytes] = []
     number = 0
     while len(found) < count:
         if cache.window(sha(number))[0] == start:
