@@ -258,7 +258,7 @@ class DiskState:
                 os.fdatasync(self._log_fd)
             if self._log_bytes > LOG_BYTES_MAX:
                 self._fold_log()
-        except (OSError, Damaged, msgspec.MsgspecError) as error:
+        except Exception as error:  # whatever it was, the thread has more to write
             self._drop_log()
             log.error("state.unwritable", file=str(self._dir / _LOG), why=str(error))
 

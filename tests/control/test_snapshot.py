@@ -1,0 +1,292 @@
+"""Snapshots: rows in, what a data plane needs out, and nothing else."""
+
+import time
+import uuid
+from typing import Any
+
+import pytest
+
+from control.snapshot import build, id_bytes
+from control.store.queries import (
+    ConfigRows,
+    ConsumerRow,
+    CredentialRow,
+    PluginRow,
+    RouteRow,
+    ServiceRow,
+)
+from dataplane import wire
+
+EPOCH = str(uuid.uuid4())
+
+
+def ident(name: str) -> str:
+    """A stable id for a name."""
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
+
+
+def raw(name: str) -> bytes:
+    return uuid.UUID(ident(name)).bytes
+
+
+def service(name: str, **changed: Any) -> ServiceRow:
+    row = ServiceRow(
+        id=ident(name),
+        name=name,
+        protocol="ws",
+        host="up.test",
+        port=8080,
+        path="/base",
+        connect_timeout=1,
+        write_timeout=2,
+        read_timeout=3,
+        retries=4,
+        enabled=True,
+        updated_at=9,
+    )
+    return row._replace(**changed)
+
+
+def route(name: str, of: str | None = None, **changed: Any) -> RouteRow:
+    row = RouteRow(
+        id=ident(name),
+        name=name,
+        protocols=["ws", "wss"],
+        methods=None,
+        hosts=None,
+        paths=["/anything"],
+        headers=None,
+        https_redirect_status_code=426,
+        strip_path=True,
+        preserve_host=False,
+        path_handling="v0",
+        service_id=None if of is None else ident(of),
+        created_at=7,
+    )
+    return row._replace(**changed)
+
+
+def plugin(name: str, **changed: Any) -> PluginRow:
+    row = PluginRow(
+        id=ident(name),
+        name="oauth2",
+        service_id=None,
+        route_id=None,
+        consumer_id=None,
+        config={},
+        protocols=["http", "https", "ws", "wss"],
+        enabled=True,
+    )
+    return row._replace(**changed)
+
+
+def snapshot(**rows: Any) -> wire.Snapshot:
+    empty: dict[str, Any] = {
+        "services": [],
+        "routes": [],
+        "plugins": [],
+        "consumers": [],
+        "credentials": [],
+    }
+    return build(ConfigRows(epoch=EPOCH, version=5, check_key=b"k" * 32, **{**empty, **rows}))
+
+
+def chosen(*plugins: PluginRow, of: RouteRow | None = None) -> bytes | None:
+    """The id of the plugin that runs on route `r` of service `s`."""
+    found = snapshot(services=[service("s")], routes=[of or route("r", "s")], plugins=[*plugins])
+    return found.routes[0].oauth2
+
+
+def test_build_carries_every_field_of_a_service_and_a_route() -> None:
+    busy = route(
+        "r",
+        "s",
+        methods=["GET"],
+        hosts=["a.test"],
+        headers={"x-v": ["1"]},
+        https_redirect_status_code=301,
+        strip_path=False,
+        preserve_host=True,
+        path_handling="v1",
+    )
+    found = snapshot(services=[service("s")], routes=[busy])
+    assert (found.epoch, found.version) == (uuid.UUID(EPOCH).bytes, 5)
+    assert found.check_key == b"k" * 32
+    assert found.services == [
+        wire.Service(raw("s"), "ws", "up.test", 8080, "s", "/base", 1, 2, 3, 4)
+    ]
+    assert found.routes == [
+        wire.Route(
+            id=raw("r"),
+            protocols=["ws", "wss"],
+            name="r",
+            created_at=7,
+            methods=["GET"],
+            hosts=["a.test"],
+            paths=["/anything"],
+            headers={"x-v": ["1"]},
+            https_redirect_status_code=301,
+            strip_path=False,
+            preserve_host=True,
+            path_handling="v1",
+            service=raw("s"),
+        )
+    ]
+
+
+def test_build_survives_packing() -> None:
+    found = snapshot(services=[service("s")], routes=[route("r", "s")], plugins=[plugin("p")])
+    assert wire.unpack_snapshot(wire.pack_snapshot(found)) == found
+
+
+def test_build_leaves_out_disabled_services_and_their_routes() -> None:
+    found = snapshot(
+        services=[service("off", enabled=False), service("on")],
+        routes=[route("of-off", "off"), route("of-on", "on"), route("alone")],
+    )
+    assert [s.name for s in found.services] == ["on"]
+    assert [r.name for r in found.routes] == ["of-on", "alone"]
+
+
+def test_build_keeps_null_lists_as_empty_ones() -> None:
+    (found,) = snapshot(routes=[route("r", paths=None)]).routes
+    assert (found.methods, found.hosts, found.paths, found.headers) == ([], [], [], {})
+
+
+SCOPES = {
+    "route+service": {"route_id": ident("r"), "service_id": ident("s")},
+    "route": {"route_id": ident("r")},
+    "service": {"service_id": ident("s")},
+    "global": {},
+}
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_build_takes_the_most_specific_plugin(level: int) -> None:
+    names = list(SCOPES)[level:]
+    plugins = [plugin(name, **SCOPES[name]) for name in reversed(names)]
+    assert chosen(*plugins) == raw(names[0])
+
+
+def test_build_takes_a_service_plugin_for_its_own_routes_only() -> None:
+    other = plugin("p", service_id=ident("other"))
+    assert chosen(other) is None
+    assert chosen(plugin("p", service_id=ident("s")), of=route("r")) is None
+
+
+def test_build_takes_a_global_plugin_for_a_route_without_service() -> None:
+    assert chosen(plugin("p"), of=route("r")) == raw("p")
+
+
+def test_build_passes_over_disabled_plugins() -> None:
+    assert chosen(plugin("off", route_id=ident("r"), enabled=False), plugin("on")) == raw("on")
+
+
+def test_build_passes_over_plugins_of_a_consumer() -> None:
+    assert chosen(plugin("p", consumer_id=ident("c"))) is None
+
+
+def test_build_passes_over_other_plugins() -> None:
+    assert chosen(plugin("p")._replace(name="key-auth")) is None
+
+
+@pytest.mark.parametrize(
+    ("plugins", "routes", "runs"),
+    [
+        (["http", "https"], ["ws", "wss"], False),
+        (["ws"], ["http"], False),
+        (["https"], ["http"], True),  # one family
+        (["wss"], ["ws"], True),
+        (["grpc"], ["grpc"], False),
+    ],
+)
+def test_build_matches_the_family_of_protocols(
+    plugins: list[str], routes: list[str], runs: bool
+) -> None:
+    of = route("r", "s", protocols=routes)
+    assert (chosen(plugin("p", protocols=plugins), of=of) is not None) is runs
+
+
+def test_build_goes_on_to_a_less_specific_plugin_of_the_right_family() -> None:
+    narrow = plugin("narrow", route_id=ident("r"), protocols=["http"])
+    assert chosen(narrow, plugin("wide")) == raw("wide")
+
+
+def test_build_sends_plugins_in_use_only() -> None:
+    found = snapshot(
+        services=[service("s")],
+        routes=[route("r", "s"), route("r2", "s")],
+        plugins=[plugin("used"), plugin("unused", service_id=ident("gone"))],
+    )
+    assert [p.plugin_id for p in found.oauth2] == [raw("used")]
+
+
+CONSUMERS = [ConsumerRow(ident("ghost"), "ghost", None), ConsumerRow(ident("no-name"), None, "c")]
+
+
+def policy(**config: Any) -> wire.OAuth2:
+    found = snapshot(routes=[route("r")], plugins=[plugin("p", config=config)], consumers=CONSUMERS)
+    return found.oauth2[0]
+
+
+def test_build_compiles_a_plugin() -> None:
+    made = policy(
+        global_credentials=True, hide_credentials=True, auth_header_name="X-Auth", realm="here"
+    )
+    assert made == wire.OAuth2(raw("p"), True, True, "x-auth", "here")
+    assert policy() == wire.OAuth2(raw("p"))
+
+
+@pytest.mark.parametrize("named", [ident("ghost"), "ghost"])
+def test_build_finds_the_anonymous_consumer_by_id_or_username(named: str) -> None:
+    made = policy(anonymous=named)
+    assert (made.anonymous, made.anonymous_missing) == (raw("ghost"), None)
+
+
+def test_build_names_an_anonymous_consumer_that_is_not_there() -> None:
+    made = policy(anonymous="nobody")
+    assert (made.anonymous, made.anonymous_missing) == (None, "nobody")
+
+
+@pytest.mark.parametrize("config", [{}, {"anonymous": None}, {"anonymous": ""}])
+def test_build_sees_no_anonymous_consumer_in_nothing(config: dict[str, Any]) -> None:
+    made = policy(**config)
+    assert (made.anonymous, made.anonymous_missing) == (None, None)
+
+
+def test_build_sends_credentials_without_secrets() -> None:
+    sealed = {"provision_key": {"$sealed": "sealed-provision-key"}}
+    found = snapshot(
+        routes=[route("r")],
+        plugins=[plugin("p", config=sealed)],
+        consumers=CONSUMERS,
+        credentials=[CredentialRow(ident("cred"), "client", ident("ghost"))],
+    )
+    assert found.consumers == [
+        wire.Consumer(raw("ghost"), "ghost"),
+        wire.Consumer(raw("no-name"), None, "c"),
+    ]
+    assert found.credentials == [wire.Credential(raw("cred"), "client", raw("ghost"))]
+    assert b"sealed" not in wire.pack_snapshot(found)
+
+
+def test_build_refuses_a_reference_to_nothing() -> None:
+    with pytest.raises(ValueError, match="consumer that is not there"):
+        snapshot(credentials=[CredentialRow(ident("cred"), "client", ident("nobody"))])
+
+
+def test_id_bytes_are_those_of_the_uuid() -> None:
+    assert id_bytes(EPOCH) == uuid.UUID(EPOCH).bytes
+
+
+def test_build_of_many_rows_is_quick() -> None:
+    """Ten times what was measured, so that only a wrong kind of work fails here."""
+    services = [service(f"s{n}") for n in range(5000)]
+    routes = [route(f"r{n}", f"s{n}") for n in range(5000)]
+    plugins = [plugin("p")]
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        snapshot(services=services, routes=routes, plugins=plugins)
+        took.append(time.process_time() - began)
+    assert min(took) < 0.5
