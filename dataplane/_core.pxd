@@ -483,6 +483,8 @@ cdef struct Worker:
     uint64_t turn  # odd while working, even while asleep
     uint64_t now_ms  # monotonic, read once a turn
     uint64_t random[4]  # xoshiro256**: ids, never secrets
+    uint8_t entropy[256]  # from the kernel, used once each: masks
+    uint32_t entropy_left
     Shared* shared
     uint8_t* scratch  # HEADROOM + SCRATCH_BYTES + slack, shared by all its connections
     uint8_t* compose  # COMPOSE_BYTES: where heads are put together
@@ -518,6 +520,7 @@ cdef void policy_release(Worker* worker, Policy* policy) noexcept nogil
 cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil
 cdef Record* record_reserve(Worker* worker) noexcept nogil
 cdef uint64_t worker_random(Worker* worker) noexcept nogil
+cdef void worker_mask(Worker* worker, uint8_t* out4) noexcept nogil
 cdef Conn* conn_find(Worker* worker, uint64_t ref) noexcept nogil  # NULL when it is gone
 
 cdef inline uint64_t conn_ref(const Worker* worker, const Conn* conn) noexcept nogil:

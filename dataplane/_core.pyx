@@ -380,6 +380,15 @@ cdef uint64_t worker_random(Worker* worker) noexcept nogil:
     return result
 
 
+cdef void worker_mask(Worker* worker, uint8_t* out4) noexcept nogil:
+    """A mask key nobody can guess (RFC 6455 §5.3), from the kernel's generator, 64 to a syscall."""
+    if worker.entropy_left == 0:
+        BUG_ON(getrandom(worker.entropy, sizeof(worker.entropy), 0) != sizeof(worker.entropy))
+        worker.entropy_left = sizeof(worker.entropy)
+    worker.entropy_left -= 4
+    memcpy(out4, worker.entropy + worker.entropy_left, 4)
+
+
 cdef Conn* conn_new(Worker* worker, int fd, uint8_t kind, uint8_t state) noexcept nogil:
     """A connection for `fd`, owned from now on; NULL (fd not closed) when there is no room."""
     cdef uint32_t generation

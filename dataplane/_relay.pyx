@@ -136,12 +136,20 @@ cdef bint _side_done(Session* session, Conn* side) noexcept nogil:
     )
 
 
+cdef bint _unread(Conn* side) noexcept nogil:
+    """Whether closing now could send a reset, which can cost the peer its Close."""
+    return side.flags & FLAG_READABLE and not side.flags & FLAG_BROKEN
+
+
 cdef void _finish(Worker* worker, Session* session) noexcept nogil:
     """End the sockets when both sides are done; frees the session when they have ended."""
     cdef Conn* client = session.client
     cdef Conn* upstream = session.upstream
     if session.ending == ENDING_CLOSE:
         if not _side_done(session, client) or not _side_done(session, upstream):
+            return
+        if not (_unread(client) or _unread(upstream)):
+            relay_cut(worker, session)
             return
         # A FIN before the close: what is still in flight to us cannot turn a Close into a reset.
         conn_shutdown(client)
@@ -167,7 +175,7 @@ cdef void _send_close(Worker* worker, Session* session, Conn* sink) noexcept nog
     if sink == session.client:
         size = frame_write_close(frame, code, <const uint8_t*>reason, strlen(reason), NULL)
     else:
-        BUG_ON(getrandom(mask, 4, 0) != 4)
+        worker_mask(worker, mask)
         size = frame_write_close(frame, code, <const uint8_t*>reason, strlen(reason), mask)
     flow.flags |= FLOW_CLOSE_SENT
     _note_close(worker, session, sink, code)
@@ -321,7 +329,7 @@ cdef int _pass_on(
         _send_close(worker, session, sink)
         return _pass_on(worker, session, flow, source, sink, data + ready, size - ready)
     ready = <uint32_t>_walk(worker, session, flow, sink, data, size, &violation)
-    if ready and not flow.flags & FLOW_CLOSE_SENT:
+    if ready and not flow.flags & FLOW_CLOSE_SENT and not sink.flags & FLAG_BROKEN:
         result = conn_write(sink, data, ready)
         if result > 0 and buffer_size(&sink.output) and sink.timer.prev == NULL:
             wheel_arm(&worker.wheel, &sink.timer, worker.now_ms + WRITE_MS)
