@@ -14,6 +14,7 @@ import secrets
 import socket
 import ssl as tls
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -229,9 +230,11 @@ class Link:
         except (OSError, WebSocketException, TimeoutError) as error:
             return why_lost(error)
         except Exception as error:  # a fault of ours must not end the data plane's hearing
-            log.exception("link.fault")
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            fault = f"{type(error).__name__} at {where.filename}:{where.lineno}"
+            log.error("link.fault", error=fault)
             self._worked = False
-            return f"fault: {type(error).__name__}"
+            return f"fault: {fault}"
         finally:
             self._lose()
 

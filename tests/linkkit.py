@@ -117,7 +117,7 @@ def _service(number: int, id_: str) -> dict[str, Any]:
 
 
 def _route(name: str, service: str) -> dict[str, Any]:
-    made = Route(id=new_id(), name=name, protocols=["ws", "wss"], paths=[f"/{name}"])
+    made = Route(id=new_id(), name=name, protocols=["ws", "wss"], paths=[f"/{name[:20]}"])
     return {**made.model_dump(), "service_id": service, "created_at": 1, "updated_at": 1}
 
 
@@ -137,17 +137,25 @@ def version(store: Store) -> int:
 
 def issue(store: Store, credential: str, by_hand: bool = False, expires_in: int = 3600) -> bytes:
     """Issue a token; its digest."""
-    digest = secrets.token_bytes(32)
+    return issue_many(store, credential, 1, by_hand=by_hand, expires_in=expires_in)[0]
+
+
+def issue_many(
+    store: Store, credential: str, count: int, by_hand: bool = False, expires_in: int = 3600
+) -> list[bytes]:
+    """Issue tokens in one transaction; their digests."""
+    digests = [secrets.token_bytes(32) for _ in range(count)]
     with store.writing() as session:
-        queries.insert_token(
-            session,
-            credential_id=credential,
-            access_token_digest=digest,
-            scope="email",
-            expires_in=expires_in,
-            by_hand=by_hand,
-        )
-    return digest
+        for digest in digests:
+            queries.insert_token(
+                session,
+                credential_id=credential,
+                access_token_digest=digest,
+                scope="email",
+                expires_in=expires_in,
+                by_hand=by_hand,
+            )
+    return digests
 
 
 def revoke(store: Store, *digests: bytes) -> None:

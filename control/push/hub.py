@@ -338,10 +338,10 @@ class Push:
             reply = token_endpoint.unavailable(request.id, "Too many token requests at a time")
             peer.send(wire.encode(reply))
         else:
+            peer.requests_in_flight += 1
             self._spawn(peer, partial(self._answer_request, peer, request))
 
     async def _answer_request(self, peer: Peer, request: wire.TokenRequest) -> None:
-        peer.requests_in_flight += 1
         try:
             reply = await token_endpoint.answer(self._issuer, request)
         finally:
