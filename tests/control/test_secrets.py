@@ -143,6 +143,35 @@ def test_verifier_runs_a_bounded_number_of_threads(monkeypatch: pytest.MonkeyPat
     assert (most, verifier.count) == (2, 20)
 
 
+def test_right_secret_is_known_for_a_minute_and_a_wrong_one_never() -> None:
+    now = 1000.0
+    verifier = secrets.HashVerifier(1, clock=lambda: now)
+
+    def verify(secret: str, phc: str = KONG_PHC) -> tuple[bool, int]:
+        before = verifier.count
+        return asyncio.run(verifier.verify(secret, phc)), verifier.count - before
+
+    assert [verify("tofu"), verify("tofu")] == [(True, 1), (True, 0)]
+    assert [verify("no"), verify("no")] == [(False, 1), (False, 1)]
+    # Another hash of the same secret is another credential's, or a new secret.
+    assert verify("tofu", secrets.hash_secret("tofu")) == (True, 1)
+    assert verify("tofu", secrets.DECOY) == (False, 1)
+    now += 59.9
+    assert verify("tofu") == (True, 0)
+    now += 0.2
+    assert verify("tofu") == (True, 1)
+
+
+def test_known_secrets_are_bounded_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_REMEMBERED_MAX", 2)
+    monkeypatch.setattr(secrets, "verify_hash", lambda *_: True)
+    verifier = secrets.HashVerifier(1)
+    for secret in ("a", "b", "c", "b", "c", "a"):
+        asyncio.run(verifier.verify(secret, KONG_PHC))
+    assert verifier.count == 4
+    assert len(verifier._right) == 2
+
+
 @given(st.text(st.characters()), st.text(st.characters()))
 def test_same_is_equality(left: str, right: str) -> None:
     assert secrets.same(left, right) is (left == right)
