@@ -187,7 +187,11 @@ def _engine(url: str) -> Engine:
     if parsed.database in (None, "", ":memory:"):
         raise StoreError("DATABASE_URL: a file is needed; expected sqlite:///<path of the file>")
     engine = create_engine(
-        parsed, pool_size=_POOL_SIZE, max_overflow=_POOL_SIZE, json_serializer=dump_json
+        parsed,
+        pool_size=_POOL_SIZE,
+        max_overflow=_POOL_SIZE,
+        json_serializer=dump_json,
+        hide_parameters=True,  # an error's text goes to the log, a statement's values must not
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
