@@ -1,4 +1,4 @@
-"""Making, hashing and comparing tokens and client secrets.  spec/oauth2.md §1, §9.
+"""Making tokens; comparing and verifying client secrets.  spec/oauth2.md §1, §9.
 
 Nothing here logs, and every comparison of a secret takes the same time wherever it differs (S26).
 """
@@ -18,6 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from control.store.secrets import hash_client_secret
+
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 RANDOM_CHARS = 26  # 154 bits
 CHECK_CHARS = 6
@@ -27,9 +29,6 @@ _PHC = re.compile(
     r"\$pbkdf2-(sha1|sha256|sha512)\$i=([0-9]{1,7}),l=([0-9]{1,3})"
     r"\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)"
 )
-_ITERATIONS = 10_000
-_HASH_BYTES = 32
-_SALT_BYTES = 16
 _ITERATIONS_MAX = 1_000_000  # a stored string asking for more would hold a thread for a second
 _REMEMBERED_SECONDS = 60.0
 _REMEMBERED_MAX = 4096
@@ -58,18 +57,6 @@ def check_chars(check_key: bytes, random_part: str) -> str:
     """The first six bytes of HMAC-SHA-256, each modulo 62 into the alphabet."""
     mac = hmac.digest(check_key, random_part.encode(), "sha256")
     return "".join(ALPHABET[byte % len(ALPHABET)] for byte in mac[:CHECK_CHARS])
-
-
-def digest(token: str) -> bytes:
-    """SHA-256: how a token is stored and looked up."""
-    return hashlib.sha256(token.encode()).digest()
-
-
-def hash_secret(secret: str, salt: bytes | None = None) -> str:
-    """The PHC string Kong stores for a client secret with `hash_secret`.  §9."""
-    salt = os.urandom(_SALT_BYTES) if salt is None else salt
-    derived = hashlib.pbkdf2_hmac("sha512", _bytes(secret), salt, _ITERATIONS, _HASH_BYTES)
-    return f"{_PHC_PREFIX}{_b64(salt)}${_b64(derived)}"
 
 
 def verify_hash(secret: str, phc: str) -> bool:
@@ -135,7 +122,7 @@ class HashVerifier:
         self._right[mark] = self._clock() + _REMEMBERED_SECONDS
 
     async def hash(self, secret: str) -> str:
-        return await self._run(hash_secret, secret)
+        return await self._run(hash_client_secret, secret)
 
     async def _run(self, work: Callable[..., T], *args: str) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
@@ -144,10 +131,6 @@ class HashVerifier:
 def _bytes(text: str) -> bytes:
     # JSON may hold half a surrogate pair; it equals no stored secret but must not raise.
     return text.encode("utf-8", "surrogatepass")
-
-
-def _b64(data: bytes) -> str:
-    return base64.b64encode(data).decode().rstrip("=")
 
 
 def _unb64(text: str) -> bytes:

@@ -19,6 +19,7 @@ from control.oauth2.https_rule import require_https
 from control.oauth2.params import Params
 from control.oauth2.requests import StoreThreads, parameters
 from control.store import queries
+from control.store.secrets import token_digest
 from control.store.session import Store
 from control.store.tables import OAuth2Credential
 
@@ -122,7 +123,7 @@ class TokenEndpoint:
                     session,
                     credential_id=grant.credential_id,
                     service_id=None if config.global_credentials else context.service_id,
-                    access_token_digest=secrets.digest(token),
+                    access_token_digest=token_digest(token),
                     expires_in=config.token_expiration,
                     authenticated_userid=grant.user_id,
                     scope=grant.scope,

@@ -13,41 +13,18 @@ from tests.control.issuing import CONTEXT, Issuing
 
 
 def route(id_: str, paths: list[str] | None, **fields: Any) -> RouteRow:
-    values = {
-        "id": id_,
-        "name": None,
-        "protocols": ["https"],
-        "methods": None,
-        "hosts": None,
-        "paths": paths,
-        "headers": None,
-        "https_redirect_status_code": 426,
-        "strip_path": True,
-        "preserve_host": False,
-        "path_handling": "v0",
-        "service_id": None,
-        "created_at": 0,
-    }
-    return RouteRow(**(values | fields))
+    values = {"id": id_, "paths": paths, "protocols": ["https"], "created_at": 0}
+    return RouteRow(**(dict.fromkeys(RouteRow._fields) | values | fields))  # type: ignore[arg-type]
 
 
 def plugin(id_: str, **fields: Any) -> PluginRow:
-    values: dict[str, Any] = {
-        "id": id_,
-        "name": "oauth2",
-        "service_id": None,
-        "route_id": None,
-        "consumer_id": None,
-        "config": {},
-        "protocols": ["https"],
-        "enabled": True,
-        "policy": {},
-    }
-    return PluginRow(**(values | fields))
+    values = {"id": id_, "name": "oauth2", "enabled": True}
+    return PluginRow(**(dict.fromkeys(PluginRow._fields) | values | fields))  # type: ignore[arg-type]
 
 
 def service(id_: str, enabled: bool = True) -> ServiceRow:
-    return ServiceRow(id_, None, "ws", "h", 80, None, 1, 1, 1, 0, enabled, 0)
+    values = {"id": id_, "enabled": enabled}
+    return ServiceRow(**(dict.fromkeys(ServiceRow._fields) | values))  # type: ignore[arg-type]
 
 
 def rows(
