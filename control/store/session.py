@@ -144,7 +144,9 @@ class Store:
     def _seed(self, session: "WriteSession") -> None:
         if session.exec(select(ClusterState)).first() is None:
             key = secrets.token_bytes(_CHECK_KEY_BYTES)
-            session.add(ClusterState(epoch=str(uuid.uuid4()), check_key=key))
+            # Version 0 is what a data plane says that knows nothing: an empty database is 1.
+            state = ClusterState(epoch=str(uuid.uuid4()), config_version=1, check_key=key)
+            session.add(state)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

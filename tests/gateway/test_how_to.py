@@ -3,16 +3,18 @@
 Every step goes as a user goes it: Admin API by HTTP, token over TLS, then a WebSocket client.
 """
 
+import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.control.test_declarative import HOW_TO
-from tests.harness import Gateway, RecordingUpstream, eventually
+from tests.harness import Gateway, RecordingUpstream, eventually, running_gateway
 
 CONFIG = {
     "scopes": ["email", "profile"],
@@ -24,10 +26,24 @@ TOKEN_PATH = "/token-route/oauth2/token"
 ACCESS_TOKEN = re.compile(r"[A-Za-z0-9]{32}")
 
 
-@pytest.fixture
-def upstream() -> Iterator[RecordingUpstream]:
-    with RecordingUpstream() as made:
-        yield made
+@dataclass
+class HowTo:
+    """A configured gateway, the upstream behind it, and alex's credential."""
+
+    gateway: Gateway
+    upstream: RecordingUpstream
+    credential: dict[str, str]
+
+
+@pytest.fixture(scope="module", params=["1", "2"], ids=["one-worker", "two-workers"])
+def how_to(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HowTo]:
+    """Both planes under their supervisor, configured through the Admin API, WORKERS=1 and 2."""
+    folder = tmp_path_factory.mktemp("how-to")
+    with RecordingUpstream() as upstream, running_gateway(folder, WORKERS=request.param) as gateway:
+        gateway.start()
+        yield HowTo(gateway, upstream, configure(gateway, upstream.url))
 
 
 def created(answer: httpx.Response) -> dict[str, str]:
@@ -84,46 +100,43 @@ def token_of(gateway: Gateway, credential: dict[str, str], **more: str) -> str:
     return str(answer.json()["access_token"])
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
-def test_client_gets_token_and_talks_through_the_gateway(
-    gateway: Gateway, upstream: RecordingUpstream, tls: bool
-) -> None:
-    credential = configure(gateway, upstream.url)
-    if tls:
-        changed = gateway.admin.patch(
-            "/routes/example-websocket-route", json={"protocols": ["wss"]}
-        )
-        assert changed.status_code == 200, changed.text
-    answer = ask_for_token(gateway, credential)
+def test_token_is_given_over_tls_as_the_how_to_shows(how_to: HowTo) -> None:
+    answer = ask_for_token(how_to.gateway, how_to.credential)
     assert answer.status_code == 200, answer.text
     assert answer.headers["cache-control"] == "no-store"
     issued = answer.json()
-    assert issued == {
-        "access_token": issued["access_token"],
-        "token_type": "bearer",
-        "expires_in": 7200,
-    }
-    assert ACCESS_TOKEN.fullmatch(issued["access_token"])
-    with gateway.websocket("/anything", issued["access_token"], tls=tls) as socket:
+    assert ACCESS_TOKEN.fullmatch(issued.pop("access_token"))
+    assert issued == {"token_type": "bearer", "expires_in": 7200}
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_client_with_token_talks_through_the_gateway(how_to: HowTo, tls: bool) -> None:
+    token = token_of(how_to.gateway, how_to.credential)
+    path = "/anything"
+    if tls:
+        route = {"name": "tls-route", "paths": ["/tls"], "protocols": ["wss"]}
+        admin = how_to.gateway.admin
+        made = admin.put("/services/example-websocket-service/routes/tls-route", json=route)
+        assert made.status_code == 200, made.text
+        path = "/tls"
+        eventually(lambda: how_to.gateway.request("GET", path, tls=True).status_code != 404)
+    with how_to.gateway.websocket(path, token, tls=tls) as socket:
         for message in ("hello", "", "größe ✓", b"", b"\x00\xff" * 1000, "x" * 300_000):
             socket.send(message)
             assert socket.recv(10) == message
     assert socket.close_code == 1000
 
 
-def test_upstream_hears_whose_connection_it_is(
-    gateway: Gateway, upstream: RecordingUpstream
-) -> None:
-    credential = configure(gateway, upstream.url)
-    consumer = gateway.admin.get("/consumers/alex").json()
-    token = token_of(gateway, credential, scope="email")
-    with gateway.websocket("/anything", token) as socket:
+def test_upstream_hears_whose_connection_it_is(how_to: HowTo) -> None:
+    consumer = how_to.gateway.admin.get("/consumers/alex").json()
+    token = token_of(how_to.gateway, how_to.credential, scope="email")
+    with how_to.gateway.websocket("/anything", token) as socket:
         socket.send("x")
         assert socket.recv(10) == "x"
-    headers = upstream.requests[-1].headers
+    headers = how_to.upstream.requests[-1].headers
     assert headers["X-Consumer-ID"] == consumer["id"]
     assert headers["X-Consumer-Username"] == "alex"
-    assert headers["X-Credential-Identifier"] == credential["client_id"]
+    assert headers["X-Credential-Identifier"] == how_to.credential["client_id"]
     assert headers["X-Authenticated-Scope"] == "email"
 
 
@@ -136,47 +149,44 @@ def test_upstream_hears_whose_connection_it_is(
     ids=["no-token", "unknown-token"],
 )
 def test_handshake_is_refused_without_a_good_token(
-    gateway: Gateway, upstream: RecordingUpstream, token: str | None, error: str, said: str
+    how_to: HowTo, token: str | None, error: str, said: str
 ) -> None:
-    token_of(gateway, configure(gateway, upstream.url))  # the routes are there
+    token_of(how_to.gateway, how_to.credential)  # the routes are there
+    reached = len(how_to.upstream.requests)
     with pytest.raises(InvalidStatus) as refused:
-        gateway.websocket("/anything", token)
+        how_to.gateway.websocket("/anything", token)
     response = refused.value.response
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"].startswith("Bearer")
-    body = httpx.Response(401, content=response.body or b"").json()
-    assert body == {"error": error, "error_description": said}
-    assert upstream.requests == []
+    assert json.loads(bytes(response.body)) == {"error": error, "error_description": said}
+    assert len(how_to.upstream.requests) == reached
 
 
-def test_token_route_answers_plain_http_with_426(
-    gateway: Gateway, upstream: RecordingUpstream
-) -> None:
-    token_of(gateway, configure(gateway, upstream.url))
-    answer = gateway.request("POST", TOKEN_PATH, tls=False, json={})
+def test_token_route_answers_plain_http_with_426(how_to: HowTo) -> None:
+    token_of(how_to.gateway, how_to.credential)
+    answer = how_to.gateway.request("POST", TOKEN_PATH, tls=False, json={})
     assert answer.status_code == 426
     assert "access_token" not in answer.text
 
 
-def test_path_without_route_answers_404(gateway: Gateway) -> None:
-    answer = gateway.request("GET", "/nowhere", tls=False)
+def test_path_without_route_answers_404(how_to: HowTo) -> None:
+    answer = how_to.gateway.request("GET", "/nowhere", tls=False)
     assert answer.status_code == 404
     assert answer.json()["message"] == "no Route matched with those values"
 
 
-def test_files_of_the_how_to_give_the_same_gateway(
-    new_gateway: Callable[..., Gateway], upstream: RecordingUpstream
-) -> None:
+def test_files_of_the_how_to_give_the_same_gateway(new_gateway: Callable[..., Gateway]) -> None:
     gateway = new_gateway()
     gateway.start()
-    files = {**HOW_TO, "A": HOW_TO["A"].replace("ws://echo.example/", upstream.url)}
-    for text in files.values():
-        applied = gateway.run("config", "apply", "-", stdin=text)
-        assert applied.returncode == 0, applied.stderr
-        again = gateway.run("config", "apply", "-", stdin=text)
+    with RecordingUpstream() as upstream:
+        files = {**HOW_TO, "A": HOW_TO["A"].replace("ws://echo.example/", upstream.url)}
+        for text in files.values():
+            applied = gateway.run("config", "apply", "-", stdin=text)
+            assert applied.returncode == 0, applied.stderr
+        again = gateway.run("config", "apply", "-", stdin=files["C"])
         assert again.stdout == "nothing to change\n", again.stderr
-    application = {"name": "TestApp", "redirect_uris": ["http://localhost:8000/anything"]}
-    credential = created(gateway.admin.post("/consumers/alex/oauth2", json=application))
-    with gateway.websocket("/anything", token_of(gateway, credential)) as socket:
-        socket.send("hello")
-        assert socket.recv(10) == "hello"
+        application = {"name": "TestApp", "redirect_uris": ["http://localhost:8000/anything"]}
+        credential = created(gateway.admin.post("/consumers/alex/oauth2", json=application))
+        with gateway.websocket("/anything", token_of(gateway, credential)) as socket:
+            socket.send("hello")
+            assert socket.recv(10) == "hello"
