@@ -419,13 +419,13 @@ cdef bint _ends_with(const Span* path, const char* suffix) noexcept nogil:
 cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept nogil:
     cdef const TableSet* tables = <const TableSet*>nx_load_ptr(&worker.shared.tables)
     cdef int step
+    visit.policy = NULL
+    visit.principal = NULL
+    visit.claims = NULL
     if tables == NULL:
         answer(worker, 503, b"no configuration has arrived yet", NULL)
         worker.answer.fields = RETRY_FIELDS
         return STEP_ANSWER
-    visit.policy = NULL
-    visit.principal = NULL
-    visit.claims = NULL
     visit.trusted = peer_trusted(worker.shared, client)
     if visit.http.method == HTTP_METHOD_TRACE or visit.http.method == HTTP_METHOD_CONNECT:
         return answer_engine(worker, 405, b"Method not allowed", NULL)

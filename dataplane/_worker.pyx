@@ -314,6 +314,7 @@ cdef void _serve_ready(Worker* worker) noexcept nogil:
 cdef void worker_run(Worker* worker) noexcept nogil:
     cdef epoll_event events[EVENTS_MAX]
     cdef int count, i, sleep_ms
+    nx_exchange_u64(&worker.turn, worker.turn + 1)  # odd: from here on it works
     while not worker.stopping:
         sleep_ms = 0 if worker.ready != NULL else wheel_sleep_ms(&worker.wheel, worker.now_ms)
         if worker.draining and sleep_ms > PULSE_MS:
