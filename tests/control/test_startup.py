@@ -97,12 +97,14 @@ def test_port_in_use_is_found_though_reuseport_would_share_it() -> None:
             startup.bind("ADMIN_LISTEN", listen)
 
 
-def test_bind_takes_names_and_both_families() -> None:
-    for host in ("localhost", "127.0.0.1", "::1"):
-        with startup.bind("ADMIN_LISTEN", Listen(host, 0)) as bound:
-            assert bound.getsockname()[1] > 0
-            with socket.create_connection(bound.getsockname()[:2], 5):
-                pass
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
+def test_bind_takes_names_and_both_families(host: str) -> None:
+    if host == "::1" and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
+    with startup.bind("ADMIN_LISTEN", Listen(host, 0)) as bound:
+        assert bound.getsockname()[1] > 0
+        with socket.create_connection(bound.getsockname()[:2], 5):
+            pass
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])

@@ -188,3 +188,10 @@ def test_store_is_never_used_in_the_event_loop(
     assert issuer.grant().status == 200
     assert issuer.post(method="GET").status == 405
     assert threads and threading.get_ident() not in threads
+
+
+def test_requests_side_by_side_each_get_a_token(issuer: Issuing, app: OAuth2Credential) -> None:
+    answers = issuer.post_at_once([CREDENTIALS] * 100)
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.json["access_token"] for answer in answers}) == 100
+    assert len(issuer.tokens()) == 100
