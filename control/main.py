@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import ssl
@@ -143,6 +144,10 @@ async def _serve(plane: Plane) -> int:
     if plane.issuer_socket is not None:
         servers[_server(plane.issuer, plane.issuer_cert)] = plane.issuer_socket
     _on_signals(stop, servers)
+    # What start-up left lives for ever: walking it made each full collection hold the GIL for
+    # 100 ms, once in two snapshots of 5,000 routes; without it, 16.
+    gc.collect()
+    gc.freeze()
     http = [asyncio.create_task(s.serve([sock])) for s, sock in servers.items()]
     link = asyncio.create_task(plane.push.serve(plane.link.host, plane.link.port, plane.link_tls))
     stopped = asyncio.create_task(stop.wait())
