@@ -1210,6 +1210,49 @@ def test_link_comes_back_when_the_control_plane_does(
     run(work())
 
 
+def test_push_issues_tokens_quickly_while_large_snapshots_are_built(store: Store) -> None:
+    """5,000 services and routes, written without a pause; one slow reply in ten is the machine."""
+    credential = fill(store, 5000)
+    stop = threading.Event()
+
+    async def issuing(scope: Any, receive: Any, send: Any) -> None:
+        issued = await in_thread(issue, store, credential)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": issued})
+
+    def write() -> int:
+        while not stop.is_set():
+            edit(store)
+        return version(store)
+
+    async def work() -> None:
+        seen = Seen()
+        async with (
+            pushing(store, issuing) as push,
+            linked(f"ws://127.0.0.1:{push.port}", store_folder(store), seen) as link,
+        ):
+            await until(lambda: link.config_version)
+            writing = asyncio.create_task(in_thread(write))
+            try:
+                took = []
+                while len(took) < 100 or len(seen.snapshots) < 4:
+                    began = time.monotonic()
+                    assert (await link.request(request())).status == 200
+                    took.append(time.monotonic() - began)
+            finally:
+                stop.set()
+            assert sorted(took)[len(took) * 9 // 10] <= 0.2
+            last, ended = await writing, time.monotonic()
+            assert await link.reached(last, 10)
+            assert time.monotonic() - ended < BOUND_SECONDS
+
+    run(work())
+
+
+def store_folder(store: Store) -> Path:
+    return Path(str(store.engine.url.database)).parent
+
+
 def test_s91_revocations_overtake_a_large_snapshot(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
