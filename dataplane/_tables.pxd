@@ -89,6 +89,7 @@ cdef struct TableSet:
     bint wants_fields  # some route looks at header fields
     uint8_t check_key[32]  # wire.Snapshot.check_key
     uint64_t seed  # of the hashes
+    uint64_t hash_mask  # all ones; tests keep fewer bits, so that keys collide
     VirtualRoute* routes  # owned, as all arrays here; by rank
     Candidate* candidates
     Bucket* buckets

@@ -15,6 +15,7 @@ class Tables:
         seed: int,
         boxes: dict[bytes, PolicyBox],
         principals: list[tuple[bytes, bytes, bytes]],
+        hash_bits: int = 64,
     ) -> None: ...
     @property
     def version(self) -> int: ...

@@ -100,7 +100,7 @@ cdef inline const Slot* _slot(const Index* index, uint64_t hash, uint32_t i) noe
 
 cdef uint32_t host_find(const TableSet* tables, const Span* host) noexcept nogil:
     """Index of a plain host, 0 when no route names it."""
-    cdef uint64_t hash = _hash(tables.seed, host.data, host.size)
+    cdef uint64_t hash = _hash(tables.seed, host.data, host.size) & tables.hash_mask
     cdef const Slot* slot
     cdef int i
     for i in range(TABLES_PROBES_MAX):
@@ -118,6 +118,7 @@ cdef const Bucket* bucket_find(
     cdef const Bucket* bucket
     cdef const Slot* slot
     cdef int i
+    hash &= tables.hash_mask
     for i in range(TABLES_PROBES_MAX):
         slot = _slot(&tables.by_prefix, hash, i)
         if slot.item == 0:
@@ -136,7 +137,7 @@ cdef const Bucket* bucket_find(
 
 cdef uint32_t name_find(const TableSet* tables, const Span* name) noexcept nogil:
     """1 + index of a header name that some route looks at, else 0."""
-    cdef uint64_t hash = _hash_lower(tables.seed, name)
+    cdef uint64_t hash = _hash_lower(tables.seed, name) & tables.hash_mask
     cdef const Slot* slot
     cdef int i
     for i in range(TABLES_PROBES_MAX):
@@ -150,7 +151,7 @@ cdef uint32_t name_find(const TableSet* tables, const Span* name) noexcept nogil
 
 cdef uint32_t pair_find(const TableSet* tables, uint32_t name, const Span* value) noexcept nogil:
     """1 + index of the pair (header, value) that some route asks for, else 0."""
-    cdef uint64_t hash = _hash_lower(_seeded(tables, name), value)
+    cdef uint64_t hash = _hash_lower(_seeded(tables, name), value) & tables.hash_mask
     cdef const Pair* pair
     cdef const Slot* slot
     cdef int i
@@ -167,7 +168,7 @@ cdef uint32_t pair_find(const TableSet* tables, uint32_t name, const Span* value
 cdef Principal* tables_principal(
     const TableSet* tables, const uint8_t* credential
 ) noexcept nogil:
-    cdef uint64_t hash = _hash(tables.seed, credential, 16)
+    cdef uint64_t hash = _hash(tables.seed, credential, 16) & tables.hash_mask
     cdef Principal* principal
     cdef const Slot* slot
     cdef int i
@@ -501,7 +502,10 @@ cdef class _Plan:
         return 0
 
 
-cdef int build_index(Index* index, const uint64_t* hashes, uint32_t count) except -1:
+cdef int build_index(TableSet* c, Index* index, uint64_t* hashes, uint32_t count) except -1:
+    cdef uint32_t i
+    for i in range(count):
+        hashes[i] &= c.hash_mask
     if index_build(index, hashes, count) < 0:
         raise MemoryError
     return 0
@@ -552,7 +556,7 @@ cdef int fill_buckets(TableSet* c, _Plan plan) except -1:
                 candidate.wild = wild
                 candidate.port = port
                 c.candidates_n += 1
-        build_index(&c.by_prefix, hashes, c.buckets_n)
+        build_index(c, &c.by_prefix, hashes, c.buckets_n)
     finally:
         free(hashes)
     return 0
@@ -577,7 +581,7 @@ cdef int fill_hosts(TableSet* c, _Plan plan) except -1:
                 filled += 1
             hashes[c.hosts_n] = _hash(c.seed, entry.name.data, entry.name.size)
             c.hosts_n += 1
-        build_index(&c.by_host, hashes, c.hosts_n)
+        build_index(c, &c.by_host, hashes, c.hosts_n)
     finally:
         free(hashes)
     c.wilds = <Wild*>array_new(len(plan.wilds), sizeof(Wild))
@@ -601,7 +605,7 @@ cdef int fill_fields(TableSet* c, _Plan plan) except -1:
             c.names[i] = plan.texts.span(text)
             hashes[i] = _hash_lower(c.seed, &c.names[i])
             i += 1
-        build_index(&c.by_name, hashes, i)
+        build_index(c, &c.by_name, hashes, i)
         c.pairs = <Pair*>array_new(len(plan.pairs), sizeof(Pair))
         i = 0
         for name, text in plan.pairs:
@@ -610,7 +614,7 @@ cdef int fill_fields(TableSet* c, _Plan plan) except -1:
             c.value_bytes_max = max(c.value_bytes_max, c.pairs[i].value.size)
             hashes[i] = _hash_lower(_seeded(c, c.pairs[i].name), &c.pairs[i].value)
             i += 1
-        build_index(&c.by_pair, hashes, i)
+        build_index(c, &c.by_pair, hashes, i)
     finally:
         free(hashes)
     c.conditions = <Condition*>array_new(len(plan.conditions), sizeof(Condition))
@@ -639,7 +643,7 @@ cdef int fill_principals(TableSet* c, _Plan plan) except -1:
             principal.headers = plan.texts.span(headers)
             hashes[c.principals_n] = _hash(c.seed, principal.credential, 16)
             c.principals_n += 1
-        build_index(&c.by_credential, hashes, c.principals_n)
+        build_index(c, &c.by_credential, hashes, c.principals_n)
     finally:
         free(hashes)
     return 0
@@ -650,11 +654,12 @@ cdef class Tables:
 
     boxes: every route's PolicyBox by its content.  principals: (credential id, consumer id,
     prepared header lines) of every credential.  Raises ValueError past TABLES_METHODS_MAX and
-    TABLES_CANDIDATES_MAX.
+    TABLES_CANDIDATES_MAX.  hash_bits: fewer than 64 make keys collide, for tests.
     """
 
     def __cinit__(
-        self, uint64_t version, bytes check_key, uint64_t seed, dict boxes, list principals
+        self, uint64_t version, bytes check_key, uint64_t seed, dict boxes, list principals,
+        hash_bits=64,
     ):
         cdef _Plan plan = _Plan(boxes.values(), principals)
         cdef TableSet* c = <TableSet*>array_new(1, sizeof(TableSet))
@@ -663,6 +668,7 @@ cdef class Tables:
         self.text = plan.texts.join()
         c.version = version
         c.seed = seed
+        c.hash_mask = (1 << hash_bits) - 1
         memcpy(c.check_key, id_bytes(check_key, 32, "the check key"), 32)
         fill_routes(c, plan)
         fill_buckets(c, plan)

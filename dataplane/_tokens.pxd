@@ -48,7 +48,8 @@ cdef struct TokenTable:
     # Invariant: count <= capacity <= mask / 2 + 1, mask + 1 a power of two.
 
 cdef struct TokenStore:
-    uint64_t seed[2]  # of the window's start
+    uint64_t seed[2]  # of the hash
+    uint64_t hash_mask  # all ones; tests keep fewer bits, so that digests collide
     TokenTable known
     TokenTable negative
 

@@ -1,7 +1,9 @@
 from dataplane._core import Reclaimer
 
 class TokenCache:
-    def __init__(self, capacity: int, seed: bytes, reclaimer: Reclaimer) -> None: ...
+    def __init__(
+        self, capacity: int, seed: bytes, reclaimer: Reclaimer, hash_bits: int = 64
+    ) -> None: ...
     def put(
         self,
         digest: bytes,

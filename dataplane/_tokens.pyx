@@ -75,7 +75,7 @@ cdef uint64_t digest_hash(const TokenStore* store, const uint8_t* digest) noexce
     v[2] ^= 0xFF
     for i in range(3):
         _sip_round(v)
-    return v[0] ^ v[1] ^ v[2] ^ v[3]
+    return (v[0] ^ v[1] ^ v[2] ^ v[3]) & store.hash_mask
 
 
 cdef inline TokenSlot* _slot(const TokenTable* table, uint64_t hash, uint64_t i) noexcept nogil:
@@ -253,10 +253,11 @@ cdef bytes _prepared(object text, str what):
 cdef class TokenCache:
     """What tokens say, by the SHA-256 of the token.  For the one thread that writes.
 
-    Holds `capacity` tokens and evicts past that.  `seed`: 16 random bytes.
+    Holds `capacity` tokens and evicts past that.  `seed`: 16 random bytes.  `hash_bits`: fewer than
+    64 make digests collide, for tests.
     """
 
-    def __cinit__(self, capacity, bytes seed, Reclaimer reclaimer not None):
+    def __cinit__(self, capacity, bytes seed, Reclaimer reclaimer not None, hash_bits=64):
         if not 1 <= capacity <= TOKEN_CAPACITY_MAX:
             raise ValueError(f"the token cache holds 1 to {TOKEN_CAPACITY_MAX} tokens")
         if len(seed) < 16:
@@ -266,6 +267,7 @@ cdef class TokenCache:
         if self.c == NULL:
             raise MemoryError
         memcpy(self.c.seed, <const char*>seed, 16)
+        self.c.hash_mask = (1 << hash_bits) - 1
         if table_init(&self.c.known, capacity) < 0:
             raise MemoryError
         if table_init(&self.c.negative, min(capacity, NEGATIVE_CAPACITY_MAX)) < 0:

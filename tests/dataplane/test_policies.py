@@ -9,6 +9,7 @@ import pytest
 from dataplane._core import Reclaimer
 from dataplane._policies import NameTable, PolicyBox, parse_address
 from dataplane.compile import compile_snapshot
+from tests.dataplane.memory import rss_kib
 from tests.dataplane.snapshots import box_of, new_names, route, service, snapshot, uid
 
 
@@ -102,6 +103,22 @@ def test_failed_name_keeps_its_last_good_addresses() -> None:
     box.mark_failed()
     assert not box.failed
     assert box.addresses == ["10.0.0.1"]
+
+
+def test_names_dropped_leave_memory_as_it_was() -> None:
+    names, reclaimer = new_names()
+
+    def use(rounds: int) -> None:
+        for number in range(rounds):
+            box = names.intern(f"host-{number}")
+            box.set_addresses([("10.0.0.1", False)])
+            box.set_addresses([("10.0.0.2", False)])
+            reclaimer.sweep()
+
+    use(2000)
+    before = rss_kib()
+    use(20_000)
+    assert rss_kib() - before < 1024
 
 
 def test_name_is_in_use_while_tables_or_a_session_hold_its_policy() -> None:

@@ -243,6 +243,32 @@ def test_s15_colliding_tokens_never_answer_for_each_other() -> None:
     assert [found is None for found in kept] == [True] * 8 + [False] * PROBES
 
 
+@pytest.mark.parametrize("hash_bits", [0, 1, 3])
+def test_s15_tokens_with_the_same_hash_never_answer_for_each_other(hash_bits: int) -> None:
+    """Nothing but the digest tells them apart."""
+    cache = TokenCache(64, bytes(16), Reclaimer(), hash_bits)
+    for number in range(PROBES):
+        cache.put(sha(number), bytes([number] * 16), None, None, None, 0.0, number)
+        cache.put_negative(sha(1000 + number), float(number))
+    for number in range(PROBES):
+        assert cache.get(sha(number)) == (bytes([number] * 16), None, None, None, 0.0, number)
+        assert cache.get(sha(1000 + number)) is None
+        assert not cache.is_negative(sha(number), -1.0)
+        assert cache.is_negative(sha(1000 + number), number - 1.0)
+        assert not cache.is_negative(sha(1000 + number), number)
+    assert cache.remove(sha(2000)) is False
+    assert len(cache) == PROBES
+
+
+def test_full_cache_evicts_what_expires_first_in_the_window() -> None:
+    cache = TokenCache(4, bytes(16), Reclaimer(), 0)
+    for number, expires_at in enumerate([50.0, 0.0, 20.0, 30.0]):
+        put(cache, sha(number), expires_at)
+    put(cache, sha(4), 60.0)
+    put(cache, sha(5), 70.0)
+    assert [cache.get(sha(n)) is None for n in range(6)] == [False, False, True, True, False, False]
+
+
 def test_full_window_evicts_what_expires_first() -> None:
     cache, _ = make(64)
     keys = colliding(cache, PROBES + 2)
