@@ -8,6 +8,7 @@ import secrets
 
 import msgspec
 from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
 
 from dataplane import wire
 
@@ -44,7 +45,14 @@ async def greet(
     nonce = secrets.token_bytes(wire.NONCE_BYTES)
     ours = b"" if certificates else wire.prove(secret, "control", hello.nonce, nonce)
     await connection.send(wire.encode(wire.Welcome(nonce, ours, version=software)))
-    proof = await receive(connection)
+    try:
+        proof = await receive(connection)
+    except ConnectionClosed:
+        if certificates:
+            raise
+        raise Unwelcome(
+            "the data plane left when we proved LINK_SECRET: set the same on both ends"
+        ) from None
     if not isinstance(proof, wire.Proof):
         raise Unwelcome("the second message has to be Proof")
     expected = wire.prove(secret, "data", hello.nonce, nonce)
