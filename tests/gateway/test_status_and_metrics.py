@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -16,6 +17,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.gateway import howto
 from tests.harness import Gateway, Process, eventually
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as made:
+        yield made
 
 
 def metrics(gateway: Gateway) -> dict[str, float]:
@@ -99,8 +106,11 @@ def test_each_refusal_and_each_end_is_one_line_without_token_or_query(
     with gateway.websocket(f"{howto.PATH}?colour=ultramarine", token) as socket:
         socket.send("one")
         socket.recv(timeout=10)
-    with pytest.raises(InvalidStatus):
-        gateway.websocket(f"{howto.PATH}?colour=ultramarine&access_token=Junk1Junk1Junk1", None)
+    with (
+        pytest.raises(InvalidStatus),
+        gateway.websocket(f"{howto.PATH}?colour=ultramarine&access_token=Junk1Junk1Junk1", None),
+    ):
+        pass
 
     refused = eventually(lambda: events(process, "handshake.refused")[refusals:], 5)
     assert [line["status"] for line in refused] == [401]
@@ -123,13 +133,13 @@ def test_each_refusal_and_each_end_is_one_line_without_token_or_query(
 
 
 def test_sigterm_turns_ready_red_and_closes_sessions_with_1012(
-    new_gateway: Callable[..., Gateway], workers: str, echo_url: str
+    new_gateway: Callable[..., Gateway], workers: str, echo_url: str, stack: ExitStack
 ) -> None:
     gateway = new_gateway(WORKERS=workers, DRAIN_SECONDS="2")
     gateway.start_control()
     dataplane = gateway.start_dataplane()
     token = howto.set_up(gateway, echo_url).token()
-    sockets = [gateway.websocket(howto.PATH, token) for _ in range(20)]
+    sockets = [stack.enter_context(gateway.websocket(howto.PATH, token)) for _ in range(20)]
     began = time.monotonic()
     dataplane.popen.send_signal(signal.SIGTERM)
 
@@ -139,13 +149,11 @@ def test_sigterm_turns_ready_red_and_closes_sessions_with_1012(
         return "draining" in answer.json()["reasons"]
 
     eventually(draining, 2)
-    with pytest.raises(OSError):
-        gateway.websocket(howto.PATH, token)
-    closed_at = []
+    with pytest.raises(OSError), gateway.websocket(howto.PATH, token):
+        pass
     for socket in sockets:
         with pytest.raises(ConnectionClosed) as caught:
             socket.recv(timeout=10)
-        closed_at.append(time.monotonic())
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1012
     assert dataplane.wait(7) == 0
@@ -155,19 +163,20 @@ def test_sigterm_turns_ready_red_and_closes_sessions_with_1012(
     assert {line["client_code"] for line in ended} == {1012}
 
 
-def test_second_signal_ends_at_once(new_gateway: Callable[..., Gateway], echo_url: str) -> None:
+def test_second_signal_ends_at_once(
+    new_gateway: Callable[..., Gateway], echo_url: str, stack: ExitStack
+) -> None:
     gateway = new_gateway(DRAIN_SECONDS="60")
     gateway.start_control()
     dataplane = gateway.start_dataplane()
     token = howto.set_up(gateway, echo_url).token()
-    sockets = [gateway.websocket(howto.PATH, token) for _ in range(50)]
+    for _ in range(50):
+        stack.enter_context(gateway.websocket(howto.PATH, token))
     dataplane.popen.send_signal(signal.SIGTERM)
     eventually(lambda: gateway.status("/status/ready").status_code == 503, 5)
     assert dataplane.running
     dataplane.popen.send_signal(signal.SIGTERM)
     assert dataplane.wait(5) == 0
-    for socket in sockets:
-        socket.close()
 
 
 def test_not_ready_without_a_configuration(new_gateway: Callable[..., Gateway]) -> None:
@@ -182,4 +191,8 @@ def test_not_ready_without_a_configuration(new_gateway: Callable[..., Gateway]) 
     assert ready.status_code == 503
     assert ready.json()["reasons"] == ["no configuration"]
     assert metrics(gateway)["narthex_link_up"] == 0
-    assert gateway.request("GET", "/", tls=False).status_code in (404, 503)
+    for tls in (False, True):
+        answer = gateway.request("GET", "/", tls=tls)
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) >= 1
+    assert dataplane.running
