@@ -19,6 +19,7 @@ FILE = Path(__file__).resolve().parent.parent / "examples" / "oauth2-websocket.y
 CONSUMER = "alex"
 APPLICATION = {"name": "TestApp", "redirect_uris": ["http://localhost:8000/anything"]}
 ADMIN_SECONDS = 60.0  # for the control plane to answer
+DATAPLANE_SECONDS = 15.0  # for a data plane to take the configuration
 POLL_SECONDS = 0.1
 REQUEST_SECONDS = 10.0
 
@@ -46,6 +47,8 @@ def run(control: ControlSettings, dataplane: DataplaneSettings, echo_url: str) -
     else:
         credential = _known(base)
         print("\nThe database holds a configuration already: the example was not loaded.")
+    if not _carried(base):
+        print("No data plane carries this configuration yet: see the log.")
     if credential is not None:
         print(instructions(credential, dataplane), flush=True)
 
@@ -83,6 +86,18 @@ def _wait_for(base: str) -> None:
             pass
         if time.monotonic() > deadline:
             raise Fault(f"{base}: the control plane does not answer; the example was not loaded")
+        time.sleep(POLL_SECONDS)
+
+
+def _carried(base: str) -> bool:
+    """Whether a data plane runs the newest configuration, soon: the commands need one."""
+    deadline = time.monotonic() + DATAPLANE_SECONDS
+    while True:
+        rows = _get(base, "/dataplanes").json().get("data", [])
+        if any(row["connected"] and row["sync_status"] == "normal" for row in rows):
+            return True
+        if time.monotonic() > deadline:
+            return False
         time.sleep(POLL_SECONDS)
 
 

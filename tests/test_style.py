@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness import ROOT
 
-CYTHON_FILES = sorted((ROOT / "dataplane").glob("_*.p[xy][dx]"))
+CYTHON_FILES = sorted((ROOT / "dataplane").glob("_*.p[xy][dix]"))
 CYTHON_FILES += sorted((ROOT / "dataplane").glob("_*.pxi"))
 COMPILED = [path for path in CYTHON_FILES if path.suffix == ".pyx"]
 DIRECTIVES = (

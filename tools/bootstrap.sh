@@ -91,7 +91,7 @@ install_packages() {
 
 build_engine() {
     local hash
-    hash="debug=$debug $(cat setup.py dataplane/*.pxd dataplane/*.pyx | sha256sum)"
+    hash="debug=$debug $(sha256sum setup.py dataplane/*.px[di] dataplane/*.pyx | sha256sum)"
     if fresh engine "$hash"; then return; fi
     local force=()
     case "$(cat "$venv/.stamp-engine" 2>/dev/null)" in

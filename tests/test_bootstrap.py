@@ -1,0 +1,152 @@
+"""tools/bootstrap.sh on machines that lack things: stand-ins for what it asks and calls."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ROOT
+
+TOOLS = ("bash", "cat", "cp", "dirname", "env", "id", "mkdir", "nproc", "rm", "sha256sum", "touch")
+PACKAGES = "python3-venv python3-dev gcc libc6-dev libssl-dev"
+
+
+class Machine:
+    """A folder with a copy of the script, and a PATH that holds only what is put there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        for name in TOOLS:
+            (self.bin / name).symlink_to(str(shutil.which(name)))
+        (folder / "tools").mkdir()
+        text = (ROOT / "tools" / "bootstrap.sh").read_text()
+        # Debian's own Python is asked by its full name: here it is none.
+        script = folder / "tools" / "bootstrap.sh"
+        script.write_text(text.replace("/usr/bin/python3", "/nonexistent/python3"))
+        for name in ("requirements.lock", "requirements-test.lock", "pyproject.toml", "setup.py"):
+            shutil.copy(ROOT / name, folder / name)
+        (folder / "dataplane").mkdir()
+
+    def command(self, name: str, script: str) -> None:
+        path = self.bin / name
+        path.unlink(missing_ok=True)
+        path.write_text(f"#!{shutil.which('bash')}\n{script}\n")
+        path.chmod(0o755)
+
+    def run(self) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self.bin / "bash"), str(self.folder / "tools" / "bootstrap.sh")],
+            env={"PATH": str(self.bin), "LOG": str(self.folder / "log")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def log(self) -> list[str]:
+        path = self.folder / "log"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+# A Python that is fit, makes venvs out of itself, and writes down what is asked of it.
+FIT_PYTHON = """
+case "$1" in
+-) exit 0 ;;
+-c) exit 0 ;;
+--version) echo "Python 3.11.2"; exit 0 ;;
+esac
+echo "python $*" >>"$LOG"
+if [ "$1 $2" = "-m venv" ]; then
+    mkdir -p "$3/bin"
+    cp "$0" "$3/bin/python"
+fi
+case "$*" in *"-e ."*) touch .venv/bin/narthex ;; esac
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_bootstrap_says_what_to_install_when_not_root(machine: Machine) -> None:
+    machine.command("id", "echo 1000")
+    machine.command("apt-get", 'echo "apt-get $*" >>"$LOG"')
+    done = machine.run()
+    assert done.returncode == 1
+    assert f"sudo apt-get install {PACKAGES}" in done.stderr
+    assert machine.log() == []
+
+
+def test_bootstrap_says_what_to_install_when_there_is_no_apt(machine: Machine) -> None:
+    machine.command("id", "echo 0")
+    done = machine.run()
+    assert done.returncode == 1
+    assert "Python 3.11, 3.12 or 3.13 with venv and headers, gcc, OpenSSL's headers" in done.stderr
+
+
+def test_bootstrap_installs_as_root_and_goes_on(machine: Machine) -> None:
+    machine.command("id", "echo 0")
+    machine.command("stand-in", FIT_PYTHON)
+    machine.command(
+        "apt-get",
+        'echo "apt-get $*" >>"$LOG"\n'
+        f'case "$*" in *" install "*) cp {machine.bin}/stand-in {machine.bin}/python3.11; '
+        f"cp {machine.bin}/id {machine.bin}/gcc ;; esac",
+    )
+    done = machine.run()
+    assert done.returncode == 0, done.stderr
+    apt = [line for line in machine.log() if line.startswith("apt-get")]
+    assert len(apt) == 2 and apt[0].endswith(" update")
+    assert apt[1].endswith(f"install -y --no-install-recommends {PACKAGES}")
+
+
+def test_bootstrap_passes_over_python_that_cannot_make_a_venv(machine: Machine) -> None:
+    """A pyenv shim of a version that is not there, and Debian's python3 without venv."""
+    machine.command("gcc", "exit 0")
+    machine.command("python3.11", 'echo "pyenv: python3.11: command not found" >&2; exit 127')
+    machine.command("python3", "exit 1")
+    machine.command("python3.12", FIT_PYTHON)
+    done = machine.run()
+    assert done.returncode == 0, done.stderr
+    venv, install, build, project = machine.log()
+    assert venv == "python -m venv .venv"
+    assert "--require-hashes -r requirements.lock" in install
+    assert build.startswith("python setup.py -q build_ext --inplace")
+    assert "--no-deps" in project and "--no-index" in project and project.endswith("-e .")
+
+
+def test_bootstrap_does_nothing_when_nothing_changed(machine: Machine) -> None:
+    machine.command("gcc", "exit 0")
+    machine.command("python3.11", FIT_PYTHON)
+    assert machine.run().returncode == 0
+    machine.command("touch", "exit 0")
+    (machine.folder / ".venv/bin/narthex").chmod(0o755)
+    before = machine.log()
+    again = machine.run()
+    assert (again.returncode, again.stderr) == (0, "")
+    assert machine.log() == before
+
+
+def test_bootstrap_compiles_again_when_a_source_changed(machine: Machine) -> None:
+    machine.command("gcc", "exit 0")
+    machine.command("python3.11", FIT_PYTHON)
+    assert machine.run().returncode == 0
+    (machine.folder / ".venv/bin/narthex").chmod(0o755)
+    (machine.folder / "dataplane" / "_new.pyx").write_text("# new")
+    before = machine.log()
+    assert machine.run().returncode == 0
+    (build,) = machine.log()[len(before) :]
+    assert "build_ext" in build
+
+
+def test_bootstrap_shows_why_the_engine_did_not_compile(machine: Machine) -> None:
+    machine.command("gcc", "exit 0")
+    failing = 'case "$*" in *build_ext*) echo "error: no such thing"; exit 1 ;; esac'
+    machine.command("python3.11", f"{failing}\n{FIT_PYTHON}")
+    done = machine.run()
+    assert done.returncode == 1
+    assert "error: no such thing" in done.stderr and "did not compile" in done.stderr
+    assert machine.run().returncode == 1  # it is not taken for done
