@@ -12,7 +12,7 @@ build:  ## .venv/bin/narthex, and nothing started
 
 test:  ## the suite, then line and branch coverage of the Python code
 	tools/bootstrap.sh test
-	$(PYTHON) -m pytest --cov --cov-report= --cov-report=json:build/coverage.json $(PYTEST)
+	$(PYTHON) -m pytest --cov --cov-report= --cov-report=json:build/coverage.json --durations=15 $(PYTEST)
 	$(PYTHON) tools/coverage_gate.py build/coverage.json 90
 
 check:  ## ruff and mypy, as the suite runs them
