@@ -25,6 +25,7 @@ _FORM_FIELDS_MAX = 10_000
 _DEPTH_MAX = 20  # of names in a form: a.b.c…
 _PARSE_ASIDE_BYTES = 64 * 1024  # larger bodies are parsed off the event loop
 
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 _INDEXED = re.compile(r"(.+?)\[(\d*)\]")
 
 
@@ -78,6 +79,8 @@ async def _read(request: Request) -> bytes:
 def _json(data: bytes) -> Body:
     try:
         values = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        if _HALF_PAIR.search(data):  # half a surrogate pair is no character: nothing can store it
+            json.dumps(values, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):

@@ -23,7 +23,7 @@ from control.admin.errors import (
 from control.admin.registry import BY_NAME, referring_to
 from control.admin.resource import Resource, Values, Write
 from control.admin.schema import Field
-from control.admin.validate import expand_shorthands, is_uuid, validate
+from control.admin.validate import expand_shorthands, is_storable, is_uuid, validate
 from control.store import rows
 from control.store.rows import Row
 from control.store.secrets import random_text
@@ -34,6 +34,8 @@ _CASCADE_ROWS = 500  # read at a time
 
 def find(session: Session, resource: Resource, key: str) -> Row | None:
     """The row that a path segment names: by id when it is a UUID, else by the endpoint key."""
+    if not is_storable(key):
+        return None
     where = resource.key_where(key)
     return None if where is None else rows.fetch(session, resource.model, where)
 

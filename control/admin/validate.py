@@ -34,6 +34,11 @@ def is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
+def is_storable(text: str) -> bool:
+    """Whether a database takes this text: it may hold no NUL and no half of a surrogate pair."""
+    return "\0" not in text and _SURROGATE.search(text) is None
+
+
 def validate(schema: Schema, given: Mapping[str, Any]) -> tuple[dict[str, Any], Fields]:
     """The entity that `given` makes, with defaults, and what is wrong with it by field."""
     values, errors = clean_fields(schema.fields, expand_shorthands(schema, given))
@@ -180,7 +185,8 @@ def _map(field: Field, value: Any) -> tuple[Any, Any]:
 def _record(field: Field, value: Any) -> tuple[Any, Any]:
     if not isinstance(value, dict):
         return value, _EXPECTED["record"]
-    assert field.fields is not None
+    if field.fields is None:
+        return value, None  # its fields depend on what is wrong elsewhere
     cleaned, errors = clean_fields(field.fields, value)
     return cleaned, errors or None
 

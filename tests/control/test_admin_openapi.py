@@ -1,0 +1,112 @@
+"""What the Admin API puts into openapi.json."""
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from control.admin.router import documented_models, install
+from tests.control.adminkit import Admin
+
+
+@pytest.fixture
+def document(admin: Admin) -> dict[str, Any]:
+    app = FastAPI()
+    install(app, admin.store)
+    made = app.openapi()
+    made.setdefault("components", {}).setdefault("schemas", {}).update(documented_models())
+    return made
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (path, method, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def references(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["$ref"]} if "$ref" in value else set()
+        return own.union(*(references(item) for item in value.values()))
+    if isinstance(value, list):
+        return set().union(*(references(item) for item in value))
+    return set()
+
+
+def test_operation_ids_are_tag_and_function_and_unique(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(ids) == len(set(ids))
+    assert {"services-create", "routes-list_of_service", "schemas-get_entity"} <= set(ids)
+    for _, _, operation in operations(document):
+        (tag,) = operation["tags"]
+        assert operation["operationId"].startswith(f"{tag}-")
+
+
+def test_every_reference_leads_to_a_model(document: dict[str, Any]) -> None:
+    models = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    found = references(document)
+    assert found <= models
+    assert "#/components/schemas/OAuth2PluginConfig" in found
+
+
+def test_no_operation_documents_fastapis_own_validation(document: dict[str, Any]) -> None:
+    for path, method, operation in operations(document):
+        assert "422" not in operation["responses"], (path, method)
+        assert operation["summary"]
+
+
+def test_every_path_parameter_is_documented(document: dict[str, Any]) -> None:
+    for path, _, operation in operations(document):
+        named = {p["name"] for p in operation.get("parameters", []) if p["in"] == "path"}
+        assert named == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+
+
+def test_writes_have_bodies_and_answers_of_named_models(document: dict[str, Any]) -> None:
+    create = document["paths"]["/services"]["post"]
+    for kind in ("application/json", "application/x-www-form-urlencoded", "multipart/form-data"):
+        schema = create["requestBody"]["content"][kind]["schema"]
+        assert schema == {"$ref": "#/components/schemas/ServiceCreate"}
+    good = create["responses"]["201"]["content"]["application/json"]["schema"]
+    assert good == {"$ref": "#/components/schemas/Service"}
+    bad = create["responses"]["409"]["content"]["application/json"]["schema"]
+    assert bad == {"$ref": "#/components/schemas/AdminError"}
+    assert "content" not in document["paths"]["/services/{key}"]["delete"]["responses"]["204"]
+    listed = {p["name"] for p in document["paths"]["/consumers"]["get"]["parameters"]}
+    assert listed == {"size", "offset", "tags", "custom_id"}
+
+
+def test_models_say_what_the_schemas_say(document: dict[str, Any]) -> None:
+    models = document["components"]["schemas"]
+    service = models["ServiceCreate"]
+    assert service["required"] == ["host"]
+    assert service["properties"]["port"] == {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 65535,
+        "default": 80,
+    }
+    assert service["properties"]["name"]["type"] == ["string", "null"]
+    assert "url" not in models["Service"]["properties"]
+    assert "default" not in models["ServiceUpdate"]["properties"]["port"]
+    assert models["RouteCreate"]["properties"]["protocols"]["minItems"] == 1
+    assert models["Plugin"]["oneOf"] == [{"$ref": "#/components/schemas/OAuth2Plugin"}]
+    assert models["OAuth2Plugin"]["properties"]["name"]["const"] == "oauth2"
+    pkce = models["OAuth2PluginConfig"]["properties"]["pkce"]
+    assert pkce["enum"] == ["none", "lax", "strict", None]
+
+
+def test_answers_fit_their_models(admin: Admin, document: dict[str, Any]) -> None:
+    models = document["components"]["schemas"]
+    made = {
+        "Service": admin.service(),
+        "Route": admin.route(),
+        "Consumer": admin.consumer(),
+        "OAuth2Plugin": admin.plugin(),
+        "OAuth2Credential": admin.credential(),
+        "OAuth2Token": admin.token(),
+    }
+    for title, entity in made.items():
+        assert entity.keys() == models[title]["properties"].keys()
+        assert set(models[title]["required"]) == entity.keys()
