@@ -194,8 +194,9 @@ class Push:
             began = time.monotonic()
             try:
                 built = await self._newest()
-            except Exception:
-                log.exception("link.snapshot_failed", version=self._state.version)
+            except Exception as error:
+                why = str(error) if isinstance(error, ValueError) else type(error).__name__
+                log.error("link.snapshot_failed", version=self._state.version, why=why)
                 await asyncio.sleep(RETRY_SECONDS)
                 self._wanted.set()
                 continue

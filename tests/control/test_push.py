@@ -538,6 +538,7 @@ def test_push_tries_again_when_a_snapshot_cannot_be_built(
 
     async def work() -> None:
         async with pushing(store) as push, connected(push) as found:
+            await found.hear(wire.Heartbeat)
             digest = await in_thread(issue, store, credential)
             heard = await found.hear(wire.Tokens)
             assert heard.tokens[0].digest == digest
@@ -1042,6 +1043,7 @@ def test_push_sends_the_token_before_the_reply_that_has_it(
 
     async def work() -> None:
         async with pushing(store, issuing) as push, connected(push) as found:
+            await found.hear(wire.Heartbeat)
             for id_ in range(20):
                 await found.send(request(id_))
                 reply = await found.hear(wire.TokenReply)

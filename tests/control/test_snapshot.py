@@ -148,6 +148,17 @@ def test_build_leaves_out_disabled_services_and_their_routes() -> None:
     assert [r.name for r in found.routes] == ["of-on", "alone"]
 
 
+@pytest.mark.parametrize("protocol", ["tcp", "grpc", "tls_passthrough"])
+def test_build_leaves_out_protocols_that_are_not_carried(protocol: str) -> None:
+    found = snapshot(
+        services=[service("s", protocol=protocol), service("on")],
+        routes=[route("of-s", "s"), route("r", "on", protocols=[protocol]), route("of-on", "on")],
+        plugins=[plugin("p", route_id=ident("r"), protocols=[protocol])],
+    )
+    assert [s.name for s in found.services] == ["on"]
+    assert [r.name for r in found.routes] == ["of-on"] and found.oauth2 == []
+
+
 def test_build_keeps_null_lists_as_empty_ones() -> None:
     (found,) = snapshot(routes=[route("r", paths=None)]).routes
     assert (found.methods, found.hosts, found.paths, found.headers) == ([], [], [], {})
@@ -197,7 +208,6 @@ def test_build_passes_over_other_plugins() -> None:
         (["ws"], ["http"], False),
         (["https"], ["http"], True),  # one family
         (["wss"], ["ws"], True),
-        (["grpc"], ["grpc"], False),
     ],
 )
 def test_build_matches_the_family_of_protocols(
