@@ -223,7 +223,8 @@ cdef struct Conn:
     uint8_t remote[16]  # peer's address, network order; IPv4 in the first 4
     uint16_t remote_port
     uint16_t local_port
-    uint32_t scanned  # bytes of `input` already scanned for the end of a head
+    uint32_t scanned  # http_scan_head's memory; lingering: bytes dropped so far
+    uint32_t skip  # body bytes of a request answered early, dropped as they come
 
 cdef struct Request:
     # One request being served, from its head to its answer; taken from a slab.
@@ -238,6 +239,7 @@ cdef struct Request:
     uint8_t attempts  # upstream connects tried
     uint8_t is_handshake
     uint8_t question  # QuestionKind that is out; 0: none
+    uint8_t expects  # the client waits for 100 Continue before its body
     uint8_t has_token
     uint8_t has_consumer
     uint8_t offered_protocol

@@ -8,6 +8,7 @@ from dataplane._tls cimport *
 
 cdef enum:
     TOKEN_BODY_MAX = 65536  # bytes; over it 413, unread
+    SKIP_BYTES_MAX = 65536  # of a body nobody reads, to keep its connection
     BODY_MS = 10000  # for the body of a token request to arrive
     LINGER_MS = 2000  # for the peer to end after our last byte
     LINGER_BYTES_MAX = 1048576  # read and dropped meanwhile

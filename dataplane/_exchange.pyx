@@ -148,6 +148,25 @@ cdef void _note_answer(Worker* worker, Conn* client, int status, const char* why
     ring_publish(&worker.records)
 
 
+cdef bint _can_keep(Conn* client) noexcept nogil:
+    """Drop the body of a request answered early, what came of it and, by `skip`, what will.
+
+    Whether the connection can go on: not with chunks, a large body, or one that may never come.
+    """
+    cdef Request* request = client.request
+    cdef uint32_t here = buffer_size(&client.input)
+    if not client.flags & FLAG_KEEP or request.body_left < 0:
+        return False
+    if request.body_left > SKIP_BYTES_MAX or (request.expects and request.body_left):
+        return False
+    if here > <uint32_t>request.body_left:
+        here = <uint32_t>request.body_left
+    client.skip = <uint32_t>request.body_left - here
+    if here:
+        buffer_consume(&client.input, here)
+    return True
+
+
 cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil:
     cdef Answer* a = &worker.answer
     cdef Request* request = client.request
@@ -155,7 +174,7 @@ cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil:
     cdef Writer out
     cdef const char* kind_text
     cdef int kind = a.type_wanted if a.type_wanted else request.type_wanted
-    cdef bint keep = client.flags & FLAG_KEEP and not a.close and not worker.draining
+    cdef bint keep = not a.close and not worker.draining and _can_keep(client)
     if kind == ANSWER_DEFAULT and a.engine:
         kind = ANSWER_PLAIN
     body.data = worker.scratch

@@ -64,6 +64,14 @@ cdef int _done_with_head(
     return buffer_append(&client.input, data + head_len, size - head_len, INPUT_BYTES_MAX)
 
 
+cdef ssize_t _skip(Conn* client, uint8_t* data, ssize_t got) noexcept nogil:
+    """Drop from the front what still belongs to an answered request.  Returns the bytes left."""
+    cdef uint32_t dropped = client.skip if client.skip < <uint32_t>got else <uint32_t>got
+    client.skip -= dropped
+    memmove(data, data + dropped, got - dropped)
+    return got - dropped
+
+
 cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil:
     cdef const uint8_t* data
     cdef uint32_t size = buffer_size(&client.input)
@@ -84,6 +92,10 @@ cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil:
             return STEP_CLOSE
         if got == 0:
             break
+        if client.skip:
+            got = _skip(client, worker.scratch + HEADROOM, got)
+            if got == 0:
+                continue
         if client.request == NULL:
             if _begin_request(worker, client) < 0:
                 return STEP_CLOSE
@@ -160,8 +172,9 @@ cdef int _judge(
     request.body_left = -1 if visit.http.chunked else (
         visit.http.content_length if visit.http.content_length > 0 else 0
     )
+    request.expects = visit.http.expect_continue
     client.flags &= ~FLAG_KEEP
-    if visit.http.keep_alive and request.body_left == 0:
+    if visit.http.keep_alive:
         client.flags |= FLAG_KEEP
     step = admit(worker, client, &visit, verdict)
     if visit.policy != NULL:
@@ -185,8 +198,6 @@ cdef int _judge(
         answer(worker, 503, b"the gateway is overloaded, try again", b"questions are full")
         step = STEP_ANSWER
     elif step == STEP_REQUEST:
-        if visit.http.keep_alive:
-            client.flags |= FLAG_KEEP
         return step if _keep(client, data, size) > 0 else STEP_CLOSE
     _negotiate(worker, &visit)
     if worker.answer.close:
