@@ -534,12 +534,15 @@ cdef void put_uint(Writer* out, uint64_t value) noexcept nogil:
 
 cdef void put_hex(Writer* out, const uint8_t* data, uint32_t size) noexcept nogil:
     cdef const char* digits = b"0123456789abcdef"
-    cdef uint8_t pair[2]
+    cdef uint8_t* to = out.data + out.size
     cdef uint32_t i
+    if nx_unlikely(size * 2 > out.capacity - out.size):
+        out.full = 1
+        return
     for i in range(size):
-        pair[0] = digits[data[i] >> 4]
-        pair[1] = digits[data[i] & 15]
-        put(out, pair, 2)
+        to[2 * i] = digits[data[i] >> 4]
+        to[2 * i + 1] = digits[data[i] & 15]
+    out.size += size * 2
 
 
 cdef uint32_t address_text(const uint8_t* address, bint v6, char* out64) noexcept nogil:

@@ -16,6 +16,7 @@ cdef enum:
     ACCEPT_PAUSE_MS = 100  # without descriptors left
     BACKLOG = 4096
     DEFER_ACCEPT_S = 10
+    LINES_BYTES = RECORD_SLOTS * LINE_BYTES_MAX  # of log lines made at a time
 
 # --- what a stage asked for -------------------------------------------------------------------------
 
@@ -510,6 +511,7 @@ cdef class Engine:
     cdef Context context
     cdef bytes server_token
     cdef list threads
+    cdef uint8_t* lines  # owned: LINES_BYTES, once needed
     cdef object unposted  # notes that found their inbox full
 
     def __cinit__(
@@ -563,6 +565,7 @@ cdef class Engine:
                     worker_free(self.workers[i])
                     # `turn` is read by the reclaimer, which may outlive the engine: kept.
             free(self.workers)
+        free(self.lines)
         if self.question_fd > 0:
             close(self.question_fd)
 
@@ -724,6 +727,34 @@ cdef class Engine:
                 found.append((kind, _record_dict(record)))
                 ring_release(&self.workers[i].records)
         return found
+
+    def record_lines(self, str ts, int limit=4096):
+        """As `records`, as JSON log lines with `ts` as their time.  Returns (how many, bytes)."""
+        cdef Record* record
+        cdef bytes stamp = ts.encode()
+        cdef Span span
+        cdef Writer out
+        cdef int count = 0
+        cdef int i
+        span.data = <const uint8_t*><const char*>stamp
+        span.size = <uint32_t>len(stamp)
+        if self.lines == NULL:
+            self.lines = <uint8_t*>malloc(LINES_BYTES)
+            if self.lines == NULL:
+                raise MemoryError
+        out.data = self.lines
+        out.size = 0
+        out.capacity = LINES_BYTES
+        out.full = 0
+        for i in range(self.worker_count):
+            while count < limit and out.capacity - out.size >= LINE_BYTES_MAX:
+                record = <Record*>ring_peek(&self.workers[i].records)
+                if record == NULL:
+                    break
+                line_put(&out, record, &span)
+                ring_release(&self.workers[i].records)
+                count += 1
+        return count, (<const char*>self.lines)[: out.size]
 
     def counters(self):
         """Totals over the workers since the start."""

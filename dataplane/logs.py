@@ -16,6 +16,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 FIELD_CHARS_MAX = 1024
+line_stream: TextIO | None = None  # where ready-made JSON lines go; None when they are not wanted
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -71,7 +72,9 @@ class _Forward(logging.Handler):
 
 def configure(level: str, fmt: str, stream: TextIO | None = None) -> None:
     """Set up structlog and the standard library's logging for this process."""
+    global line_stream
     renderer: structlog.typing.Processor
+    line_stream = (stream or sys.stderr) if fmt == "json" and LEVELS[level] <= 20 else None
     if fmt == "json":
         renderer = structlog.processors.JSONRenderer()
     else:
