@@ -1,14 +1,13 @@
-"""The loop of a worker, and the engine that owns the workers."""
+"""The loop of a worker."""
 
 from dataplane._core cimport *
 from dataplane._exchange cimport *
 from dataplane._handshake cimport *
-from dataplane._lines cimport *
 from dataplane._relay cimport *
 from dataplane._sys cimport *
-from dataplane._tables cimport Tables
 from dataplane._tls cimport *
-from dataplane._tokens cimport TokenCache
 
-# Runs until a NOTE_STOP, or until a drain has ended.
+# Runs until a NOTE_STOP; on the way out everything is cut, with its records written.
 cdef void worker_run(Worker* worker) noexcept nogil
+# Level-triggered: a listener with more to accept says so again.  Returns 1 or -errno.
+cdef int watch_listener(Worker* worker, Conn* listener) noexcept nogil

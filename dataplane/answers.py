@@ -21,7 +21,7 @@ from dataplane.link import Link, LinkBusy, LinkDown
 from dataplane.names import Resolver
 
 if TYPE_CHECKING:
-    from dataplane._worker import Engine
+    from dataplane._engine import Engine
 
 QUESTIONS_PER_TURN = 256
 TASKS_MAX = 4096

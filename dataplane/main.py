@@ -14,8 +14,8 @@ from pathlib import Path
 import structlog
 
 from dataplane import logs
+from dataplane._engine import Engine
 from dataplane._policies import NameTable
-from dataplane._worker import Engine
 from dataplane.disk import DiskState
 from dataplane.plane import VERSION, Plane
 from dataplane.settings import Listener, Settings, SettingsError, load

@@ -28,9 +28,9 @@ from dataplane.startup import Trust
 from dataplane.status import Readiness, Sources, serve, status_app
 
 if TYPE_CHECKING:
+    from dataplane._engine import Engine
     from dataplane._policies import NameTable
     from dataplane._tables import Tables
-    from dataplane._worker import Engine
     from dataplane.disk import DiskState
 
 VERSION = "0.1.0"

@@ -15,7 +15,7 @@ import structlog
 from dataplane import logs
 
 if TYPE_CHECKING:
-    from dataplane._worker import Engine
+    from dataplane._engine import Engine
 
 DRAIN_SECONDS = 0.1  # how late a record is written, at most, while the rate is bearable
 RECORDS_MAX = 4096  # written in one turn; the event loop breathes in between

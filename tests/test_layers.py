@@ -75,7 +75,9 @@ CYTHON = {
     "_handshake": (*BELOW_STATES, "_admission", "_forward"),
     "_exchange": (*BELOW_STATES, "_admission", "_forward"),
     "_relay": (*BELOW_STATES, "_admission", "_forward"),
+    "_lines": SHARED,
     "_worker": (*BELOW_STATES, "_admission", "_forward", "_handshake", "_exchange", "_relay"),
+    "_engine": (*BELOW_STATES, "_lines", "_worker"),
 }
 
 

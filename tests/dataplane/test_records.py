@@ -30,6 +30,7 @@ ENDED = {
 def stream() -> Iterator[io.StringIO]:
     yield io.StringIO()
     structlog.reset_defaults()
+    logs.line_stream = None
     logging.getLogger().handlers.clear()
     logging.getLogger().setLevel(logging.WARNING)
 
@@ -49,6 +50,7 @@ def test_each_record_is_one_json_line_with_its_fields(
     stream: io.StringIO, engine: FakeEngine
 ) -> None:
     logs.configure("info", "json", stream)
+    logs.line_stream = None  # the engine's own lines: test_lines.py
     engine.recorded = [("refused", REFUSED), ("ended", ENDED)]
     assert records.drain(cast("Any", engine)) == 2
     first, second = lines(stream)
@@ -66,6 +68,7 @@ def test_s96_control_and_bidi_characters_stay_inside_their_field(
     field: str, form: str, stream: io.StringIO, engine: FakeEngine
 ) -> None:
     logs.configure("info", form, stream)
+    logs.line_stream = None
     engine.recorded = [("refused", {**REFUSED, field: NASTY}), ("refused", REFUSED)]
     records.drain(cast("Any", engine))
     text = stream.getvalue()
@@ -98,6 +101,7 @@ def test_no_field_that_is_not_named_gets_into_a_line(
     stream: io.StringIO, engine: FakeEngine
 ) -> None:
     logs.configure("debug", "json", stream)
+    logs.line_stream = None
     secret = {"token": "SECRET", "query": "access_token=SECRET", "headers": ["SECRET"]}
     engine.recorded = [("refused", {**REFUSED, **secret}), ("ended", {**ENDED, **secret})]
     records.drain(cast("Any", engine))

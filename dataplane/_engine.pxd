@@ -1,0 +1,28 @@
+"""The engine as Python code holds it."""
+
+from dataplane._core cimport *
+from dataplane._http cimport *
+from dataplane._lines cimport *
+from dataplane._sys cimport *
+from dataplane._tables cimport Tables
+from dataplane._tls cimport Context
+from dataplane._tokens cimport TokenCache
+from dataplane._worker cimport *
+
+cdef class Engine:
+    cdef Worker** workers
+    cdef Shared shared
+    cdef readonly int worker_count
+    cdef readonly TokenCache tokens
+    cdef readonly Reclaimer reclaimer
+    cdef readonly int question_fd
+    cdef Tables tables
+    cdef Context context
+    cdef bytes server_token
+    cdef list threads
+    cdef uint8_t* lines  # owned: LINES_BYTES, once needed
+    cdef object unposted  # notes that found their inbox full
+    cdef void _set_clock(self)
+    cdef int _post(
+        self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text
+    ) except -1

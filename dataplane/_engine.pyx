@@ -1,0 +1,478 @@
+"""The Python thread's end of the engine: listeners, threads, publishing, questions, records.
+
+The `Engine` owns the workers' memory.  What it tells a worker goes through that worker's inbox,
+what it hears comes from that worker's rings, and what all workers read (tables, tokens, TLS) it
+publishes by one pointer store and frees after a grace period.
+"""
+
+import ipaddress
+import os
+import threading
+import uuid
+from collections import deque
+from http import HTTPStatus
+
+cdef enum:
+    LISTENERS_MAX = 16
+    BACKLOG = 4096
+    DEFER_ACCEPT_S = 10
+    LINES_BYTES = RECORD_SLOTS * LINE_BYTES_MAX  # of log lines made at a time
+
+# --- listeners --------------------------------------------------------------------------------------
+
+
+cdef int _listen(Worker* worker, bytes packed, bint v6, int port, bint tls) except -1:
+    """One worker's SO_REUSEPORT listener.  Returns the port."""
+    cdef sockaddr_storage address
+    cdef sockaddr_in* v4_address = <sockaddr_in*>&address
+    cdef sockaddr_in6* v6_address = <sockaddr_in6*>&address
+    cdef socklen_t size = sizeof(sockaddr_in6) if v6 else sizeof(sockaddr_in)
+    cdef int one = 1
+    cdef int defer = DEFER_ACCEPT_S
+    cdef Conn* listener
+    cdef int fd = socket(
+        AF_INET6 if v6 else AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0
+    )
+    if fd < 0:
+        raise OSError(errno, os.strerror(errno))
+    memset(&address, 0, sizeof(address))
+    if v6:
+        v6_address.sin6_family = <unsigned short>AF_INET6
+        v6_address.sin6_port = htons(<uint16_t>port)
+        memcpy(v6_address.sin6_addr.s6_addr, <const char*>packed, 16)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one))
+    else:
+        v4_address.sin_family = <unsigned short>AF_INET
+        v4_address.sin_port = htons(<uint16_t>port)
+        memcpy(&v4_address.sin_addr, <const char*>packed, 4)
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))
+    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one))
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))  # accepted sockets inherit it
+    setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer, sizeof(defer))
+    if bind(fd, <sockaddr*>&address, size) < 0 or listen(fd, BACKLOG) < 0:
+        error = errno
+        close(fd)
+        raise OSError(error, os.strerror(error))
+    getsockname(fd, <sockaddr*>&address, &size)
+    listener = conn_new(worker, fd, CONN_LISTENER, 0)
+    listener.flags = FLAG_TLS if tls else 0
+    listener.local_port = ntohs(v6_address.sin6_port if v6 else v4_address.sin_port)
+    if watch_listener(worker, listener) < 0:
+        raise OSError(errno, os.strerror(errno))
+    worker.listeners[worker.listener_count] = listener
+    worker.listener_count += 1
+    return listener.local_port
+
+
+# --- the Python thread's end ------------------------------------------------------------------------
+
+_VERDICTS = {
+    "known": VERDICT_KNOWN,
+    "unknown": VERDICT_UNKNOWN,
+    "unavailable": VERDICT_UNAVAILABLE,
+}
+_UNFORWARDED = {b"connection", b"content-length", b"server", b"date", b"transfer-encoding"}
+
+
+cdef str _uuid(const uint8_t* data):
+    return str(uuid.UUID(bytes=(<const char*>data)[:16]))
+
+
+cdef str _address(const uint8_t* data, bint v6):
+    cdef char text[64]
+    cdef uint32_t size = address_text(data, v6, text)
+    return (<const char*>text)[:size].decode()
+
+
+cdef dict _record_dict(const Record* record):
+    """One record as the log wants it."""
+    where = _address(record.remote, record.v6)
+    client = f"[{where}]:{record.remote_port}" if record.v6 else f"{where}:{record.remote_port}"
+    route = _uuid(record.route) if record.flags & RECORD_HAS_ROUTE else None
+    request_id = (<const char*>record.id)[:16].hex()
+    if record.kind == RECORD_REFUSED:
+        return {
+            "status": record.status,
+            "why": record.why.decode(),
+            "route": route,
+            "client": client,
+            "request_id": request_id,
+        }
+    return {
+        "ended_by": ("gateway", "client", "upstream")[record.ended_by],
+        "why": record.why.decode(),
+        "client_code": record.client_code or None,
+        "upstream_code": record.upstream_code or None,
+        "duration_s": <double>record.duration_ms / 1000.0,
+        "messages_from_client": record.messages_up,
+        "messages_from_upstream": record.messages_down,
+        "bytes_from_client": record.bytes_up,
+        "bytes_from_upstream": record.bytes_down,
+        "route": route,
+        "service": _uuid(record.service) if record.flags & RECORD_HAS_SERVICE else None,
+        "consumer": _uuid(record.consumer) if record.flags & RECORD_HAS_CONSUMER else None,
+        "credential": _uuid(record.credential) if record.flags & RECORD_HAS_CREDENTIAL else None,
+        "client": client,
+        "request_id": request_id,
+    }
+
+
+cdef dict _request_dict(const Question* question):
+    """A token request as `wire.TokenRequest` wants it."""
+    cdef HttpRequest http
+    cdef const uint8_t* head = question.text
+    cdef const HttpField* field
+    cdef int i
+    cdef int size
+    BUG_ON(http_parse_request(head, question.head_len, &http) <= 0)
+    path = bytearray(http.path_len)
+    size = http_normalise_path(head + http.path_off, http.path_len, path)
+    headers = []
+    for i in range(http.fields_n):
+        field = &http.fields[i]
+        if not field.flags & HTTP_FLAG_HOP and field.kind != HTTP_FIELD_IDENTITY:
+            headers.append((
+                (<const char*>(head + field.name_off))[: field.name_len],
+                (<const char*>(head + field.value_off))[: field.value_len],
+            ))
+    return {
+        "plugin": (<const char*>question.plugin)[:16],
+        "route": (<const char*>question.route)[:16],
+        "service": (<const char*>question.service)[:16] if question.has_service else None,
+        "client_ip": _address(question.address, question.v6),
+        "tls": bool(question.tls),
+        "peer_trusted": bool(question.trusted),
+        "method": (<const char*>head)[: http.method_len].decode(),
+        "path": bytes(path[:size]).decode("latin-1"),
+        "query": (<const char*>(head + http.query_off))[: http.query_len],
+        "headers": headers,
+        "body": (<const char*>(head + question.head_len))[
+            : question.text_len - question.head_len
+        ],
+        "request_id": (<const char*>question.id)[:16].hex(),
+    }
+
+
+cdef class Engine:
+    """The workers and what they share.  Every method is for the one Python thread.
+
+    `workers`: threads, 1..64.  `max_sessions`: live sessions of the process.  `trusted`: networks
+    whose X-Forwarded-* are believed, as (16-byte address, IPv4 mapped; prefix bits).
+
+    Raises:
+        ValueError: a bound is out of range.
+        MemoryError: the workers' memory could not be had.
+    """
+
+    def __cinit__(
+        self, *, int workers, int token_cache, int max_sessions, str server_token,
+        trusted=(), bytes seed,
+    ):
+        cdef int i
+        if not 1 <= workers <= WORKERS_MAX:
+            raise ValueError(f"workers must be between 1 and {WORKERS_MAX}")
+        if max_sessions < 1:
+            raise ValueError("max_sessions must be at least 1")
+        if len(trusted) > 64:
+            raise ValueError("at most 64 trusted networks")
+        self.worker_count = workers
+        self.threads = []
+        self.unposted = deque()
+        self.reclaimer = Reclaimer()
+        self.tokens = TokenCache(token_cache, seed, self.reclaimer)
+        self.question_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if self.question_fd < 0:
+            raise OSError(errno, os.strerror(errno))
+        self.server_token = server_token.encode()
+        self.shared.server_token.data = <const uint8_t*><const char*>self.server_token
+        self.shared.server_token.size = <uint32_t>len(self.server_token)
+        self.shared.tokens = self.tokens.c
+        self.shared.question_fd = self.question_fd
+        self.shared.workers = workers
+        # Sessions spread by the kernel's hash: leave room for an uneven share.
+        self.shared.max_sessions = <uint32_t>(
+            max_sessions if workers == 1 else max_sessions * 5 // (workers * 4) + 16
+        )
+        for i, (address, bits) in enumerate(trusted):
+            memcpy(self.shared.trusted[i].bytes, <const char*><bytes>address, 16)
+            self.shared.trusted_bits[i] = bits
+        self.shared.trusted_count = len(trusted)
+        self._set_clock()
+        self.workers = <Worker**>calloc(workers, sizeof(Worker*))
+        if self.workers == NULL:
+            raise MemoryError
+        for i in range(workers):
+            self.workers[i] = <Worker*>calloc(1, sizeof(Worker))
+            if self.workers[i] == NULL or worker_init(self.workers[i], i, &self.shared) < 0:
+                raise MemoryError("a worker could not be prepared")
+            self.reclaimer.attach(&self.workers[i].turn)
+
+    def __dealloc__(self):
+        cdef int i
+        if self.workers != NULL:
+            for i in range(self.worker_count):
+                if self.workers[i] != NULL:
+                    worker_free(self.workers[i])
+                    # `turn` is read by the reclaimer, which may outlive the engine: kept.
+            free(self.workers)
+        free(self.lines)
+        if self.question_fd > 0:
+            close(self.question_fd)
+
+    cdef void _set_clock(self):
+        nx_store_u64(
+            &self.shared.realtime_offset_ms,
+            clock_ms(CLOCK_REALTIME) - clock_ms(CLOCK_MONOTONIC),
+        )
+
+    def listen(self, str address, int port, bint tls):
+        """Open a listener in every worker.  Returns its port (port 0 picks a free one).
+
+        Raises:
+            OSError: it cannot be had; errno says why.
+        """
+        cdef int i
+        parsed = ipaddress.ip_address(address)
+        for i in range(self.worker_count):
+            if self.workers[i].listener_count == LISTENERS_MAX:
+                raise OSError(0, f"at most {LISTENERS_MAX} listeners")
+            port = _listen(self.workers[i], parsed.packed, parsed.version == 6, port, tls)
+        return port
+
+    def certificate(self, str certificate, str key):
+        """Use this pair (PEM files) for TLS listeners; handshakes from now on get it.
+
+        Raises:
+            ValueError: a file cannot be read, or they are not a pair; says which.
+        """
+        cdef Context context = Context(certificate, key)
+        old = self.context
+        self.context = context
+        nx_store_ptr(&self.shared.tls, context.c)
+        if old is not None:
+            self.reclaimer.retire_object(old)
+
+    def start(self):
+        """Start the workers' threads."""
+        for i in range(self.worker_count):
+            thread = threading.Thread(target=self._run, args=(i,), name=f"worker-{i}", daemon=True)
+            thread.start()
+            self.threads.append(thread)
+
+    def _run(self, int index):
+        cdef Worker* worker = self.workers[index]
+        cdef sigset_t mask
+        with nogil:
+            sigfillset(&mask)
+            pthread_sigmask(SIG_BLOCK, &mask, NULL)
+            worker_run(worker)
+
+    def publish(self, Tables tables not None):
+        """Let new requests be judged by these tables; live sessions keep what they have."""
+        old = self.tables
+        self.tables = tables
+        nx_store_ptr(&self.shared.tables, tables.c)
+        if old is not None:
+            self.reclaimer.retire_object(old)
+
+    def sweep(self):
+        """Post what was held up, look at the clocks, free what is past its grace period."""
+        cdef int count = len(self.unposted)
+        self._set_clock()
+        while count:
+            count -= 1
+            worker, ref, kind, value, text = self.unposted.popleft()
+            self._post(worker, ref, kind, value, text)
+        return self.reclaimer.sweep()
+
+    cdef int _post(self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text) except -1:
+        cdef Worker* worker = self.workers[index]
+        cdef Note* note = <Note*>ring_reserve(&worker.inbox)
+        cdef uint64_t one = 1
+        if note == NULL:
+            self.unposted.append((index, ref, kind, value, text))
+            return 0
+        memset(note, 0, sizeof(Note))
+        if text is not None:
+            note.text = <uint8_t*>malloc(len(text) + 1)
+            if note.text == NULL:
+                raise MemoryError
+            memcpy(note.text, <const char*>text, len(text))
+            note.text_len = <uint32_t>len(text)
+        note.ref = ref
+        note.kind = kind
+        note.value = value
+        ring_publish(&worker.inbox)
+        write(worker.inbox_fd, &one, sizeof(one))
+        return 1
+
+    def questions(self, int limit=256):
+        """What workers wait for, oldest first: ("token", ref, digest, check_passed), ("request",
+        ref, fields of wire.TokenRequest) or ("name", ref, host)."""
+        cdef Question* question
+        cdef uint64_t count
+        cdef uint64_t one = 1
+        cdef list found = []
+        cdef int i
+        read(self.question_fd, &count, sizeof(count))
+        for i in range(self.worker_count):
+            while len(found) < limit:
+                question = <Question*>ring_peek(&self.workers[i].questions)
+                if question == NULL:
+                    break
+                if question.kind == QUESTION_TOKEN:
+                    digest = (<const char*>question.digest)[:32]
+                    found.append(("token", question.ref, digest, bool(question.check_passed)))
+                elif question.kind == QUESTION_REQUEST:
+                    found.append(("request", question.ref, _request_dict(question)))
+                else:
+                    host = (<const char*>question.text)[: question.text_len].decode()
+                    found.append(("name", question.ref, host))
+                free(question.text)
+                question.text = NULL
+                ring_release(&self.workers[i].questions)
+        if len(found) >= limit:
+            write(self.question_fd, &one, sizeof(one))  # there may be more
+        return found
+
+    def answer_token(self, uint64_t ref, str verdict):
+        """`known`: look in the cache again; `unknown`: 401; `unavailable`: 503."""
+        self._post(ref >> 56, ref, NOTE_VERDICT, _VERDICTS[verdict], None)
+
+    def answer_name(self, uint64_t ref, bint found):
+        """The host's addresses were published, or there are none."""
+        value = VERDICT_NAME_FOUND if found else VERDICT_NAME_FAILED
+        self._post(ref >> 56, ref, NOTE_VERDICT, value, None)
+
+    def answer_request(self, uint64_t ref, int status, list headers, bytes body):
+        """The issuer's response to a token request.
+
+        Raises:
+            ValueError: a header has a control byte (S57).
+        """
+        lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
+        for name, value in headers:
+            if name.lower() in _UNFORWARDED:
+                continue
+            if any(byte < 32 or byte == 127 for byte in name + value.replace(b"\t", b" ")):
+                raise ValueError(f"header {name!r} has a control byte")
+            lines.append(name + b": " + value)
+        lines.append(b"Content-Length: %d\r\n" % len(body))
+        head = b"\r\n".join(lines)
+        self._post(ref >> 56, ref, NOTE_RESPONSE, len(head), head + body)
+
+    def records(self, int limit=4096):
+        """What ended and was refused since the last call: ("ended", dict) and ("refused", dict)."""
+        cdef Record* record
+        cdef list found = []
+        cdef int i
+        for i in range(self.worker_count):
+            while len(found) < limit:
+                record = <Record*>ring_peek(&self.workers[i].records)
+                if record == NULL:
+                    break
+                kind = "refused" if record.kind == RECORD_REFUSED else "ended"
+                found.append((kind, _record_dict(record)))
+                ring_release(&self.workers[i].records)
+        return found
+
+    def record_lines(self, str ts, int limit=4096):
+        """As `records`, as JSON log lines with `ts` as their time.  Returns (how many, bytes)."""
+        cdef Record* record
+        cdef bytes stamp = ts.encode()
+        cdef Span span
+        cdef Writer out
+        cdef int count = 0
+        cdef int i
+        span.data = <const uint8_t*><const char*>stamp
+        span.size = <uint32_t>len(stamp)
+        if self.lines == NULL:
+            self.lines = <uint8_t*>malloc(LINES_BYTES)
+            if self.lines == NULL:
+                raise MemoryError
+        out.data = self.lines
+        out.size = 0
+        out.capacity = LINES_BYTES
+        out.full = 0
+        for i in range(self.worker_count):
+            while count < limit and out.capacity - out.size >= LINE_BYTES_MAX:
+                record = <Record*>ring_peek(&self.workers[i].records)
+                if record == NULL:
+                    break
+                line_put(&out, record, &span)
+                ring_release(&self.workers[i].records)
+                count += 1
+        return count, (<const char*>self.lines)[: out.size]
+
+    def counters(self):
+        """Totals over the workers since the start."""
+        cdef dict handshakes = {}
+        cdef dict closes = {}
+        cdef dict totals = {}
+        cdef Counters* c
+        cdef int i, status, slot
+        cdef uint64_t n
+        for i in range(self.worker_count):
+            c = &self.workers[i].counters
+            for status in range(STATUS_MAX):
+                n = nx_peek(&c.handshakes[status])
+                if n:
+                    handshakes[status] = handshakes.get(status, 0) + n
+            for slot in range(2 * CLOSE_SLOTS):
+                n = nx_peek(&c.closes[slot])
+                if n:
+                    key = (_CLOSE_NAMES[slot % CLOSE_SLOTS], ("client", "upstream")[slot // CLOSE_SLOTS])
+                    closes[key] = closes.get(key, 0) + n
+            for name, value in (
+                ("live_sessions", nx_peek(&c.sessions_live)),
+                ("sessions_total", nx_peek(&c.sessions_total)),
+                ("connections", nx_peek(&c.conns_live)),
+                ("accepts", nx_peek(&c.accepts)),
+                ("messages_in", nx_peek(&c.messages_up)),
+                ("messages_out", nx_peek(&c.messages_down)),
+                ("bytes_in", nx_peek(&c.bytes_up)),
+                ("bytes_out", nx_peek(&c.bytes_down)),
+                ("token_hits", nx_peek(&c.token_hits)),
+                ("token_misses", nx_peek(&c.token_misses)),
+                ("records_dropped", nx_peek(&c.records_dropped)),
+                ("questions_dropped", nx_peek(&c.questions_dropped)),
+                ("requests", nx_peek(&c.requests)),
+                ("refused_full", nx_peek(&c.refused_full)),
+            ):
+                totals[name] = totals.get(name, 0) + value
+        # Our own listeners and inboxes are connections to the workers, not to an operator.
+        for i in range(self.worker_count):
+            totals["connections"] -= self.workers[i].listener_count + 1
+        totals["handshakes"] = handshakes
+        totals["closes"] = closes
+        return totals
+
+    def sessions_by_worker(self):
+        """Sessions ever established, a worker."""
+        return [nx_peek(&self.workers[i].counters.sessions_total) for i in range(self.worker_count)]
+
+    def live_sessions(self):
+        cdef int i
+        cdef uint64_t total = 0
+        for i in range(self.worker_count):
+            total += nx_peek(&self.workers[i].counters.sessions_live)
+        return total
+
+    def drain(self, double seconds):
+        """Close the listeners and tell the sessions 1012, spread over `seconds`."""
+        for i in range(self.worker_count):
+            self._post(i, 0, NOTE_DRAIN, <uint64_t>(seconds * 1000), None)
+
+    def stop(self):
+        """End the workers at once: what is left is cut."""
+        for i in range(self.worker_count):
+            self._post(i, 0, NOTE_STOP, 0, None)
+
+    def join(self, double seconds):
+        """Wait for the workers to end.  Whether they did."""
+        for thread in self.threads:
+            thread.join(seconds)
+        return not any(thread.is_alive() for thread in self.threads)
+
+
+_CLOSE_NAMES = [*range(1000, 1016), 4401, 4403, 4408, 4429, 3000, 4000, 0, 0]
