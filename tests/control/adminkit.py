@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, cast
 
 from cryptography.fernet import Fernet, MultiFernet
 from fastapi import FastAPI
@@ -118,15 +118,29 @@ def unique(prefix: str) -> str:
     return f"{prefix}-{uuid.uuid4().hex[:8]}"
 
 
+class _Switch:
+    """A store that is another one for each test, so that the application is built once."""
+
+    current: Store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.current, name)
+
+
+@cache
+def _application() -> tuple[_Switch, Stamp]:
+    switch, counts, app = _Switch(), Counts(), FastAPI()
+    install(app, cast(Store, switch), counts)
+    return switch, Stamp(Manners(app, app), "narthex/0.1.0", counts)
+
+
 @contextmanager
 def running_admin(folder: Path) -> Iterator[Admin]:
     path = folder / "narthex.db"
     shutil.copy(_empty_database(), path)
     store = Store(f"sqlite:///{path}", KEYRING)
-    counts = Counts()
-    app = FastAPI()
-    install(app, store, counts)
-    edge = Stamp(Manners(app, app), "narthex/0.1.0", counts)
+    switch, edge = _application()
+    switch.current = store
     with TestClient(edge, base_url="http://localhost:8001") as client:
         yield Admin(client, store)
     store.close()
