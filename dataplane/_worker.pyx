@@ -115,7 +115,8 @@ cdef void _greet(Worker* worker, Conn* listener, int fd, const sockaddr_storage*
     if conn_register(worker, client) < 0:
         _act(worker, client, STEP_CLOSE)
         return
-    wheel_arm(&worker.wheel, &client.timer, worker.now_ms + HEAD_MS)
+    if client.timer.prev == NULL:  # a parked one has its bound
+        wheel_arm(&worker.wheel, &client.timer, worker.now_ms + HEAD_MS)
 
 
 cdef void _accept(Worker* worker, Conn* listener) noexcept nogil:
@@ -242,14 +243,16 @@ cdef int _parked_too_long(Worker* worker, Conn* client) noexcept nogil:
 cdef void _timer_fired(void* context, Timer* timer) noexcept nogil:
     cdef Worker* worker = <Worker*>context
     cdef Conn* conn = <Conn*>timer
+    cdef Conn* client
     cdef int step = STEP_CLOSE
     if conn.kind == CONN_LISTENER:
         watch_listener(worker, conn)
     elif conn.session != NULL:
         relay_timer(worker, conn)
     elif conn.kind == CONN_UPSTREAM:
-        if conn.peer != NULL:
-            _act(worker, conn.peer, upstream_failed(worker, conn.peer, -ETIMEDOUT))
+        client = conn.peer  # upstream_failed lets go of `conn`
+        if client != NULL:
+            _act(worker, client, upstream_failed(worker, client, -ETIMEDOUT))
     elif conn.state == STATE_PARKED:
         _act(worker, conn, _parked_too_long(worker, conn))
     else:
