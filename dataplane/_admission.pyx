@@ -75,8 +75,9 @@ cdef int _route(Worker* worker, Conn* client, Visit* visit, const TableSet* tabl
     cdef uint32_t i
     cdef int size = http_normalise_path(visit.head + http.path_off, http.path_len, path)
     if size < 0:
+        answer_engine(worker, http_refusal_status(size), b"Bad request", b"bad path")
         worker.answer.close = 1
-        return answer_engine(worker, http_refusal_status(size), b"Bad request", b"bad path")
+        return STEP_ANSWER
     for i in range(http.host_len):
         host[i] = lower(visit.head[http.host_off + i])
     visit.host.data = host
@@ -139,7 +140,10 @@ cdef int _redirect_to_tls(Worker* worker, Visit* visit) noexcept nogil:
     out.capacity = 2 * HTTP_LINE_MAX
     put_text(&out, b"https://")
     put(&out, visit.head + visit.http.host_off, visit.http.host_len)
-    put(&out, visit.head + visit.http.target_off, visit.http.target_len)
+    put(&out, visit.head + visit.http.path_off, visit.http.path_len)
+    if visit.http.has_query:
+        put(&out, b"?", 1)
+        put(&out, visit.head + visit.http.query_off, visit.http.query_len)
     answer(worker, visit.policy.redirect_status, NULL, b"Please use HTTPS protocol")
     worker.answer.location.data = out.data
     worker.answer.location.size = out.size
