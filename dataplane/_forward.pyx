@@ -257,7 +257,7 @@ cdef int forward_handshake(
     Worker* worker, Conn* client, const Visit* visit, const Request* request
 ) noexcept nogil:
     cdef const HttpRequest* http = &visit.http
-    cdef bint hide = visit.policy.flags & POLICY_HIDE_CREDENTIALS
+    cdef bint hide = visit.policy.flags & POLICY_HIDE_CREDENTIALS and visit.token_field >= 0
     cdef const HttpField* field
     cdef Writer out
     cdef uint32_t i
@@ -275,7 +275,10 @@ cdef int forward_handshake(
     put_text(&out, b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
     for i in range(http.fields_n):
         field = &http.fields[i]
-        if _is_ours(field) or (hide and <int>i == visit.token_field):
+        if _is_ours(field) or (hide and same_name(
+            visit.head + field.name_off, field.name_len,
+            visit.policy.auth_header.data, visit.policy.auth_header.size,
+        )):
             continue
         # Name to value as they stand, colon and white space between as the client wrote them.
         put(
