@@ -238,11 +238,11 @@ cdef struct Request:
     uint8_t verdict  # answer to a parked question: VERDICT_*
     uint8_t attempts  # upstream connects tried
     uint8_t is_handshake
+    uint8_t head_only  # the method is HEAD: an answer has no body
     uint8_t question  # QuestionKind that is out; 0: none
     uint8_t expects  # the client waits for 100 Continue before its body
     uint8_t has_token
     uint8_t has_consumer
-    uint8_t offered_protocol
     uint8_t offered_extension
     uint8_t interim  # 1xx answers of the upstream so far
     uint8_t type_wanted  # AnswerType of an error met later
@@ -285,7 +285,6 @@ cdef struct Answer:
     uint8_t close  # the connection cannot go on
     uint8_t engine  # the body's type is text/plain unless asked otherwise (routing-and-proxy.md §9)
     uint8_t type_wanted  # negotiated: ANSWER_*
-    uint8_t head_only  # the request was HEAD
     const char* why  # static text for the record; NULL: as the message
     const char* message  # static text of the error template; NULL: `body` is sent as it is
     Span message_more  # goes behind `message`; clean of quotes and control bytes
@@ -531,6 +530,10 @@ cdef inline uint64_t conn_ref(const Worker* worker, const Conn* conn) noexcept n
         | (<uint64_t>(conn.generation & 0xFFFFFF) << 32)
         | conn.index
     )
+
+cdef inline void conn_renew(Conn* conn) noexcept nogil:
+    """Let no ref made before find the connection: answers to older questions come to nothing."""
+    conn.generation = conn.generation % 0xFFFFFF + 1
 
 cdef inline uint64_t clock_ms(int clock) noexcept nogil:
     cdef timespec now

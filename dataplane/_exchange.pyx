@@ -205,7 +205,7 @@ cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil:
     if a.fields != NULL:
         put_text(&out, a.fields)
     _put_common(&out, worker, request, keep, a.status == 426)
-    if not a.head_only:
+    if not request.head_only:
         put(&out, body.data, body.size)
     BUG_ON(out.full or body.full)
     _note_answer(worker, client, a.status, a.why)
@@ -369,6 +369,7 @@ cdef int _ask_issuer(Worker* worker, Conn* client) noexcept nogil:
     memset(question, 0, sizeof(Question))
     memcpy(text, client.input.data + client.input.head, size)
     question.kind = QUESTION_REQUEST
+    conn_renew(client)
     question.ref = conn_ref(worker, client)
     question.text = text
     question.text_len = size
@@ -403,7 +404,8 @@ cdef int exchange_respond(
     out.full = 0
     put(&out, text, head_len)
     _put_common(&out, worker, client.request, keep, False)
-    put(&out, text + head_len, size - head_len)
+    if not client.request.head_only:
+        put(&out, text + head_len, size - head_len)
     nx_bump(&worker.counters.requests, 1)
     if out.full or conn_write(client, out.data, out.size) < 0:
         return STEP_CLOSE

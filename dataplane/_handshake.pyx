@@ -79,8 +79,10 @@ cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil:
     cdef int found
     if size:  # a request that came in behind the last one
         data = client.input.data + client.input.head
-        if client.request == NULL and _begin_request(worker, client) < 0:
-            return STEP_CLOSE
+        if client.request == NULL:
+            if _begin_request(worker, client) < 0:
+                return STEP_CLOSE
+            wheel_arm(&worker.wheel, &client.timer, worker.now_ms + HEAD_MS)
         found = http_scan_head(data, size, &client.scanned)
         if found < 0:
             return _refuse_head(worker, client, found)
@@ -142,6 +144,7 @@ cdef int _ask(Worker* worker, Conn* client, const Visit* visit) noexcept nogil:
         return CORE_FULL
     memset(question, 0, sizeof(Question))
     question.kind = visit.question
+    conn_renew(client)
     question.ref = conn_ref(worker, client)
     if visit.question == QUESTION_NAME:
         question.text_len = visit.policy.host_name.size
@@ -169,6 +172,7 @@ cdef int _judge(
     visit.head = data
     request.head_len = head_len
     request.is_handshake = visit.http.upgrade_websocket
+    request.head_only = visit.http.method == HTTP_METHOD_HEAD
     request.body_left = -1 if visit.http.chunked else (
         visit.http.content_length if visit.http.content_length > 0 else 0
     )
@@ -185,6 +189,7 @@ cdef int _judge(
             if _done_with_head(client, data, size, head_len) < 0:
                 return STEP_CLOSE
             client.state = STATE_WAIT
+            wheel_cancel(&worker.wheel, &client.timer)  # the upstream's bounds hold from here
         if step == STEP_WAIT or step == STEP_CLOSE:
             return step
     elif step == STEP_PARK:
@@ -261,7 +266,6 @@ cdef void _negotiate(Worker* worker, const Visit* visit) noexcept nogil:
     cdef uint32_t i, size, part, name
     cdef int kind
     cdef int best = 0
-    worker.answer.head_only = visit.http.method == HTTP_METHOD_HEAD
     for i in range(visit.http.fields_n):
         field = &visit.http.fields[i]
         if field.kind == HTTP_FIELD_CONTENT_TYPE and worker.answer.engine and best == 0:
@@ -301,8 +305,7 @@ cdef int _connect_for(Worker* worker, Conn* client, const Visit* visit) noexcept
     cdef const HttpField* key = &visit.http.fields[visit.http.ws_key]
     cdef int size
     if worker.sessions.taken >= worker.sessions.ceiling or worker.draining:
-        nx_bump(&worker.counters.refused_full, 1)
-        return answer(worker, 503, b"the gateway is full, try again", b"too many sessions")
+        return _too_many(worker)
     memset(&worker.answer, 0, sizeof(Answer))
     worker.answer.engine = 1
     _negotiate(worker, visit)
@@ -310,7 +313,6 @@ cdef int _connect_for(Worker* worker, Conn* client, const Visit* visit) noexcept
     request.upstream_began_ms = worker.now_ms
     request.address = <uint32_t>worker_random(worker)
     http_websocket_accept(visit.head + key.value_off, request.accept)
-    request.offered_protocol = visit.http.ws_protocol >= 0
     request.offered_extension = visit.http.ws_extensions >= 0
     size = forward_handshake(worker, client, visit, request)
     if size < 0:
@@ -318,6 +320,11 @@ cdef int _connect_for(Worker* worker, Conn* client, const Visit* visit) noexcept
     if not client.flags & FLAG_REGISTERED and conn_register(worker, client) < 0:
         return STEP_CLOSE
     return _connect(worker, client, worker.compose + AT_HEAD, <uint32_t>size, 0)
+
+
+cdef int _too_many(Worker* worker) noexcept nogil:
+    nx_bump(&worker.counters.refused_full, 1)
+    return answer(worker, 503, b"the gateway is full, try again", b"too many sessions")
 
 
 cdef int _give_up(Worker* worker, int error) noexcept nogil:
@@ -498,15 +505,20 @@ cdef int _read_upstream(Worker* worker, Conn* upstream, Conn* client) noexcept n
                 return _bad_upstream(worker, b"upstream's answer is too large")
             data = upstream.input.data + upstream.input.head
             size = buffer_size(&upstream.input)
-        found = http_scan_head(data, size, &upstream.scanned)
-        if found < 0:
-            return _bad_upstream(worker, b"upstream's answer is malformed")
-        if found:
+        while size:
+            found = http_scan_head(data, size, &upstream.scanned)
+            if found < 0:
+                return _bad_upstream(worker, b"upstream's answer is malformed")
+            if found == 0:
+                if _keep(upstream, data, size) < 0:
+                    return _bad_upstream(worker, b"upstream's answer is too large")
+                break
             found = _judge_upstream(worker, upstream, client, data, size, <uint32_t>found)
             if found != STEP_PARK:
                 return found
-        elif _keep(upstream, data, size) < 0:
-            return _bad_upstream(worker, b"upstream's answer is too large")
+            # The interim answer was taken off; what came behind it stands in the input now.
+            data = upstream.input.data + upstream.input.head
+            size = buffer_size(&upstream.input)
     return STEP_WAIT
 
 
@@ -514,6 +526,46 @@ cdef int _bad_upstream(Worker* worker, const char* why) noexcept nogil:
     return answer_engine(
         worker, 502, b"An invalid response was received from the upstream server", why
     )
+
+
+cdef bint _in_list(
+    const uint8_t* list, uint32_t size, const uint8_t* item, uint32_t item_size
+) noexcept nogil:
+    """Whether a comma-separated list has this element, case and all."""
+    cdef uint32_t at = 0
+    cdef uint32_t end, last
+    while at < size:
+        end = at
+        while end < size and list[end] != 44:
+            end += 1
+        while at < end and (list[at] == 32 or list[at] == 9):
+            at += 1
+        last = end
+        while last > at and (list[last - 1] == 32 or list[last - 1] == 9):
+            last -= 1
+        if last - at == item_size and memcmp(list + at, item, item_size) == 0:
+            return item_size != 0
+        at = end + 1
+    return False
+
+
+cdef bint _offers(const Request* request, const uint8_t* protocol, uint32_t size) noexcept nogil:
+    """Whether our handshake for the upstream offers this subprotocol.  RFC 6455 §4.1, S58."""
+    cdef const uint8_t* name = <const uint8_t*>b"sec-websocket-protocol"
+    cdef const uint8_t* line = request.upstream_head
+    cdef const uint8_t* end = line + request.upstream_head_len
+    cdef const uint8_t* after
+    while line < end:
+        after = <const uint8_t*>memchr(line, 10, end - line)
+        if after == NULL:
+            break
+        if (
+            after - line > 23 and line[22] == 58 and same_name(line, 22, name, 22)
+            and _in_list(line + 23, <uint32_t>(after - line - 24), protocol, size)
+        ):
+            return True
+        line = after + 1
+    return False
 
 
 cdef bint _accepts(
@@ -526,8 +578,12 @@ cdef bint _accepts(
     field = &http.fields[http.ws_accept]
     if field.value_len != 28 or memcmp(head + field.value_off, request.accept, 28) != 0:
         return False
-    if http.ws_protocol_n > 1 or (http.ws_protocol_n == 1 and not request.offered_protocol):
-        return False
+    if http.ws_protocol_n:
+        field = &http.fields[http.ws_protocol]
+        if http.ws_protocol_n > 1 or not _offers(
+            request, head + field.value_off, field.value_len
+        ):
+            return False
     return http.ws_extensions_n == 0 or request.offered_extension
 
 
@@ -559,6 +615,8 @@ cdef int _judge_upstream(
         worker.answer.body.size = <uint32_t>strlen(<const char*>worker.answer.body.data)
         worker.answer.challenge = request.policy.challenge_invalid
         return STEP_ANSWER
+    if worker.sessions.taken >= worker.sessions.ceiling:
+        return _too_many(worker)  # others took the last slots while this one was on its way
     result = forward_switching(worker, data, &http, request)
     if result < 0:
         return _bad_upstream(worker, b"upstream's answer is too large")
