@@ -117,8 +117,6 @@ def _policies(
         if box is None:
             try:
                 box = _policy(names, content, route, service, oauth2, anonymous)
-            except UnicodeEncodeError:
-                raise
             except ValueError as error:
                 raise ValueError(f"route {_label(route)}: {error}") from None
         boxes[content] = box
