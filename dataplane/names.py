@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from dataplane._policies import NameTable
 
 REFRESH_SECONDS = 30.0
+RETRY_SECONDS = 5.0  # for names that have no address
 LOOKUPS_MAX = 8  # at the same time
+BACKGROUND_MAX = 4  # of them for refreshing: sessions that wait for a name find a slot
 ADDRESSES_MAX = 16  # of one name
 
 Addresses = list[tuple[str, bool]]  # IP without zone, whether it is IPv6
@@ -48,23 +50,25 @@ class Resolver:
         self._table = table
         self._look_up = look_up
         self._slots = asyncio.Semaphore(LOOKUPS_MAX)
+        self._background = asyncio.Semaphore(BACKGROUND_MAX)
         self._in_flight: dict[str, asyncio.Task[bool]] = {}
         self._failing: dict[str, str] = {}  # host → why, as it was logged
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """For ever: new names at once, all of them every REFRESH_SECONDS."""
+        """For ever: all names every REFRESH_SECONDS, those without address sooner, new ones now."""
+        clock = asyncio.get_running_loop().time
+        refresh_at = clock()
         while True:
             self._changed.clear()
-            await self._all(self._table.hosts_in_use())
-            try:
-                async with asyncio.timeout(REFRESH_SECONDS):
-                    while True:
-                        await self._changed.wait()
-                        self._changed.clear()
-                        await self._all(self._table.unresolved())
-            except TimeoutError:
-                pass
+            if clock() >= refresh_at:
+                await self._all(self._table.hosts_in_use())
+                refresh_at = clock() + REFRESH_SECONDS
+            else:
+                await self._all(self._table.unresolved())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await self._changed.wait()
 
     def wake(self) -> None:
         """To be called when the configuration changed: it may have brought new names."""
@@ -80,8 +84,11 @@ class Resolver:
         return await asyncio.shield(task)
 
     async def _all(self, hosts: Iterable[str]) -> None:
-        in_use = list(hosts)
-        await asyncio.gather(*(self.resolve(host) for host in in_use))
+        async def one(host: str) -> None:
+            async with self._background:
+                await self.resolve(host)
+
+        await asyncio.gather(*(one(host) for host in list(hosts)))
 
     async def _resolve(self, host: str) -> bool:
         async with self._slots:

@@ -141,10 +141,40 @@ async def test_run_resolves_names_in_use_new_ones_when_woken_and_refreshes(
     assert dns.asked == ["a", "b"]  # a was not asked for again
     running.cancel()
     monkeypatch.setattr(module, "REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     running = asyncio.create_task(it.run())
     dns.answers["a"] = [("192.0.2.9", False)]
     await until(lambda: names.intern("a").addresses == [("192.0.2.9", False)])
     await until(lambda: dns.asked.count("b") >= 3)
+    running.cancel()
+
+
+async def test_names_without_address_are_tried_again_before_the_refresh(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    names = FakeNames("a", "b")
+    dns = Dns(a=[("192.0.2.1", False)])
+    running = asyncio.create_task(resolver(names, dns).run())
+    await until(lambda: dns.asked.count("b") >= 3)
+    dns.answers["b"] = [("192.0.2.2", False)]
+    await until(lambda: names.intern("b").addresses)
+    assert dns.asked.count("a") == 1
+    running.cancel()
+
+
+async def test_session_that_waits_for_a_name_does_not_queue_behind_a_refresh() -> None:
+    names = FakeNames(*(f"h{n}" for n in range(100)))
+    dns = Dns(wanted=[("192.0.2.1", False)])
+    dns.gate.clear()
+    it = resolver(names, dns)
+    running = asyncio.create_task(it.run())
+    await until(lambda: dns.running == module.BACKGROUND_MAX)
+    waiting = asyncio.create_task(it.resolve("wanted"))
+    await until(lambda: "wanted" in dns.asked)
+    assert dns.running == module.BACKGROUND_MAX + 1
+    dns.gate.set()
+    assert await waiting
     running.cancel()
 
 

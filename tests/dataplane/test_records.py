@@ -58,6 +58,7 @@ def test_each_record_is_one_json_line_with_its_fields(
     assert first.items() >= REFUSED.items()
     assert second.items() >= ENDED.items()
     for line in (first, second):
+        assert list(line)[:4] == ["ts", "level", "plane", "event"]
         assert (line["level"], line["plane"]) == ("info", "data")
         assert line["ts"].endswith("Z")
 

@@ -65,7 +65,9 @@ class HowTo:
         except InvalidStatus as refused:
             answer = refused.response
             return httpx.Response(
-                answer.status_code, headers=list(answer.headers.raw_items()), content=answer.body
+                answer.status_code,
+                headers=list(answer.headers.raw_items()),
+                content=bytes(answer.body or b""),
             )
 
     def status_of(self, token: str | None) -> int:

@@ -70,7 +70,7 @@ def token_ids(gateway: Gateway) -> set[str]:
     return {row["id"] for row in gateway.admin.get("/oauth2_tokens").json()["data"]}
 
 
-def test_data_plane_restarted_alone_remembers_tokens_and_revocations(
+def test_s92_data_plane_restarted_alone_remembers_tokens_and_revocations(
     planes: tuple[Gateway, Process, Process], echo_url: str
 ) -> None:
     gateway, control, dataplane = planes
@@ -254,7 +254,7 @@ def test_broken_database_is_named_and_left_as_it_is(new_gateway: Callable[..., G
     assert database.read_bytes() == noise
 
 
-def test_wrong_keyring_means_no_cache_and_no_crash(
+def test_s94_wrong_keyring_means_no_cache_and_no_crash(
     planes: tuple[Gateway, Process, Process], echo_url: str
 ) -> None:
     gateway, control, dataplane = planes
