@@ -19,9 +19,9 @@ from tests.harness import Gateway, Process, eventually
 
 
 @pytest.fixture
-def planes(new_gateway: Callable[..., Gateway], workers: str) -> tuple[Gateway, Process, Process]:
+def planes(new_gateway: Callable[..., Gateway]) -> tuple[Gateway, Process, Process]:
     """A gateway whose planes run side by side, without a supervisor to bring one back."""
-    gateway = new_gateway(WORKERS=workers)
+    gateway = new_gateway(WORKERS="2")
     control = gateway.start_control()
     return gateway, control, gateway.start_dataplane()
 

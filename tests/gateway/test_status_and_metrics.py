@@ -77,7 +77,7 @@ def test_counters_follow_handshakes_sessions_and_messages(
     assert eventually(lambda: events(process, "session.ended"), 5)
 
 
-def test_status_tells_what_runs_and_where(gateway: Gateway) -> None:
+def test_status_tells_what_runs_and_where_and_the_certificate_is_ours(gateway: Gateway) -> None:
     status = gateway.status().json()
     assert status["plane"] == "data"
     assert status["link"] == {"connected": True, "lost": None, "refused": None}
@@ -88,8 +88,6 @@ def test_status_tells_what_runs_and_where(gateway: Gateway) -> None:
     assert status["workers"] == int(gateway.settings["WORKERS"])
     assert gateway.status("/status/ready").json()["ready"] is True
 
-
-def test_self_signed_certificate_is_made_and_shown(gateway: Gateway) -> None:
     shown = x509.load_pem_x509_certificate(howto.tls_of("127.0.0.1", gateway.ports.tls).encode())
     assert shown == x509.load_pem_x509_certificate((gateway.data_dir / "tls.crt").read_bytes())
     assert isinstance(shown.public_key(), ec.EllipticCurvePublicKey)
