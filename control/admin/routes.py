@@ -108,6 +108,8 @@ def _check_matchers(values: Mapping[str, Any]) -> Fields:
 def _check_forbidden(values: Mapping[str, Any]) -> Fields:
     """Matchers that mean nothing for these protocols."""
     protocols = _protocols(values)
+    if not protocols:
+        return {}
     errors: Fields = {}
     for group in _WITHOUT_METHODS:
         if values.get("methods") is not None and set(group).intersection(protocols):

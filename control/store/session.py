@@ -8,6 +8,7 @@ subscribers see changes in the order of their commits.
 import secrets
 import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +21,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from cryptography.fernet import MultiFernet
-from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, update
+from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, make_url, update
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from control.store.changes import Change, IssuedToken, Revoked
 from control.store.columns import Undecryptable, attach_keyring, dump_json
@@ -32,6 +33,8 @@ _MIGRATIONS = Path(__file__).with_name("migrations")
 _POOL_SIZE = 40  # Starlette runs that many endpoints at a time
 _BUSY_TIMEOUT_MS = 5000
 _CHECK_KEY_BYTES = 32
+_REVOCATIONS_DROPPED_MAX = 1000  # in one transaction
+_REVOCATION_GRACE_SECONDS = 3600  # clocks of data planes may be behind
 
 
 class StoreError(Exception):
@@ -84,9 +87,18 @@ class WriteSession(Session):
                     for r in revocations
                 ],
             )
+            self._drop_expired_revocations()
         tokens = tuple(replace(t, version=state.config_version) for t in self._tokens.values())
         self.commit()
         return Change(state.config_version if self.config_changed else None, tokens, revocations)
+
+    def _drop_expired_revocations(self) -> None:
+        """Each writer of new ones clears some old ones, so that the table does not grow."""
+        seq, expires_at = col(Revocation.seq), col(Revocation.expires_at)
+        old = select(seq).where(
+            expires_at > 0, expires_at < time.time() - _REVOCATION_GRACE_SECONDS
+        )
+        self.execute(delete(Revocation).where(seq.in_(old.limit(_REVOCATIONS_DROPPED_MAX))))
 
     def _advance(self) -> Any:
         columns = (

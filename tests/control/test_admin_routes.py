@@ -71,6 +71,17 @@ def test_protocols_of_two_families_are_refused(
     ("protocols", "text"),
     [([], "length must be at least 1"), (None, "required field missing"), ("ws", "expected a set")],
 )
+def test_protocols_must_be_some_whatever_else_is_set(
+    protocols: Any, text: str, admin: Admin
+) -> None:
+    body = {"protocols": protocols, "sources": [{"ip": "::1"}], "methods": ["GET"]}
+    assert admin.fields("/routes", body) == {"protocols": text}
+
+
+@pytest.mark.parametrize(
+    ("protocols", "text"),
+    [([], "length must be at least 1"), (None, "required field missing"), ("ws", "expected a set")],
+)
 def test_protocols_must_be_some(protocols: Any, text: str, admin: Admin) -> None:
     fields = admin.fields("/routes", {"protocols": protocols, "paths": ["/"]})
     assert fields == {"protocols": text}

@@ -16,7 +16,15 @@ from control.store import Change, Revoked, Store, StoreError, WriteSession, quer
 from control.store.columns import Secret
 from control.store.keyring import KeyringError, load_keyring
 from control.store.session import alembic_config
-from control.store.tables import Consumer, OAuth2Credential, OAuth2Token, Plugin, Route, Service
+from control.store.tables import (
+    Consumer,
+    OAuth2Credential,
+    OAuth2Token,
+    Plugin,
+    Revocation,
+    Route,
+    Service,
+)
 
 DIGEST = bytes(range(32))
 
@@ -120,10 +128,11 @@ def test_nothing_is_told_when_nothing_changed(store: Store, changes: list[Change
 def test_revocations_are_numbered_in_order_of_their_commits(
     store: Store, changes: list[Change]
 ) -> None:
+    base = time.time()
     with store.writing() as session:
         credential = add_credential(session)
         rows = [
-            add_token(session, credential.id, access_token_digest=bytes([n]) * 32, created_at=10.0)
+            add_token(session, credential.id, access_token_digest=bytes([n]) * 32, created_at=base)
             for n in range(3)
         ]
     with store.writing() as session:
@@ -131,16 +140,29 @@ def test_revocations_are_numbered_in_order_of_their_commits(
     with store.writing() as session:
         queries.delete_tokens(session, [session.get_one(OAuth2Token, rows[2].id)])
     assert changes[1].revocations == (
-        Revoked(1, "token", bytes([0]) * 32, 70.0),
-        Revoked(2, "token", bytes([1]) * 32, 70.0),
+        Revoked(1, "token", bytes([0]) * 32, base + 60),
+        Revoked(2, "token", bytes([1]) * 32, base + 60),
     )
     assert changes[1].version is None
     assert [r.seq for r in changes[2].revocations] == [3]
     with store.reading() as session:
-        assert [r.seq for r in queries.revocations_after(session, 1, now=50)] == [2, 3]
-        assert [r.seq for r in queries.revocations_after(session, 0, now=50, limit=1)] == [1]
-        assert queries.revocations_after(session, 0, now=70) == []
+        assert [r.seq for r in queries.revocations_after(session, 1, now=base + 40)] == [2, 3]
+        assert [r.seq for r in queries.revocations_after(session, 0, now=base + 40, limit=1)] == [1]
+        assert queries.revocations_after(session, 0, now=base + 60) == []
         assert queries.cluster_state(session).revocation_seq == 3
+
+
+def test_revocations_long_expired_are_dropped_by_the_next(
+    store: Store, changes: list[Change]
+) -> None:
+    now = time.time()
+    for expires_at in (now - 7200, now - 60, 0.0, now + 60):
+        with store.writing() as session:
+            session.note_revocation("token", DIGEST, expires_at)
+    with store.reading() as session:
+        left = session.exec(select(Revocation)).all()
+    assert [row.seq for row in left] == [2, 3, 4]
+    assert [change.revocations[0].seq for change in changes] == [1, 2, 3, 4]
 
 
 def test_token_made_and_deleted_in_one_transaction_is_told_as_revoked_only(
