@@ -55,6 +55,7 @@ def ask(socket: ClientConnection, message: str) -> None:
         socket.send(message)
         print(shown(socket.recv(REPLY_SECONDS)), flush=True)
     except TimeoutError:
+        socket.close()
         raise Fault(f"no message came back within {REPLY_SECONDS:.0f} seconds") from None
     except ConnectionClosed as closed:
         raise Fault(ending(closed)) from None
