@@ -246,7 +246,7 @@ cdef struct Request:
     uint8_t offered_extension
     uint8_t interim  # 1xx answers of the upstream so far
     uint8_t type_wanted  # AnswerType of an error met later
-    int64_t body_left  # of the request; -1: chunked
+    int64_t body_left  # of the message in hand; BODY_*
     uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
     uint8_t digest[32]  # SHA-256 of the token
     uint8_t consumer[16]
@@ -260,6 +260,10 @@ cdef struct Request:
     uint32_t body_raw  # offset behind the head where undecoded chunks start
     uint64_t chunked[4]  # the chunked decoder's state
     Conn* upstream  # being connected for this request; NULL else
+
+cdef enum BodyLength:  # in the place of a length
+    BODY_CHUNKED = -1
+    BODY_TO_END = -2  # until the connection ends; of an upstream's answer
 
 cdef enum Verdict:
     VERDICT_NONE = 0
@@ -288,7 +292,8 @@ cdef struct Answer:
     const char* why  # static text for the record; NULL: as the message
     const char* message  # static text of the error template; NULL: `body` is sent as it is
     Span message_more  # goes behind `message`; clean of quotes and control bytes
-    Span body  # JSON
+    Span body  # JSON, or what an upstream sent
+    Span head  # an upstream's status line and fields, ready but for Connection; or empty
     Span challenge  # value of WWW-Authenticate, or empty
     Span location  # value of Location, or empty
     const char* fields  # static header lines, each ended by CRLF, or NULL

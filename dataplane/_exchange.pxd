@@ -2,6 +2,7 @@
 
 from dataplane._admission cimport *
 from dataplane._core cimport *
+from dataplane._forward cimport AT_HEAD, REFUSAL_BYTES_MAX, body_whole
 from dataplane._http cimport *
 from dataplane._sys cimport *
 from dataplane._tls cimport *

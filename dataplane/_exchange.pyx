@@ -167,6 +167,23 @@ cdef bint _can_keep(Conn* client) noexcept nogil:
     return True
 
 
+cdef int _answer_theirs(Worker* worker, Conn* client, bint keep) noexcept nogil:
+    """Hand on an upstream's refusal of a handshake, as it is.  routing-and-proxy.md §12.2."""
+    cdef Answer* a = &worker.answer
+    cdef const char* end = b"Connection: close\r\n\r\n"
+    if keep:
+        end = b"Connection: keep-alive\r\n\r\n"
+    _note_answer(worker, client, a.status, a.why)
+    if (
+        conn_write(client, a.head.data, a.head.size) < 0
+        or conn_write(client, <const uint8_t*>end, <uint32_t>strlen(end)) < 0
+        or conn_write_most(client, a.body.data, a.body.size, REFUSAL_BYTES_MAX + OUTPUT_BYTES_MAX)
+        < 0
+    ):
+        return STEP_CLOSE
+    return _after_answer(worker, client, keep)
+
+
 cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil:
     cdef Answer* a = &worker.answer
     cdef Request* request = client.request
@@ -181,9 +198,11 @@ cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil:
     body.size = 0
     body.capacity = HEADROOM + SCRATCH_BYTES
     body.full = 0
-    out.data = worker.compose + 65536
+    if a.head.size:
+        return _answer_theirs(worker, client, keep)
+    out.data = worker.compose + AT_HEAD
     out.size = 0
-    out.capacity = COMPOSE_BYTES - 65536
+    out.capacity = COMPOSE_BYTES - AT_HEAD
     out.full = 0
     put_text(&out, b"HTTP/1.1 ")
     put_uint(&out, a.status)
@@ -296,7 +315,7 @@ cdef int exchange_read(Worker* worker, Conn* client) noexcept nogil:
     cdef int whole
     cdef ssize_t got
     while True:
-        whole = _body_whole(client)
+        whole = body_whole(&client.input, client.request.head_len, client.request, TOKEN_BODY_MAX)
         if whole == CORE_FULL:
             return _too_large(worker, client)
         if whole < 0:
@@ -315,37 +334,6 @@ cdef int exchange_read(Worker* worker, Conn* client) noexcept nogil:
             &client.input, worker.scratch, <uint32_t>got, INPUT_BYTES_MAX + SCRATCH_BYTES
         ) < 0:
             return _too_large(worker, client)
-
-
-cdef int _body_whole(Conn* client) noexcept nogil:
-    """1 when the body is there (decoded, body_have bytes behind the head), 0, or a refusal."""
-    cdef Request* request = client.request
-    cdef Buffer* input = &client.input
-    cdef uint8_t* body = input.data + input.head + request.head_len
-    cdef uint32_t size = buffer_size(input) - request.head_len
-    cdef size_t payload_off, payload_len
-    cdef int64_t used
-    if request.body_left >= 0:
-        request.body_have = <uint32_t>request.body_left
-        return 1 if size >= request.body_have else 0
-    # Chunks are decoded in place: what is decoded moves down to stand behind the head.
-    while request.body_raw < size and not http_chunked_done(<HttpChunked*>request.chunked):
-        used = http_chunked_step(
-            <HttpChunked*>request.chunked, body + request.body_raw, size - request.body_raw,
-            &payload_off, &payload_len,
-        )
-        if used < 0:
-            return -1
-        if payload_len > TOKEN_BODY_MAX - request.body_have:
-            return CORE_FULL
-        memmove(body + request.body_have, body + request.body_raw + payload_off, payload_len)
-        request.body_have += <uint32_t>payload_len
-        request.body_raw += <uint32_t>used
-    if http_chunked_done(<HttpChunked*>request.chunked):
-        return 1
-    input.tail = input.head + request.head_len + request.body_have
-    request.body_raw = request.body_have
-    return 0
 
 
 cdef int _ask_issuer(Worker* worker, Conn* client) noexcept nogil:

@@ -6,6 +6,7 @@ from dataplane._http cimport *
 from dataplane._sys cimport *
 
 cdef enum:
+    REFUSAL_BYTES_MAX = 1048576  # of the body of an upstream's refusal; over it 502
     AT_HEAD = 65536  # where in Worker.compose heads are put together, to its end
 
 # The handshake for the upstream, into Worker.compose + AT_HEAD.  Returns its bytes or CORE_FULL.
@@ -16,10 +17,16 @@ cdef int forward_handshake(
 cdef int forward_switching(
     Worker* worker, const uint8_t* head, const HttpResponse* http, const Request* request
 ) noexcept nogil
-# An upstream's answer that is not 101, for the client, likewise; `length`: of the body that follows.
+# An upstream's answer that is not 101, for the client, likewise, with all but Connection and the
+# empty line; `length`: of the body that follows.
 cdef int forward_refusal(
     Worker* worker, const uint8_t* head, const HttpResponse* http, const Request* request,
-    uint64_t length, bint keep,
+    uint64_t length,
+) noexcept nogil
+# Whether the body of the message at the start of `input` is there: 1 (decoded, request.body_have
+# bytes behind the head), 0, CORE_FULL when it is over `most` bytes, or -1 when it is malformed.
+cdef int body_whole(
+    Buffer* input, uint32_t head_len, Request* request, uint32_t most
 ) noexcept nogil
 # The path and query of the upstream's request line.
 cdef void forward_path(Writer* out, const Visit* visit) noexcept nogil

@@ -363,7 +363,7 @@ cdef int forward_switching(
 
 cdef int forward_refusal(
     Worker* worker, const uint8_t* head, const HttpResponse* http, const Request* request,
-    uint64_t length, bint keep,
+    uint64_t length,
 ) noexcept nogil:
     cdef Writer out
     _writer_at_head(worker, &out)
@@ -375,5 +375,43 @@ cdef int forward_refusal(
     _put_back(&out, worker, head, http, request)
     put_text(&out, b"Content-Length: ")
     put_uint(&out, length)
-    put_text(&out, b"\r\nConnection: keep-alive\r\n\r\n" if keep else b"\r\nConnection: close\r\n\r\n")
+    put(&out, b"\r\n", 2)
     return CORE_FULL if out.full else <int>out.size
+
+
+# --- bodies that are read whole ---------------------------------------------------------------------
+
+
+cdef int body_whole(
+    Buffer* input, uint32_t head_len, Request* request, uint32_t most
+) noexcept nogil:
+    cdef uint8_t* body = input.data + input.head + head_len
+    cdef uint32_t size = buffer_size(input) - head_len
+    cdef size_t payload_off, payload_len
+    cdef int64_t used
+    if request.body_left > most or (request.body_left == BODY_TO_END and size > most):
+        return CORE_FULL
+    if request.body_left == BODY_TO_END:
+        request.body_have = size
+        return 0
+    if request.body_left >= 0:
+        request.body_have = <uint32_t>request.body_left
+        return 1 if size >= request.body_have else 0
+    # Chunks are decoded in place: what is decoded moves down to stand behind the head.
+    while request.body_raw < size and not http_chunked_done(<HttpChunked*>request.chunked):
+        used = http_chunked_step(
+            <HttpChunked*>request.chunked, body + request.body_raw, size - request.body_raw,
+            &payload_off, &payload_len,
+        )
+        if used < 0:
+            return -1
+        if payload_len > most - request.body_have:
+            return CORE_FULL
+        memmove(body + request.body_have, body + request.body_raw + payload_off, payload_len)
+        request.body_have += <uint32_t>payload_len
+        request.body_raw += <uint32_t>used
+    if http_chunked_done(<HttpChunked*>request.chunked):
+        return 1
+    input.tail = input.head + head_len + request.body_have
+    request.body_raw = request.body_have
+    return 0

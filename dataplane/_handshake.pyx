@@ -483,6 +483,8 @@ cdef int upstream_event(Worker* worker, Conn* upstream) noexcept nogil:
             )
     if upstream.state == STATE_HEAD and upstream.flags & FLAG_READABLE:
         return _read_upstream(worker, upstream, client)
+    if upstream.state == STATE_BODY:
+        return _read_refusal(worker, upstream, client)
     return STEP_WAIT
 
 
@@ -603,7 +605,7 @@ cdef int _judge_upstream(
                 return _bad_upstream(worker, b"upstream's answer is malformed")
             request.interim += 1
             return STEP_PARK
-        return _refused_by_upstream(worker, http.status)
+        return _refused_by_upstream(worker, upstream, client, data, size, &http)
     if not _accepts(data, &http, request):
         return _bad_upstream(worker, b"upstream's 101 is not an answer to this handshake")
     if not still_admitted(worker, request):
@@ -627,8 +629,76 @@ cdef int _judge_upstream(
     return _establish(worker, client, upstream, http.ws_extensions_n != 0)
 
 
-cdef int _refused_by_upstream(Worker* worker, int status) noexcept nogil:
-    return _bad_upstream(worker, b"upstream refused the handshake")
+cdef int _refused_by_upstream(
+    Worker* worker, Conn* upstream, Conn* client, const uint8_t* data, uint32_t size,
+    const HttpResponse* http,
+) noexcept nogil:
+    """The upstream answered other than 101: read its body whole, to hand the answer on as it is."""
+    cdef Request* request = client.request
+    if http.status == 204 or http.status == 304:
+        request.body_left = 0
+    elif http.chunked:
+        request.body_left = BODY_CHUNKED
+    elif http.content_length >= 0:
+        request.body_left = http.content_length
+    else:
+        request.body_left = BODY_TO_END
+    if _keep(upstream, data, size) < 0:
+        return _bad_upstream(worker, b"upstream's answer is too large")
+    request.upstream_head_len = http.head_len
+    request.body_have = 0
+    request.body_raw = 0
+    memset(request.chunked, 0, sizeof(request.chunked))
+    upstream.state = STATE_BODY
+    return _read_refusal(worker, upstream, client)
+
+
+cdef int _read_refusal(Worker* worker, Conn* upstream, Conn* client) noexcept nogil:
+    cdef Request* request = client.request
+    cdef ssize_t got
+    cdef int whole
+    while True:
+        whole = body_whole(
+            &upstream.input, request.upstream_head_len, request, REFUSAL_BYTES_MAX
+        )
+        if whole < 0:
+            return _bad_upstream(worker, b"upstream's refusal is malformed or too large")
+        if whole:
+            return _hand_on_refusal(worker, upstream, client)
+        if not upstream.flags & FLAG_READABLE:
+            return STEP_WAIT
+        got = conn_recv(upstream, worker.scratch + HEADROOM, SCRATCH_BYTES)
+        if got == 0:
+            return STEP_WAIT
+        if got == IO_EOF and request.body_left == BODY_TO_END:
+            return _hand_on_refusal(worker, upstream, client)
+        if got < 0 or buffer_append(
+            &upstream.input, worker.scratch + HEADROOM, <uint32_t>got,
+            INPUT_BYTES_MAX + REFUSAL_BYTES_MAX,
+        ) < 0:
+            return _bad_upstream(worker, b"upstream's refusal was cut short")
+
+
+cdef int _hand_on_refusal(Worker* worker, Conn* upstream, Conn* client) noexcept nogil:
+    cdef Request* request = client.request
+    cdef HttpResponse http
+    cdef uint8_t* head = upstream.input.data + upstream.input.head
+    cdef int size
+    BUG_ON(http_parse_response(head, request.upstream_head_len, &http) <= 0)
+    size = forward_refusal(worker, head, &http, request, request.body_have)
+    if size < 0:
+        return _bad_upstream(worker, b"upstream's answer is too large")
+    answer(worker, http.status, NULL, b"upstream refused the handshake")
+    worker.answer.head.data = worker.compose + AT_HEAD
+    worker.answer.head.size = <uint32_t>size
+    worker.answer.body.data = head + request.upstream_head_len
+    worker.answer.body.size = request.body_have
+    # The request owns the bytes until the answer is out: the upstream goes before that.
+    free(request.upstream_head)
+    request.upstream_head = upstream.input.data
+    memset(&upstream.input, 0, sizeof(Buffer))
+    request.body_left = 0
+    return STEP_ANSWER
 
 
 cdef int _establish(

@@ -17,6 +17,9 @@ cdef ssize_t tls_recv(Conn* conn, uint8_t* data, size_t size) noexcept nogil
 cdef ssize_t tls_send(Conn* conn, const uint8_t* data, size_t size) noexcept nogil
 cdef void conn_end(Worker* worker, Conn* conn) noexcept nogil  # TLS goodbye, then conn_close
 cdef int conn_write(Conn* conn, const uint8_t* data, uint32_t size) noexcept nogil
+cdef int conn_write_most(
+    Conn* conn, const uint8_t* data, uint32_t size, uint32_t most
+) noexcept nogil
 cdef int conn_flush(Conn* conn) noexcept nogil
 cdef void conn_shutdown(Conn* conn) noexcept nogil
 

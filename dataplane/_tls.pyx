@@ -123,9 +123,15 @@ cdef ssize_t tls_send(Conn* conn, const uint8_t* data, size_t size) noexcept nog
 
 
 cdef int conn_write(Conn* conn, const uint8_t* data, uint32_t size) noexcept nogil:
+    return conn_write_most(conn, data, size, OUTPUT_BYTES_MAX)
+
+
+cdef int conn_write_most(
+    Conn* conn, const uint8_t* data, uint32_t size, uint32_t most
+) noexcept nogil:
     """Send, in order after what is pending; what the socket will not take is kept.
 
-    Returns 1, CORE_FULL when more than OUTPUT_BYTES_MAX would be pending, or the send's error.
+    Returns 1, CORE_FULL when more than `most` bytes would be pending, or the send's error.
     """
     cdef ssize_t put
     if buffer_size(&conn.output) == 0 and conn.flags & FLAG_WRITABLE:
@@ -141,7 +147,7 @@ cdef int conn_write(Conn* conn, const uint8_t* data, uint32_t size) noexcept nog
                 break
         if size == 0:
             return 1
-    return buffer_append(&conn.output, data, size, OUTPUT_BYTES_MAX)
+    return buffer_append(&conn.output, data, size, most)
 
 
 cdef int conn_flush(Conn* conn) noexcept nogil:
