@@ -39,6 +39,8 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
 # What still holds right before our 101: expiry, revocation, the credential.
 cdef bint still_admitted(Worker* worker, const Request* request) noexcept nogil
 cdef bint query_part_is_token(const uint8_t* part, uint32_t size, uint8_t* spare) noexcept nogil
+# Fill `worker.answer.type_wanted` and `head_only` from what the request asks for.
+cdef void negotiate(Worker* worker, const Visit* visit) noexcept nogil
 cdef double worker_realtime(const Worker* worker) noexcept nogil
 cdef int answer(Worker* worker, int status, const char* message, const char* why) noexcept nogil
 cdef int answer_engine(Worker* worker, int status, const char* message, const char* why) noexcept nogil

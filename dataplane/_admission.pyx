@@ -60,6 +60,76 @@ cdef int _answer_oauth(
     return STEP_ANSWER
 
 
+# --- the type of an error body, §9 ------------------------------------------------------------------
+
+
+cdef int _type_of(const uint8_t* name, uint32_t size) noexcept nogil:
+    if same_name(name, size, <const uint8_t*>b"application/json", 16):
+        return ANSWER_JSON
+    if same_name(name, size, <const uint8_t*>b"text/plain", 10):
+        return ANSWER_PLAIN
+    if same_name(name, size, <const uint8_t*>b"text/html", 9):
+        return ANSWER_HTML
+    if same_name(name, size, <const uint8_t*>b"application/xml", 15):
+        return ANSWER_XML
+    return ANSWER_DEFAULT
+
+
+cdef int _quality(const uint8_t* item, uint32_t size) noexcept nogil:
+    """The q of one element of Accept, in thousandths."""
+    cdef uint32_t i
+    cdef int value
+    cdef int unit = 100
+    for i in range(size - 1 if size else 0):
+        if lower(item[i]) == 113 and item[i + 1] == 61:
+            i += 2
+            value = 1000 if i < size and item[i] == 49 else 0
+            i += 2
+            while i < size and unit and 48 <= item[i] <= 57:
+                value += (item[i] - 48) * unit
+                unit //= 10
+                i += 1
+            return value
+    return 1000
+
+
+cdef void negotiate(Worker* worker, const Visit* visit) noexcept nogil:
+    """The type of an error body: Accept, then Content-Type for the engine's own errors.  §9."""
+    cdef const HttpField* field
+    cdef const uint8_t* item
+    cdef uint32_t i, size, part, name
+    cdef int kind
+    cdef int best = 0
+    for i in range(visit.http.fields_n):
+        field = &visit.http.fields[i]
+        if field.kind == HTTP_FIELD_CONTENT_TYPE and worker.answer.engine and best == 0:
+            name = 0
+            while name < field.value_len and visit.head[field.value_off + name] != 59:
+                name += 1
+            worker.answer.type_wanted = <uint8_t>_type_of(visit.head + field.value_off, name)
+        if field.kind != HTTP_FIELD_ACCEPT:
+            continue
+        item = visit.head + field.value_off
+        size = field.value_len
+        while size:
+            part = 0
+            while part < size and item[part] != 44:
+                part += 1
+            name = 0
+            while name < part and item[name] != 59 and item[name] != 32:
+                name += 1
+            kind = _type_of(item, name)
+            if kind != ANSWER_DEFAULT and _quality(item + name, part - name) > best:
+                best = _quality(item + name, part - name)
+                worker.answer.type_wanted = <uint8_t>kind
+            if part < size:
+                part += 1
+            while part < size and item[part] == 32:
+                part += 1
+            item += part
+            size -= part
+
+
 # --- route ----------------------------------------------------------------------------------------
 
 

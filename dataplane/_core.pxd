@@ -527,6 +527,10 @@ cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil
 cdef Record* record_reserve(Worker* worker) noexcept nogil
 cdef uint64_t worker_random(Worker* worker) noexcept nogil
 cdef void worker_mask(Worker* worker, uint8_t* out4) noexcept nogil
+cdef int conn_keep(Conn* client, const uint8_t* data, uint32_t size) noexcept nogil
+cdef int conn_head_done(
+    Conn* client, const uint8_t* data, uint32_t size, uint32_t head_len
+) noexcept nogil
 cdef Conn* conn_find(Worker* worker, uint64_t ref) noexcept nogil  # NULL when it is gone
 
 cdef inline uint64_t conn_ref(const Worker* worker, const Conn* conn) noexcept nogil:

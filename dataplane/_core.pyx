@@ -517,6 +517,27 @@ cdef Record* record_reserve(Worker* worker) noexcept nogil:
     return record
 
 
+# --- heads in a connection's input -----------------------------------------------------------------
+
+
+cdef int conn_keep(Conn* client, const uint8_t* data, uint32_t size) noexcept nogil:
+    """Make sure that data[0:size] stands in the connection's input.  Returns 1 or CORE_FULL."""
+    if client.input.data != NULL and data == client.input.data + client.input.head:
+        return 1
+    return buffer_append(&client.input, data, size, INPUT_BYTES_MAX)
+
+
+cdef int conn_head_done(
+    Conn* client, const uint8_t* data, uint32_t size, uint32_t head_len
+) noexcept nogil:
+    """Take the head off; what follows it stands in the input.  Returns 1 or CORE_FULL."""
+    client.scanned = 0
+    if client.input.data != NULL and data == client.input.data + client.input.head:
+        buffer_consume(&client.input, head_len)
+        return 1
+    return buffer_append(&client.input, data + head_len, size - head_len, INPUT_BYTES_MAX)
+
+
 # --- putting heads together -----------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ from dataplane._handshake cimport *
 from dataplane._relay cimport *
 from dataplane._sys cimport *
 from dataplane._tls cimport *
+from dataplane._upstream cimport *
 
 # Runs until a NOTE_STOP; on the way out everything is cut, with its records written.
 cdef void worker_run(Worker* worker) noexcept nogil

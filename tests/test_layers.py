@@ -72,11 +72,20 @@ CYTHON = {
     "_tls": SHARED,
     "_admission": BELOW_STATES,
     "_forward": (*BELOW_STATES, "_admission"),
-    "_handshake": (*BELOW_STATES, "_admission", "_forward"),
+    "_upstream": (*BELOW_STATES, "_admission", "_forward"),
+    "_handshake": (*BELOW_STATES, "_admission", "_forward", "_upstream"),
     "_exchange": (*BELOW_STATES, "_admission", "_forward"),
     "_relay": (*BELOW_STATES, "_admission", "_forward"),
     "_lines": SHARED,
-    "_worker": (*BELOW_STATES, "_admission", "_forward", "_handshake", "_exchange", "_relay"),
+    "_worker": (
+        *BELOW_STATES,
+        "_admission",
+        "_forward",
+        "_upstream",
+        "_handshake",
+        "_exchange",
+        "_relay",
+    ),
     "_engine": (*BELOW_STATES, "_lines", "_worker"),
 }
 
