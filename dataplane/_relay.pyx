@@ -136,9 +136,14 @@ cdef bint _side_done(Session* session, Conn* side) noexcept nogil:
     )
 
 
-cdef bint _unread(Conn* side) noexcept nogil:
-    """Whether closing now could send a reset, which can cost the peer its Close."""
-    return side.flags & FLAG_READABLE and not side.flags & FLAG_BROKEN
+cdef bint _may_send(Session* session, Conn* side) noexcept nogil:
+    """Whether closing now could meet input, and a reset cost the peer its Close.
+
+    A peer that has sent its Close sends nothing more; one that broke a rule may well.
+    """
+    if side.flags & (FLAG_BROKEN | FLAG_EOF):
+        return False
+    return side.flags & FLAG_READABLE or not _from(session, side).flags & FLOW_CLOSE_SEEN
 
 
 cdef void _finish(Worker* worker, Session* session) noexcept nogil:
@@ -148,15 +153,13 @@ cdef void _finish(Worker* worker, Session* session) noexcept nogil:
     if session.ending == ENDING_CLOSE:
         if not _side_done(session, client) or not _side_done(session, upstream):
             return
-        if not (_unread(client) or _unread(upstream)):
-            relay_cut(worker, session)
-            return
-        # A FIN before the close: what is still in flight to us cannot turn a Close into a reset.
-        conn_shutdown(client)
-        conn_shutdown(upstream)
         session.ending = ENDING_TCP
-        wheel_arm(&worker.wheel, &client.timer, worker.now_ms + BOUNDARY_MS)
-    if client.flags & (FLAG_EOF | FLAG_BROKEN) and upstream.flags & (FLAG_EOF | FLAG_BROKEN):
+        if _may_send(session, client) or _may_send(session, upstream):
+            # A FIN before the close: what is in flight to us cannot turn a Close into a reset.
+            conn_shutdown(client)
+            conn_shutdown(upstream)
+            wheel_arm(&worker.wheel, &client.timer, worker.now_ms + BOUNDARY_MS)
+    if not (_may_send(session, client) or _may_send(session, upstream)):
         relay_cut(worker, session)
 
 
@@ -181,6 +184,8 @@ cdef void _send_close(Worker* worker, Session* session, Conn* sink) noexcept nog
     _note_close(worker, session, sink, code)
     if conn_write(sink, frame, <uint32_t>size) < 0:
         sink.flags |= FLAG_BROKEN
+    if not _close_waits(session, _other(session, sink)):  # now the peers have their time to answer
+        wheel_arm(&worker.wheel, &session.client.timer, worker.now_ms + CLOSE_MS)
 
 
 cdef void relay_end(
@@ -221,7 +226,10 @@ cdef int _whole_close(
         return result
     flow.close_code = code
     flow.flags |= FLOW_CLOSE_SEEN
-    if not flow.flags & FLOW_CLOSE_SENT:
+    # A side that went away without a Close hears none: what comes for it answers ours.
+    if not flow.flags & FLOW_CLOSE_SENT and (
+        not sink.flags & (FLAG_EOF | FLAG_BROKEN) or _from(session, sink).flags & FLOW_CLOSE_SEEN
+    ):
         _note_close(worker, session, sink, code)
     return 0
 
@@ -329,7 +337,7 @@ cdef int _pass_on(
         _send_close(worker, session, sink)
         return _pass_on(worker, session, flow, source, sink, data + ready, size - ready)
     ready = <uint32_t>_walk(worker, session, flow, sink, data, size, &violation)
-    if ready and not flow.flags & FLOW_CLOSE_SENT and not sink.flags & FLAG_BROKEN:
+    if ready and not flow.flags & (FLOW_CLOSE_SENT | FLOW_TORN) and not sink.flags & FLAG_BROKEN:
         result = conn_write(sink, data, ready)
         if result > 0 and buffer_size(&sink.output) and sink.timer.prev == NULL:
             wheel_arm(&worker.wheel, &sink.timer, worker.now_ms + WRITE_MS)
@@ -380,7 +388,10 @@ cdef void _pump(Worker* worker, Session* session, Conn* source) noexcept nogil:
     cdef ssize_t got
     cdef int budget = READS_MAX
     while source.flags & FLAG_READABLE:
-        if buffer_size(&sink.output) and not flow.flags & (FLOW_ENDED | FLOW_CLOSE_SENT):
+        if (
+            buffer_size(&sink.output) and not sink.flags & FLAG_BROKEN
+            and not flow.flags & (FLOW_ENDED | FLOW_CLOSE_SENT | FLOW_TORN)
+        ):
             break  # back-pressure: goes on when the sink's output is out
         if budget == 0:
             conn_ready(worker, source)
@@ -409,27 +420,25 @@ cdef void relay_begin(Worker* worker, Session* session) noexcept nogil:
     nx_bump(&worker.counters.sessions_total, 1)
     nx_bump(&worker.counters.sessions_live, 1)
     nx_bump(&worker.counters.handshakes[101], 1)
-    if _begin_side(worker, session, session.upstream) and _begin_side(
-        worker, session, session.client
-    ):
-        relay_event(worker, session.upstream)
+    _begin_side(worker, session, session.upstream)
+    _begin_side(worker, session, session.client)
+    relay_event(worker, session.upstream)
 
 
-cdef bint _begin_side(Worker* worker, Session* session, Conn* source) noexcept nogil:
-    """Pass on what this side sent behind its head.  Whether the session lives on."""
+cdef void _begin_side(Worker* worker, Session* session, Conn* source) noexcept nogil:
+    """Pass on what this side sent behind its head."""
+    cdef Conn* sink = _other(session, source)
     cdef Buffer behind = source.input
-    cdef int result = 1
     if buffer_size(&behind) == 0:
-        return True
+        return
     memset(&source.input, 0, sizeof(Buffer))
-    result = _pass_on(
-        worker, session, _from(session, source), source, _other(session, source),
+    if _pass_on(
+        worker, session, _from(session, source), source, sink,
         behind.data + behind.head, buffer_size(&behind),
-    )
+    ) < 0:
+        sink.flags |= FLAG_BROKEN
+        _lost(worker, session, sink)
     buffer_drop(&behind)
-    if result < 0:
-        relay_cut(worker, session)
-    return result > 0
 
 
 cdef bint _flush(Worker* worker, Session* session, Conn* sink) noexcept nogil:
@@ -467,18 +476,28 @@ cdef void relay_event(Worker* worker, Conn* conn) noexcept nogil:
         _finish(worker, session)
 
 
+cdef void _tear(Flow* flow, Conn* sink) noexcept nogil:
+    """A frame was not completed in time: the sink's stream ends within it, without a Close."""
+    flow.flags |= FLOW_TORN
+    if buffer_size(&sink.output) == 0:
+        conn_shutdown(sink)
+
+
 cdef void relay_timer(Worker* worker, Conn* conn) noexcept nogil:
     """A side took nothing for too long, or an end was not completed in time."""
     cdef Session* session = conn.session
+    cdef bint client_waits, upstream_waits
     if session.ending:
-        if _close_waits(session, session.client):
-            session.down.flags |= FLOW_TORN
-        elif _close_waits(session, session.upstream):
-            session.up.flags |= FLOW_TORN
-        else:
+        client_waits = _close_waits(session, session.client)
+        upstream_waits = _close_waits(session, session.upstream)
+        if not (client_waits or upstream_waits):
             relay_cut(worker, session)
             return
-        wheel_arm(&worker.wheel, &session.client.timer, worker.now_ms + CLOSE_MS)
+        if client_waits:
+            _tear(&session.down, session.client)
+        if upstream_waits:
+            _tear(&session.up, session.upstream)
+        wheel_arm(&worker.wheel, &session.client.timer, worker.now_ms + CLOSE_MS - BOUNDARY_MS)
         _finish(worker, session)
         return
     if buffer_size(&conn.output) == 0:

@@ -345,4 +345,5 @@ cdef void _end_all(Worker* worker) noexcept nogil:
             conn_end(worker, conn)
         elif conn.kind == CONN_LISTENER and not conn.flags & FLAG_DEAD:
             conn_close(worker, conn)
+    worker.listener_count = 0
     conn_bury(worker)
