@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dataplane import logs
 from tests.dataplane.engine_kit import Rig
 from tests.dataplane.engine_kit import rig as new_rig
 
@@ -13,6 +14,12 @@ from tests.dataplane.engine_kit import rig as new_rig
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def no_line_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test before made of it: a stream of pytest's that is closed by now."""
+    monkeypatch.setattr(logs, "line_stream", None)
 
 
 @pytest.fixture(params=[1, 2], ids=["one-worker", "two-workers"])
