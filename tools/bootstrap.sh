@@ -44,7 +44,7 @@ find_python() {
 }
 
 has_compiler() {
-    printf '#include <stdio.h>\n#include <openssl/ssl.h>\n' | gcc -E - >/dev/null 2>&1
+    gcc -E - >/dev/null 2>&1 <<<$'#include <stdio.h>\n#include <openssl/ssl.h>'
 }
 
 install_system_packages() {
