@@ -1,5 +1,6 @@
 """tools/bootstrap.sh on machines that lack things: stand-ins for what it asks and calls."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,7 +9,11 @@ import pytest
 
 from tests.harness import ROOT
 
-TOOLS = ("bash", "cat", "cp", "dirname", "env", "id", "mkdir", "nproc", "rm", "sha256sum", "touch")
+TOOLS = (
+    "bash", "cat", "chmod", "cp", "dirname", "env", "id", "mkdir", "nproc", "rm", "sha256sum",
+    "touch",
+)  # fmt: skip
+FILES = ("requirements.lock", "requirements-test.lock", "pyproject.toml", "setup.py")
 PACKAGES = "python3-venv python3-dev gcc libc6-dev libssl-dev"
 
 
@@ -19,16 +24,15 @@ class Machine:
         self.folder = folder
         self.bin = folder / "bin"
         self.bin.mkdir()
+        self.path = str(self.bin)
         for name in TOOLS:
             (self.bin / name).symlink_to(str(shutil.which(name)))
         (folder / "tools").mkdir()
-        text = (ROOT / "tools" / "bootstrap.sh").read_text()
-        # Debian's own Python is asked by its full name: here it is none.
-        script = folder / "tools" / "bootstrap.sh"
-        script.write_text(text.replace("/usr/bin/python3", "/nonexistent/python3"))
-        for name in ("requirements.lock", "requirements-test.lock", "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / "tools" / "bootstrap.sh", folder / "tools")
+        for name in FILES:
             shutil.copy(ROOT / name, folder / name)
         (folder / "dataplane").mkdir()
+        (folder / "dataplane" / "_one.pyx").write_text("# one")
 
     def command(self, name: str, script: str) -> None:
         path = self.bin / name
@@ -36,10 +40,10 @@ class Machine:
         path.write_text(f"#!{shutil.which('bash')}\n{script}\n")
         path.chmod(0o755)
 
-    def run(self) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(self.bin / "bash"), str(self.folder / "tools" / "bootstrap.sh")],
-            env={"PATH": str(self.bin), "LOG": str(self.folder / "log")},
+            [str(self.bin / "bash"), str(self.folder / "tools" / "bootstrap.sh"), *words],
+            env={"PATH": self.path, "LOG": str(self.folder / "log")},
             capture_output=True,
             text=True,
             timeout=60,
@@ -62,8 +66,14 @@ if [ "$1 $2" = "-m venv" ]; then
     mkdir -p "$3/bin"
     cp "$0" "$3/bin/python"
 fi
-case "$*" in *"-e ."*) touch .venv/bin/narthex ;; esac
+case "$*" in
+*build_ext*) for source in dataplane/*.pyx; do touch "${source%.pyx}.here.so"; done ;;
+*"-e ."*) touch .venv/bin/narthex; chmod +x .venv/bin/narthex ;;
+esac
 """
+
+# Prefixed to what stands for the compiler: what it makes says how it was asked.
+SAY_KIND = 'for one in dataplane/*.pyx; do echo "debug=$NARTHEX_DEBUG" >"${one%.pyx}.here.so"; done'
 
 
 @pytest.fixture
@@ -84,7 +94,40 @@ def test_bootstrap_says_what_to_install_when_there_is_no_apt(machine: Machine) -
     machine.command("id", "echo 0")
     done = machine.run()
     assert done.returncode == 1
-    assert "Python 3.11, 3.12 or 3.13 with venv and headers, gcc, OpenSSL's headers" in done.stderr
+    for thing in ("Python 3.11, 3.12 or 3.13 with venv and headers", "gcc", "OpenSSL's headers"):
+        assert f"missing: {thing}" in done.stderr
+
+
+def test_bootstrap_names_only_what_is_missing(machine: Machine) -> None:
+    machine.command("id", "echo 1000")
+    machine.command("python3.11", FIT_PYTHON)
+    machine.command("gcc", 'case "$(cat)" in *openssl*) exit 1 ;; esac')
+    done = machine.run()
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "narthex: missing: OpenSSL's headers",
+        "narthex: on Debian or Ubuntu: sudo apt-get install libssl-dev",
+    ]
+
+
+def test_bootstrap_shows_why_apt_failed(machine: Machine) -> None:
+    machine.command("id", "echo 0")
+    machine.command("apt-get", "echo 'E: no room'; exit 100")
+    done = machine.run()
+    assert done.returncode == 1
+    assert "E: no room" in done.stderr
+    assert f"apt-get install {PACKAGES} failed" in done.stderr
+
+
+def test_bootstrap_says_what_apt_did_not_bring(machine: Machine) -> None:
+    """A Debian whose Python is too old."""
+    machine.command("id", "echo 0")
+    machine.command("gcc", "exit 0")
+    machine.command("apt-get", "exit 0")
+    done = machine.run()
+    assert done.returncode == 1
+    assert "missing: Python 3.11, 3.12 or 3.13" in done.stderr
+    assert "gcc" not in done.stderr
 
 
 def test_bootstrap_installs_as_root_and_goes_on(machine: Machine) -> None:
@@ -118,12 +161,28 @@ def test_bootstrap_passes_over_python_that_cannot_make_a_venv(machine: Machine) 
     assert "--no-deps" in project and "--no-index" in project and project.endswith("-e .")
 
 
+def test_bootstrap_finds_a_python_behind_a_shim_of_the_same_name(
+    machine: Machine, tmp_path: Path
+) -> None:
+    shims = tmp_path / "pyenv shims"
+    shims.mkdir()
+    machine.command("gcc", "exit 0")
+    machine.command("python3.11", FIT_PYTHON)
+    (machine.bin / "python3").symlink_to("python3.11")
+    for name in ("python3", "python3.11"):
+        (shims / name).write_text("#!/nonexistent/pyenv\n")
+        (shims / name).chmod(0o755)
+    machine.path = f"{shims}{os.pathsep}{machine.bin}"
+    done = machine.run()
+    assert done.returncode == 0, done.stderr
+    assert machine.log()[0] == "python -m venv .venv"
+
+
 def test_bootstrap_does_nothing_when_nothing_changed(machine: Machine) -> None:
     machine.command("gcc", "exit 0")
     machine.command("python3.11", FIT_PYTHON)
     assert machine.run().returncode == 0
     machine.command("touch", "exit 0")
-    (machine.folder / ".venv/bin/narthex").chmod(0o755)
     before = machine.log()
     again = machine.run()
     assert (again.returncode, again.stderr) == (0, "")
@@ -134,12 +193,55 @@ def test_bootstrap_compiles_again_when_a_source_changed(machine: Machine) -> Non
     machine.command("gcc", "exit 0")
     machine.command("python3.11", FIT_PYTHON)
     assert machine.run().returncode == 0
-    (machine.folder / ".venv/bin/narthex").chmod(0o755)
     (machine.folder / "dataplane" / "_new.pyx").write_text("# new")
     before = machine.log()
     assert machine.run().returncode == 0
     (build,) = machine.log()[len(before) :]
-    assert "build_ext" in build
+    assert "build_ext" in build and "--force" not in build
+
+
+def test_bootstrap_compiles_again_when_the_engine_was_deleted(machine: Machine) -> None:
+    machine.command("gcc", "exit 0")
+    machine.command("python3.11", FIT_PYTHON)
+    assert machine.run().returncode == 0
+    engine = machine.folder / "dataplane" / "_one.here.so"
+    engine.unlink()
+    assert machine.run().returncode == 0
+    assert engine.exists()
+
+
+def test_bootstrap_compiles_each_kind_of_engine_once(machine: Machine) -> None:
+    """`make run` and `make test` taking turns; and no file of one kind left in the other."""
+    machine.command("gcc", "exit 0")
+    machine.command("python3.11", FIT_PYTHON.replace("*build_ext*)", f"*build_ext*) {SAY_KIND};"))
+    engine = machine.folder / "dataplane" / "_one.here.so"
+    for word, kind in (("run", ""), ("test", "1"), ("run", ""), ("test", "1")):
+        done = machine.run(word)
+        assert done.returncode == 0, done.stderr
+        assert engine.read_text() == f"debug={kind}\n"
+    builds = [line for line in machine.log() if "build_ext" in line]
+    assert len(builds) == 2 and all("--force" in line for line in builds)
+
+    assert machine.run("run").returncode == 0
+    (machine.folder / "dataplane" / "_one.pyx").write_text("# changed")
+    assert machine.run("run").returncode == 0
+    assert "--force" in machine.log()[-1]  # the objects in build/ are of the other kind
+
+
+def test_bootstrap_installs_again_when_the_folder_moved(machine: Machine, tmp_path: Path) -> None:
+    """.venv/bin/narthex begins with the path of its Python."""
+    machine.command("gcc", "exit 0")
+    machine.command("python3.11", FIT_PYTHON)
+    assert machine.run().returncode == 0
+    before = len(machine.log())
+    moved = tmp_path / "moved here"
+    moved.mkdir()
+    for name in (".venv", "build", "dataplane", "tools", *FILES):
+        (machine.folder / name).rename(moved / name)
+    machine.folder, log = moved, machine.folder / "log"
+    assert machine.run().returncode == 0
+    assert machine.log() and all(line.endswith("-e .") for line in machine.log())
+    assert len(log.read_text().splitlines()) == before
 
 
 def test_bootstrap_shows_why_the_engine_did_not_compile(machine: Machine) -> None:
