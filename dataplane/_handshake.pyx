@@ -54,6 +54,18 @@ cdef ssize_t _skip(Conn* client, uint8_t* data, ssize_t got) noexcept nogil:
     return got - dropped
 
 
+cdef const char* full_answer() noexcept nogil:
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
+        b"Content-Length: 0\r\n\r\n"
+    )
+
+
+cdef int _no_room(Conn* client) noexcept nogil:
+    conn_write(client, <const uint8_t*>full_answer(), <uint32_t>strlen(full_answer()))
+    return STEP_CLOSE
+
+
 cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil:
     cdef const uint8_t* data
     cdef uint32_t size = buffer_size(&client.input)
@@ -63,7 +75,7 @@ cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil:
         data = client.input.data + client.input.head
         if client.request == NULL:
             if _begin_request(worker, client) < 0:
-                return STEP_CLOSE
+                return _no_room(client)
             wheel_arm(&worker.wheel, &client.timer, worker.now_ms + HEAD_MS)
         found = http_scan_head(data, size, &client.scanned)
         if found < 0:
@@ -82,7 +94,7 @@ cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil:
                 continue
         if client.request == NULL:
             if _begin_request(worker, client) < 0:
-                return STEP_CLOSE
+                return _no_room(client)
             if client.flags & FLAG_REGISTERED:
                 wheel_arm(&worker.wheel, &client.timer, worker.now_ms + HEAD_MS)
         if size:

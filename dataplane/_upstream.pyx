@@ -403,6 +403,7 @@ cdef int _hand_on_refusal(Worker* worker, Conn* upstream, Conn* client) noexcept
     cdef int size
     BUG_ON(http_parse_response(head, request.upstream_head_len, &http) <= 0)
     size = forward_refusal(worker, head, &http, request, request.body_have)
+    request.body_left = 0  # from here on the client's own request is meant, which has none
     if size < 0:
         return _bad_upstream(worker, b"upstream's answer is too large")
     answer(worker, http.status, NULL, b"upstream refused the handshake")
@@ -414,7 +415,6 @@ cdef int _hand_on_refusal(Worker* worker, Conn* upstream, Conn* client) noexcept
     free(request.upstream_head)
     request.upstream_head = upstream.input.data
     memset(&upstream.input, 0, sizeof(Buffer))
-    request.body_left = 0
     return STEP_ANSWER
 
 

@@ -84,10 +84,7 @@ cdef void _remember_peer(Conn* conn, const sockaddr_storage* address) noexcept n
 
 cdef void _refuse_full(Worker* worker, int fd) noexcept nogil:
     """No slot for the connection: say so where that takes no handshake, and close."""
-    cdef const char* text = (
-        b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
-        b"Content-Length: 0\r\n\r\n"
-    )
+    cdef const char* text = full_answer()
     nx_bump(&worker.counters.refused_full, 1)
     send(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT)
     close(fd)
