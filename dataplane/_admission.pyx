@@ -72,6 +72,12 @@ cdef int _type_of(const uint8_t* name, uint32_t size) noexcept nogil:
         return ANSWER_HTML
     if same_name(name, size, <const uint8_t*>b"application/xml", 15):
         return ANSWER_XML
+    if same_name(name, size, <const uint8_t*>b"*/*", 3):
+        return ANSWER_JSON
+    if same_name(name, size, <const uint8_t*>b"application/*", 13):
+        return ANSWER_JSON
+    if same_name(name, size, <const uint8_t*>b"text/*", 6):
+        return ANSWER_PLAIN
     return ANSWER_DEFAULT
 
 
@@ -94,12 +100,16 @@ cdef int _quality(const uint8_t* item, uint32_t size) noexcept nogil:
 
 
 cdef void negotiate(Worker* worker, const Visit* visit) noexcept nogil:
-    """The type of an error body: Accept, then Content-Type for the engine's own errors.  §9."""
+    """The type of an error body: Accept, then Content-Type for the engine's own errors.  §9.
+
+    An Accept that names nothing we make gets JSON.
+    """
     cdef const HttpField* field
     cdef const uint8_t* item
     cdef uint32_t i, size, part, name
     cdef int kind
     cdef int best = 0
+    cdef bint accepts = False
     for i in range(visit.http.fields_n):
         field = &visit.http.fields[i]
         if field.kind == HTTP_FIELD_CONTENT_TYPE and worker.answer.engine and best == 0:
@@ -109,6 +119,7 @@ cdef void negotiate(Worker* worker, const Visit* visit) noexcept nogil:
             worker.answer.type_wanted = <uint8_t>_type_of(visit.head + field.value_off, name)
         if field.kind != HTTP_FIELD_ACCEPT:
             continue
+        accepts = True
         item = visit.head + field.value_off
         size = field.value_len
         while size:
@@ -128,6 +139,8 @@ cdef void negotiate(Worker* worker, const Visit* visit) noexcept nogil:
                 part += 1
             item += part
             size -= part
+    if accepts and best == 0:
+        worker.answer.type_wanted = ANSWER_JSON
 
 
 # --- route ----------------------------------------------------------------------------------------
@@ -185,6 +198,26 @@ cdef const HttpField* _field(const HttpRequest* http, int kind) noexcept nogil:
     return NULL
 
 
+cdef void _name_client(Conn* client, const Visit* visit) noexcept nogil:
+    """Take the client's address from a trusted peer's X-Real-IP, where that is one.  §7.
+
+    It changes what is logged and forwarded, never who is trusted.
+    """
+    cdef const HttpField* field = _field(&visit.http, HTTP_FIELD_X_REAL_IP)
+    cdef char text[48]
+    if field == NULL or field.value_len >= sizeof(text):
+        return
+    memcpy(text, visit.head + field.value_off, field.value_len)
+    text[field.value_len] = 0
+    if inet_pton(AF_INET, text, client.remote) == 1:
+        client.flags &= ~FLAG_V6
+    elif inet_pton(AF_INET6, text, client.remote) == 1:
+        client.flags |= FLAG_V6
+    else:
+        return
+    client.remote_port = 0
+
+
 cdef bint _secure(Conn* client, Visit* visit) noexcept nogil:
     """Whether the request counts as https: its connection's word, or a trusted peer's.  §4."""
     cdef const HttpField* proto = NULL
@@ -199,6 +232,7 @@ cdef bint _secure(Conn* client, Visit* visit) noexcept nogil:
 
 cdef int _redirect_to_tls(Worker* worker, Visit* visit) noexcept nogil:
     """426, or the configured redirect to https.  routing-and-proxy.md §4."""
+    cdef const HttpField* host = NULL
     cdef Writer out
     if visit.policy.redirect_status == 426:
         answer(worker, 426, b"Please use HTTPS protocol", NULL)
@@ -209,7 +243,12 @@ cdef int _redirect_to_tls(Worker* worker, Visit* visit) noexcept nogil:
     out.full = 0
     out.capacity = 2 * HTTP_LINE_MAX
     put_text(&out, b"https://")
-    put(&out, visit.head + visit.http.host_off, visit.http.host_len)
+    if visit.trusted:
+        host = _field(&visit.http, HTTP_FIELD_X_FORWARDED_HOST)
+    if host != NULL:
+        put(&out, visit.head + host.value_off, host.value_len)
+    else:
+        put(&out, visit.head + visit.http.host_off, visit.http.host_len)
     put(&out, visit.head + visit.http.path_off, visit.http.path_len)
     if visit.http.has_query:
         put(&out, b"?", 1)
@@ -322,24 +361,28 @@ cdef bint query_part_is_token(const uint8_t* part, uint32_t size, uint8_t* spare
 
 
 cdef void _token_in_query(Worker* worker, Visit* visit) noexcept nogil:
+    """Take the one `access_token=…`.  Repeated, it is a list and thus no token.  §3.1, §6.1."""
     cdef const uint8_t* query = visit.head + visit.http.query_off
     cdef uint32_t size = visit.http.query_len
     cdef uint8_t* spare = worker.compose + AT_TOKEN
     cdef const uint8_t* end
     cdef const uint8_t* equals
     cdef uint32_t part
+    cdef uint8_t name[64]
     while size:
         end = <const uint8_t*>memchr(query, 38, size)
         part = <uint32_t>(end - query) if end != NULL else size
-        if query_part_is_token(query, part, spare):
+        if query_part_is_token(query, part, name):
+            if visit.source == SOURCE_QUERY:
+                visit.token.size = 0
+                return
+            visit.source = SOURCE_QUERY
             equals = <const uint8_t*>memchr(query, 61, part)
             if equals != NULL:
                 visit.token.data = spare
                 visit.token.size = _decode(
                     equals + 1, part - <uint32_t>(equals + 1 - query), spare
                 )
-                visit.source = SOURCE_QUERY
-            return
         query += part + (1 if part < size else 0)
         size -= part + (1 if part < size else 0)
 
@@ -501,6 +544,8 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
         worker.answer.fields = RETRY_FIELDS
         return STEP_ANSWER
     visit.trusted = peer_trusted(worker.shared, client)
+    if visit.trusted:
+        _name_client(client, visit)
     if visit.http.method == HTTP_METHOD_TRACE or visit.http.method == HTTP_METHOD_CONNECT:
         return answer_engine(worker, 405, b"Method not allowed", NULL)
     step = _route(worker, client, visit, tables)

@@ -195,12 +195,13 @@ cdef enum ConnFlag:
     FLAG_READY = 1 << 5  # is in the worker's ready list
     FLAG_CLOSE_AFTER = 1 << 6  # close when the output is out
     FLAG_KEEP = 1 << 7  # keep the connection after the answer being written
-    FLAG_V6 = 1 << 8  # remote address is IPv6
+    FLAG_V6 = 1 << 8  # `remote` is IPv6
     FLAG_DEAD = 1 << 9  # closed; freed at the end of the turn
     FLAG_SHUT = 1 << 10  # our sending side has ended
     FLAG_USED = 1 << 11  # client: at least one request was answered here
     FLAG_REGISTERED = 1 << 12  # is in epoll
     FLAG_HUNG_UP = 1 << 13  # epoll told of the peer's end: read on until it shows
+    FLAG_SOCKET_V6 = 1 << 14  # `socket_address` is IPv6
 
 cdef struct Session
 cdef struct Request
@@ -220,8 +221,10 @@ cdef struct Conn:
     Conn* next  # in the ready list or the graveyard
     Buffer input  # bytes read and not consumed: partial heads, bodies, held-back frames
     Buffer output  # bytes the socket did not take
-    uint8_t remote[16]  # peer's address, network order; IPv4 in the first 4
-    uint16_t remote_port
+    uint8_t remote[16]  # the client's address, network order; IPv4 in the first 4
+    uint8_t socket_address[16]  # the peer's own, likewise: `remote` may be a trusted peer's word
+    uint16_t remote_port  # 0: a trusted peer named the address
+    uint16_t socket_port
     uint16_t local_port
     uint32_t scanned  # http_scan_head's memory; lingering: bytes dropped so far
     uint32_t skip  # body bytes of a request answered early, dropped as they come
@@ -583,4 +586,6 @@ cdef inline void put_field(
 cdef void put_uint(Writer* out, uint64_t value) noexcept nogil
 cdef void put_hex(Writer* out, const uint8_t* data, uint32_t size) noexcept nogil
 cdef uint32_t address_text(const uint8_t* address, bint v6, char* out64) noexcept nogil
+# The client is whom the socket shows, until a trusted peer names another.
+cdef void client_is_peer(Conn* conn) noexcept nogil
 cdef bint peer_trusted(const Shared* shared, const Conn* conn) noexcept nogil

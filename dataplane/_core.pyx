@@ -573,16 +573,24 @@ cdef uint32_t address_text(const uint8_t* address, bint v6, char* out64) noexcep
     return <uint32_t>strlen(out64)
 
 
+cdef void client_is_peer(Conn* conn) noexcept nogil:
+    memcpy(conn.remote, conn.socket_address, 16)
+    conn.remote_port = conn.socket_port
+    conn.flags &= ~FLAG_V6
+    if conn.flags & FLAG_SOCKET_V6:
+        conn.flags |= FLAG_V6
+
+
 cdef bint peer_trusted(const Shared* shared, const Conn* conn) noexcept nogil:
     """Tell whether the socket's peer is in TRUSTED_IPS: only the socket is believed."""
     cdef uint8_t mapped[16]
     cdef int i, bits
-    if conn.flags & FLAG_V6:
-        memcpy(mapped, conn.remote, 16)
+    if conn.flags & FLAG_SOCKET_V6:
+        memcpy(mapped, conn.socket_address, 16)
     else:
         memset(mapped, 0, 10)
         mapped[10] = mapped[11] = 0xFF
-        memcpy(mapped + 12, conn.remote, 4)
+        memcpy(mapped + 12, conn.socket_address, 4)
     for i in range(shared.trusted_count):
         bits = shared.trusted_bits[i]
         if memcmp(mapped, shared.trusted[i].bytes, bits // 8) != 0:

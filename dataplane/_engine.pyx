@@ -87,7 +87,9 @@ cdef str _address(const uint8_t* data, bint v6):
 cdef dict _record_dict(const Record* record):
     """One record as the log wants it."""
     where = _address(record.remote, record.v6)
-    client = f"[{where}]:{record.remote_port}" if record.v6 else f"{where}:{record.remote_port}"
+    client = f"[{where}]" if record.v6 else where
+    if record.remote_port:  # 0: a trusted peer named the address
+        client += f":{record.remote_port}"
     route = _uuid(record.route) if record.flags & RECORD_HAS_ROUTE else None
     request_id = (<const char*>record.id)[:16].hex()
     if record.kind == RECORD_REFUSED:

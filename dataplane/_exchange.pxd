@@ -17,6 +17,11 @@ cdef enum:
 # Send `worker.answer` to a request; then the connection is kept (STEP_WAIT with state HEAD), or
 # lingers, or is to be closed (STEP_CLOSE).
 cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil
+# An error of the token endpoint: JSON and never stored, whatever the client asks for (S30).
+cdef int exchange_refuse(
+    Worker* worker, Conn* client, int status, const char* message, const char* why
+) noexcept nogil
+cdef int exchange_unavailable(Worker* worker, Conn* client, const char* why) noexcept nogil
 # A token request: its head is at the start of the input.  Returns a Step.
 cdef int exchange_begin(Worker* worker, Conn* client) noexcept nogil
 cdef int exchange_read(Worker* worker, Conn* client) noexcept nogil

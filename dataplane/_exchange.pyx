@@ -281,9 +281,36 @@ cdef int linger_read(Worker* worker, Conn* conn) noexcept nogil:
 # --- the token endpoint -----------------------------------------------------------------------------
 
 
-cdef int _too_large(Worker* worker, Conn* client) noexcept nogil:
+cdef const char* TOKEN_FIELDS = (
+    b"Cache-Control: no-store\r\nPragma: no-cache\r\nX-Content-Type-Options: nosniff\r\n"
+)
+cdef const char* TOKEN_RETRY_FIELDS = (
+    b"Retry-After: 1\r\n"
+    b"Cache-Control: no-store\r\nPragma: no-cache\r\nX-Content-Type-Options: nosniff\r\n"
+)
+
+
+cdef int exchange_refuse(
+    Worker* worker, Conn* client, int status, const char* message, const char* why
+) noexcept nogil:
     client.flags &= ~FLAG_KEEP
-    return answer_engine(worker, 413, b"Payload too large", NULL)
+    answer(worker, status, message, why)
+    worker.answer.type_wanted = ANSWER_JSON
+    worker.answer.fields = TOKEN_FIELDS
+    return STEP_ANSWER
+
+
+cdef int exchange_unavailable(Worker* worker, Conn* client, const char* why) noexcept nogil:
+    client.flags &= ~FLAG_KEEP
+    answer(worker, 503, NULL, why)
+    worker.answer.body.data = <const uint8_t*>b'{"error":"temporarily_unavailable"}'
+    worker.answer.body.size = 35
+    worker.answer.fields = TOKEN_RETRY_FIELDS
+    return STEP_ANSWER
+
+
+cdef int _too_large(Worker* worker, Conn* client) noexcept nogil:
+    return exchange_refuse(worker, client, 413, b"Payload too large", NULL)
 
 
 cdef int exchange_begin(Worker* worker, Conn* client) noexcept nogil:
@@ -319,8 +346,7 @@ cdef int exchange_read(Worker* worker, Conn* client) noexcept nogil:
         if whole == CORE_FULL:
             return _too_large(worker, client)
         if whole < 0:
-            client.flags &= ~FLAG_KEEP
-            return answer_engine(worker, 400, b"Bad request", b"malformed body")
+            return exchange_refuse(worker, client, 400, b"Bad request", b"malformed body")
         if whole:
             return _ask_issuer(worker, client)
         if not client.flags & FLAG_READABLE:
@@ -348,12 +374,7 @@ cdef int _ask_issuer(Worker* worker, Conn* client) noexcept nogil:
     text = <uint8_t*>malloc(size) if question != NULL else NULL
     if text == NULL:
         nx_bump(&worker.counters.questions_dropped, 1)
-        client.flags &= ~FLAG_KEEP
-        answer(worker, 503, NULL, b"questions are full")
-        worker.answer.body.data = <const uint8_t*>b'{"error":"temporarily_unavailable"}'
-        worker.answer.body.size = 35
-        worker.answer.fields = b"Retry-After: 1\r\nCache-Control: no-store\r\nPragma: no-cache\r\n"
-        return STEP_ANSWER
+        return exchange_unavailable(worker, client, b"questions are full")
     memset(question, 0, sizeof(Question))
     memcpy(text, client.input.data + client.input.head, size)
     question.kind = QUESTION_REQUEST

@@ -185,6 +185,8 @@ cdef void _put_forwarded(
 
 cdef void _put_where_from(Writer* out, Conn* client, const Visit* visit) noexcept nogil:
     cdef char ip[64]
+    cdef char peer[64]
+    cdef uint32_t peer_size
     cdef uint8_t port[8]
     cdef Writer digits
     cdef uint32_t ip_size = address_text(client.remote, client.flags & FLAG_V6, ip)
@@ -193,8 +195,11 @@ cdef void _put_where_from(Writer* out, Conn* client, const Visit* visit) noexcep
     put_field(out, b"X-Real-IP", ip, ip_size)
     put_text(out, b"X-Forwarded-For: ")
     if _put_all(out, visit, HTTP_FIELD_X_FORWARDED_FOR):
+        peer_size = address_text(client.socket_address, client.flags & FLAG_SOCKET_V6, peer)
         put(out, b", ", 2)
-    put(out, ip, ip_size)
+        put(out, peer, peer_size)
+    else:
+        put(out, ip, ip_size)
     put(out, b"\r\n", 2)
     _put_forwarded(
         out, visit, HTTP_FIELD_X_FORWARDED_PROTO, b"X-Forwarded-Proto",
@@ -253,6 +258,48 @@ cdef void _writer_at_head(Worker* worker, Writer* out) noexcept nogil:
     out.full = 0
 
 
+cdef bint _takes_trailers(const Visit* visit) noexcept nogil:
+    """Whether TE names `trailers`, all of TE that goes on."""
+    cdef const HttpField* field
+    cdef const uint8_t* item
+    cdef uint32_t i, at, end
+    for i in range(visit.http.fields_n):
+        field = &visit.http.fields[i]
+        if field.kind != HTTP_FIELD_TE:
+            continue
+        item = visit.head + field.value_off
+        at = 0
+        while at < field.value_len:
+            while at < field.value_len and (item[at] <= 32 or item[at] == 44):
+                at += 1
+            end = at
+            while end < field.value_len and item[end] > 32 and item[end] != 44:
+                end += 1
+            if same_name(item + at, end - at, <const uint8_t*>b"trailers", 8):
+                return True
+            at = end
+    return False
+
+
+cdef bint _tells_token(const Visit* visit, const HttpField* field) noexcept nogil:
+    """Whether this is a Referer with the token in it, or with a whole `access_token` (S61)."""
+    cdef const uint8_t* at = visit.head + field.value_off
+    cdef const uint8_t* end = at + field.value_len
+    if not same_name(
+        visit.head + field.name_off, field.name_len, <const uint8_t*>b"referer", 7
+    ):
+        return False
+    while at < end:
+        if end - at >= 12 and memcmp(at, b"access_token", 12) == 0:
+            return True
+        if visit.token.size and <uint32_t>(end - at) >= visit.token.size and (
+            memcmp(at, visit.token.data, visit.token.size) == 0
+        ):
+            return True
+        at += 1
+    return False
+
+
 cdef int forward_handshake(
     Worker* worker, Conn* client, const Visit* visit, const Request* request
 ) noexcept nogil:
@@ -273,12 +320,16 @@ cdef int forward_handshake(
             &out, b"Host", visit.policy.host_header.data, visit.policy.host_header.size
         )
     put_text(&out, b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    if _takes_trailers(visit):
+        put_text(&out, b"TE: trailers\r\n")
     for i in range(http.fields_n):
         field = &http.fields[i]
         if _is_ours(field) or (hide and same_name(
             visit.head + field.name_off, field.name_len,
             visit.policy.auth_header.data, visit.policy.auth_header.size,
         )):
+            continue
+        if visit.policy.flags & POLICY_HIDE_CREDENTIALS and _tells_token(visit, field):
             continue
         # Name to value as they stand, colon and white space between as the client wrote them.
         put(

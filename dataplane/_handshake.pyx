@@ -43,6 +43,7 @@ cdef int _begin_request(Worker* worker, Conn* client) noexcept nogil:
     memcpy(request.id, id, 16)
     request.began_ms = worker.now_ms
     client.request = request
+    client_is_peer(client)
     return 1
 
 

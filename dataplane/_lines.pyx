@@ -119,8 +119,9 @@ cdef void line_put(Writer* out, const Record* record, const Span* ts) noexcept n
     put(out, ip, size)
     if record.v6:
         put(out, b"]", 1)
-    put(out, b":", 1)
-    put_uint(out, record.remote_port)
+    if record.remote_port:  # 0: a trusted peer named the address
+        put(out, b":", 1)
+        put_uint(out, record.remote_port)
     put_text(out, b'", "request_id": "')
     put_hex(out, record.id, 16)
     put_text(out, b'"}\n')

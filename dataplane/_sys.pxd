@@ -136,3 +136,4 @@ cdef extern from *:
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char* inet_ntop(int family, const void* address, char* out, socklen_t size)
+    int inet_pton(int family, const char* text, void* address)

@@ -74,12 +74,13 @@ cdef void _remember_peer(Conn* conn, const sockaddr_storage* address) noexcept n
     cdef const sockaddr_in* v4 = <const sockaddr_in*>address
     cdef const sockaddr_in6* v6 = <const sockaddr_in6*>address
     if address.ss_family == AF_INET:
-        memcpy(conn.remote, &v4.sin_addr, 4)
-        conn.remote_port = ntohs(v4.sin_port)
+        memcpy(conn.socket_address, &v4.sin_addr, 4)
+        conn.socket_port = ntohs(v4.sin_port)
     else:
-        memcpy(conn.remote, v6.sin6_addr.s6_addr, 16)
-        conn.remote_port = ntohs(v6.sin6_port)
-        conn.flags |= FLAG_V6
+        memcpy(conn.socket_address, v6.sin6_addr.s6_addr, 16)
+        conn.socket_port = ntohs(v6.sin6_port)
+        conn.flags |= FLAG_SOCKET_V6
+    client_is_peer(conn)
 
 
 cdef void _refuse_full(Worker* worker, int fd) noexcept nogil:
@@ -229,12 +230,7 @@ cdef int _parked_too_long(Worker* worker, Conn* client) noexcept nogil:
         return handshake_resume(worker, client, VERDICT_UNAVAILABLE)
     if question == QUESTION_NAME:
         return handshake_resume(worker, client, VERDICT_NAME_FAILED)
-    client.flags &= ~FLAG_KEEP
-    answer(worker, 503, NULL, b"the issuer did not answer in time")
-    worker.answer.body.data = <const uint8_t*>b'{"error":"temporarily_unavailable"}'
-    worker.answer.body.size = 35
-    worker.answer.fields = b"Retry-After: 1\r\nCache-Control: no-store\r\nPragma: no-cache\r\n"
-    return STEP_ANSWER
+    return exchange_unavailable(worker, client, b"the issuer did not answer in time")
 
 
 cdef void _timer_fired(void* context, Timer* timer) noexcept nogil:
@@ -253,8 +249,10 @@ cdef void _timer_fired(void* context, Timer* timer) noexcept nogil:
     elif conn.state == STATE_PARKED:
         _act(worker, conn, _parked_too_long(worker, conn))
     else:
-        if conn.request != NULL and (conn.state == STATE_HEAD or conn.state == STATE_BODY):
-            conn.request.is_handshake |= conn.state == STATE_HEAD
+        if conn.request != NULL and conn.state == STATE_BODY:
+            step = exchange_refuse(worker, conn, 408, b"Request timeout", NULL)
+        elif conn.request != NULL and conn.state == STATE_HEAD:
+            conn.request.is_handshake = 1
             step = answer_engine(worker, 408, b"Request timeout", NULL)
             worker.answer.close = 1
         _act(worker, conn, step)

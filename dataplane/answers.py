@@ -185,6 +185,7 @@ class Answers:
             (b"Content-Type", b"application/json; charset=utf-8"),
             (b"Cache-Control", b"no-store"),
             (b"Pragma", b"no-cache"),
+            (b"X-Content-Type-Options", b"nosniff"),
             (b"Retry-After", str(RETRY_AFTER_SECONDS).encode()),
         ]
         encoded = json.dumps(body, separators=(",", ":")).encode()

@@ -118,6 +118,7 @@ def _error(id_: int, status: int, error: str, description: str) -> wire.TokenRep
         (b"content-type", b"application/json; charset=utf-8"),
         (b"cache-control", b"no-store"),
         (b"pragma", b"no-cache"),
+        (b"x-content-type-options", b"nosniff"),
     ]
     if status == 503:
         headers.append((b"retry-after", str(RETRY_SECONDS).encode()))
