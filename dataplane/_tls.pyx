@@ -75,6 +75,9 @@ cdef int tls_handshake(Conn* conn) noexcept nogil:
     cdef int result = SSL_do_handshake(<SSL*>conn.ssl)
     cdef int error
     if result == 1:
+        # OpenSSL reads ahead: it may hold what came behind the handshake, and epoll knows only
+        # what the kernel holds.
+        conn.flags |= FLAG_READABLE
         return 1
     error = SSL_get_error(<SSL*>conn.ssl, result)
     if error == SSL_ERROR_WANT_READ:
