@@ -170,7 +170,7 @@ def _write(session: WriteSession, resource: Resource, given: Values, write: Writ
     if errors:
         raise SchemaViolation(errors)
     _fill_autos(schema.fields, values, _held(resource, given, write))
-    _check_unique(session, resource, values, previous)
+    _check_unique(session, resource, values, write)
     row = resource.columns(values, write)
     if previous is None:
         rows.insert_row(session, resource.model, row)
@@ -244,11 +244,11 @@ def _made(field: Field) -> str | int:
     return str(uuid.uuid4()) if field.uuid else random_text()
 
 
-def _check_unique(
-    session: Session, resource: Resource, values: Values, previous: Row | None
-) -> None:
-    own = None if previous is None else previous["id"]
-    if previous is None and rows.find_id(session, resource.model, {"id": values["id"]}):
+def _check_unique(session: Session, resource: Resource, values: Values, write: Write) -> None:
+    own = None if write.previous is None else write.previous["id"]
+    # An id that was just made up is nobody's.
+    made = "id" not in write.sent
+    if own is None and not made and rows.find_id(session, resource.model, {"id": values["id"]}):
         raise UniqueViolation({"id": values["id"]})
     for shown, where in resource.unique_keys(values):
         holder = rows.find_id(session, resource.model, where)

@@ -6,9 +6,21 @@ config. References and what a deletion takes along are the caller's business.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, delete, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Insert,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 from sqlmodel import Session, SQLModel
 
 from control.store.session import WriteSession
@@ -28,21 +40,34 @@ def _table(model: Model) -> Table:
 
 def fetch(session: Session, model: Model, where: Mapping[str, Any]) -> Row | None:
     """The row whose columns equal `where`, which name a unique key."""
-    table = _table(model)
-    statement = select(table).where(*(table.c[name] == value for name, value in where.items()))
-    found = session.connection().execute(statement).first()
+    statement = _select(_table(model), None, tuple(where), frozenset())
+    found = session.connection().execute(statement, where).first()
     return None if found is None else dict(found._mapping)
 
 
 def find_id(session: Session, model: Model, where: Mapping[str, Any]) -> str | None:
     """The id of some row whose columns equal `where`; null equals null."""
-    table = _table(model)
-    conditions = [
-        table.c[name].is_(None) if value is None else table.c[name] == value
-        for name, value in where.items()
-    ]
-    found: str | None = session.connection().scalar(select(table.c.id).where(*conditions).limit(1))
+    nulls = frozenset(name for name, value in where.items() if value is None)
+    statement = _select(_table(model), "id", tuple(where), nulls)
+    found: str | None = session.connection().scalar(statement, where)
     return found
+
+
+@cache
+def _select(
+    table: Table, column: str | None, equal: tuple[str, ...], nulls: frozenset[str]
+) -> Select[Any]:
+    """One row whose columns equal bound values, null those in `nulls`; made once.
+
+    SQLAlchemy takes longer to put such a statement together than to run it.
+    """
+    conditions = [
+        table.c[name].is_(None)
+        if name in nulls
+        else table.c[name] == bindparam(name, type_=table.c[name].type)
+        for name in equal
+    ]
+    return select(table if column is None else table.c[column]).where(*conditions).limit(1)
 
 
 def column_values(
@@ -100,9 +125,14 @@ def page(
 
 
 def insert_row(session: WriteSession, model: Model, values: Row) -> None:
-    session.execute(insert(_table(model)), [values])
+    session.connection().execute(_insert(_table(model)), values)
     _set_tags(session, model, values["id"], values.get("tags"))
     _note(session, model)
+
+
+@cache
+def _insert(table: Table) -> Insert:
+    return insert(table)
 
 
 def update_row(session: WriteSession, model: Model, values: Row, previous: Row) -> None:
