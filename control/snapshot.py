@@ -7,51 +7,101 @@ and not at each request (spec/routing-and-proxy.md §10).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import TypeVar
 
-from control.store.queries import ConfigRows, ConsumerRow, PluginRow, RouteRow, ServiceRow
+from control.store.queries import (
+    ConfigRows,
+    ConsumerRow,
+    CredentialRow,
+    PluginRow,
+    RouteRow,
+    ServiceRow,
+)
 from dataplane import wire
+
+_Row = TypeVar("_Row", ServiceRow, ConsumerRow, CredentialRow)
+_Struct = TypeVar("_Struct")
 
 _FAMILIES = (frozenset({"http", "https"}), frozenset({"ws", "wss"}))
 _Scope = tuple[str | None, str | None]  # route id, service id
+_Instances = dict[_Scope, PluginRow]
+
+
+class Builder:
+    """Builds one snapshot after the other.
+
+    A row that is the very object of last time, as `queries.RowCache` hands them out, keeps its
+    struct: with thousands of rows an edit changes one.
+    """
+
+    def __init__(self) -> None:
+        self._services: dict[str, tuple[ServiceRow, wire.Service]] = {}
+        self._routes: dict[str, tuple[RouteRow, PluginRow | None, wire.Route]] = {}
+        self._consumers: dict[str, tuple[ConsumerRow, wire.Consumer]] = {}
+        self._credentials: dict[str, tuple[CredentialRow, wire.Credential]] = {}
+        self._instances: _Instances = {}  # that `_routes` were made with
+
+    def build(self, rows: ConfigRows) -> wire.Snapshot:
+        """The snapshot of these rows; equal rows give equal snapshots.
+
+        Raises:
+            ValueError: a reference leads nowhere, which the store's foreign keys rule out.
+        """
+        there = [row for row in rows.services if row.enabled and _carried((row.protocol,))]
+        self._services = _made(there, self._services, _service)
+        self._consumers = _made(rows.consumers, self._consumers, _consumer)
+        self._credentials = _made(rows.credentials, self._credentials, _credential)
+        self._make_routes(rows)
+        chosen = {plugin.id: plugin for _, plugin, _ in self._routes.values() if plugin is not None}
+        snapshot = wire.Snapshot(
+            epoch=id_bytes(rows.epoch),
+            version=rows.version,
+            check_key=rows.check_key,
+            services=[service for _, service in self._services.values()],
+            routes=[route for _, _, route in self._routes.values()],
+            oauth2=_policies(chosen, rows.consumers),
+            consumers=[consumer for _, consumer in self._consumers.values()],
+            credentials=[credential for _, credential in self._credentials.values()],
+        )
+        if problems := snapshot.problems():
+            raise ValueError("; ".join(problems[:10]))
+        return snapshot
+
+    def _make_routes(self, rows: ConfigRows) -> None:
+        """The routes that data planes carry, each with its `oauth2` instance."""
+        instances = _instances(rows.plugins)
+        before = self._routes if instances == self._instances else {}
+        self._routes, self._instances = {}, instances
+        for row in rows.routes:
+            if row.service_id is not None and row.service_id not in self._services:
+                continue
+            held = before.get(row.id)
+            if held is None or held[0] is not row:
+                if not _carried(tuple(row.protocols)):
+                    continue  # tcp, grpc, …: for Kong's sake, and not to match HTTP by accident
+                plugin = _select(instances, row)
+                held = (row, plugin, _route(row, plugin))
+            self._routes[row.id] = held
 
 
 def build(rows: ConfigRows) -> wire.Snapshot:
-    """The snapshot of these rows; equal rows give equal snapshots.
+    """One snapshot by itself: see `Builder.build`."""
+    return Builder().build(rows)
 
-    Raises:
-        ValueError: a reference leads nowhere, which the store's foreign keys rule out.
-    """
-    services = [_service(row) for row in rows.services if row.enabled and _families([row.protocol])]
-    there = {row.id for row in rows.services if row.enabled and _families([row.protocol])}
-    instances = _instances(rows.plugins)
-    chosen: dict[str, PluginRow] = {}
-    routes = []
-    for row in rows.routes:
-        if row.service_id is not None and row.service_id not in there:
-            continue
-        if not _families(row.protocols):
-            continue  # tcp, grpc, …: stored for Kong's sake, and not to match HTTP by accident
-        plugin = _select(instances, row)
-        if plugin is not None:
-            chosen[plugin.id] = plugin
-        routes.append(_route(row, plugin))
-    snapshot = wire.Snapshot(
-        epoch=id_bytes(rows.epoch),
-        version=rows.version,
-        check_key=rows.check_key,
-        services=services,
-        routes=routes,
-        oauth2=_policies(chosen, rows.consumers),
-        consumers=[wire.Consumer(id_bytes(c.id), c.username, c.custom_id) for c in rows.consumers],
-        credentials=[
-            wire.Credential(id_bytes(c.id), c.client_id, id_bytes(c.consumer_id))
-            for c in rows.credentials
-        ],
-    )
-    if problems := snapshot.problems():
-        raise ValueError("; ".join(problems[:10]))
-    return snapshot
+
+def _made(
+    rows: Iterable[_Row],
+    before: dict[str, tuple[_Row, _Struct]],
+    make: Callable[[_Row], _Struct],
+) -> dict[str, tuple[_Row, _Struct]]:
+    """Each row with its struct, by id; the one of `before` where the row is the same."""
+    found: dict[str, tuple[_Row, _Struct]] = {}
+    for row in rows:
+        held = before.get(row.id)
+        found[row.id] = held if held is not None and held[0] is row else (row, make(row))
+    return found
 
 
 def id_bytes(uuid: str) -> bytes:
@@ -93,7 +143,15 @@ def _route(row: RouteRow, plugin: PluginRow | None) -> wire.Route:
     )
 
 
-def _instances(plugins: Sequence[PluginRow]) -> dict[_Scope, PluginRow]:
+def _consumer(row: ConsumerRow) -> wire.Consumer:
+    return wire.Consumer(id_bytes(row.id), row.username, row.custom_id)
+
+
+def _credential(row: CredentialRow) -> wire.Credential:
+    return wire.Credential(id_bytes(row.id), row.client_id, id_bytes(row.consumer_id))
+
+
+def _instances(plugins: Sequence[PluginRow]) -> _Instances:
     """The enabled `oauth2` plugins by scope; one for a consumer alone never runs."""
     return {
         (row.route_id, row.service_id): row
@@ -102,20 +160,24 @@ def _instances(plugins: Sequence[PluginRow]) -> dict[_Scope, PluginRow]:
     }
 
 
-def _select(instances: dict[_Scope, PluginRow], route: RouteRow) -> PluginRow | None:
+def _select(instances: _Instances, route: RouteRow) -> PluginRow | None:
     """The most specific instance that speaks the route's family of protocols."""
     scopes: list[_Scope] = [(route.id, None), (None, None)]
     if route.service_id is not None:
         scopes = [(route.id, route.service_id), scopes[0], (None, route.service_id), scopes[1]]
     for scope in scopes:
         plugin = instances.get(scope)
-        if plugin is not None and _families(plugin.protocols) & _families(route.protocols):
+        if plugin is not None and not _carried(tuple(plugin.protocols)).isdisjoint(
+            _carried(tuple(route.protocols))
+        ):
             return plugin
     return None
 
 
-def _families(protocols: Sequence[str]) -> set[frozenset[str]]:
-    return {family for family in _FAMILIES if not family.isdisjoint(protocols)}
+@lru_cache(maxsize=1024)
+def _carried(protocols: tuple[str, ...]) -> frozenset[frozenset[str]]:
+    """The families of protocols among these that data planes carry."""
+    return frozenset(family for family in _FAMILIES if not family.isdisjoint(protocols))
 
 
 def _policies(chosen: dict[str, PluginRow], consumers: Sequence[ConsumerRow]) -> list[wire.OAuth2]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from sqlmodel import Session
 
 from control.push.peer import Built
-from control.snapshot import build, id_bytes
+from control.snapshot import Builder, id_bytes
 from control.store import IssuedToken, Revoked, Store, queries
 from dataplane import wire
 
@@ -31,13 +31,18 @@ class Reader:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._rows = queries.RowCache()  # as the builder: of the last snapshot
+        self._builder = Builder()
 
     async def state(self) -> State:
         return await self._read(_state)
 
     async def snapshot(self) -> Built:
-        """The whole configuration.  Raises ValueError when it is too large to send."""
-        return await self._read(_build)
+        """The whole configuration; one call at a time.
+
+        Raises ValueError when it is too large to send.
+        """
+        return await self._read(self._build)
 
     async def tokens(self, digests: Sequence[bytes]) -> list[wire.Token | None]:
         """The token of each digest."""
@@ -67,19 +72,18 @@ class Reader:
 
         return await asyncio.to_thread(read)
 
+    def _build(self, session: Session) -> Built:
+        snapshot = self._builder.build(queries.config_rows(session, self._rows))
+        packed = wire.pack_snapshot(snapshot)
+        if len(packed) > wire.SNAPSHOT_BYTES_MAX:
+            raise ValueError(f"a snapshot of {len(packed)} bytes is more than is allowed")
+        chunks = [wire.encode(chunk) for chunk in wire.split_snapshot(snapshot.version, packed)]
+        return Built(snapshot.epoch, snapshot.version, chunks)
+
 
 def _state(session: Session) -> State:
     row = queries.cluster_state(session)
     return State(id_bytes(row.epoch), row.config_version, row.revocation_seq)
-
-
-def _build(session: Session) -> Built:
-    snapshot = build(queries.config_rows(session))
-    packed = wire.pack_snapshot(snapshot)
-    if len(packed) > wire.SNAPSHOT_BYTES_MAX:
-        raise ValueError(f"a snapshot of {len(packed)} bytes is more than is allowed")
-    chunks = [wire.encode(chunk) for chunk in wire.split_snapshot(snapshot.version, packed)]
-    return Built(snapshot.epoch, snapshot.version, chunks)
 
 
 def to_token(token: IssuedToken) -> wire.Token:

@@ -1,12 +1,25 @@
 """Every SELECT and UPDATE that is not generic over entities (those are in `rows`)."""
 
+import json
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import case, delete, func, or_
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Integer,
+    Select,
+    String,
+    case,
+    delete,
+    func,
+    or_,
+    type_coerce,
+)
 from sqlmodel import Session, col, select
 
 from control.store.changes import IssuedToken, Revoked
@@ -104,26 +117,83 @@ class ConfigRows:
     credentials: list[CredentialRow]
 
 
-def config_rows(session: Session) -> ConfigRows:
+class RowCache:
+    """Rows as they were read last: those that have not changed are not put together again.
+
+    For one reader at a time, of one database.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, dict[str, tuple[Any, Any]]] = {}  # kind → id → (as read, row)
+
+    def rows(self, kind: Any, found: Iterable[Any], make: Callable[[Any], Any]) -> list[Any]:
+        """The row of each of `found`, whose first value is the id: the very one of last time."""
+        before, now = self._known.get(kind, {}), {}
+        for values in found:
+            held = before.get(values[0])
+            now[values[0]] = held if held and held[0] == values else (values, make(values))
+        self._known[kind] = now
+        return [row for _, row in now.values()]
+
+
+def config_rows(session: Session, known: RowCache | None = None) -> ConfigRows:
     """What a snapshot is made of; one transaction, so that all of it is of one version."""
+    known = known or RowCache()
     state = cluster_state(session)
     return ConfigRows(
         epoch=state.epoch,
         version=state.config_version,
         check_key=state.check_key,
-        services=_plain(session, Service, ServiceRow),
-        routes=_plain(session, Route, RouteRow),
-        plugins=_plain(session, Plugin, PluginRow),
-        consumers=_plain(session, Consumer, ConsumerRow),
-        credentials=_plain(session, OAuth2Credential, CredentialRow),
+        services=_plain(session, Service, ServiceRow, known),
+        routes=_plain(session, Route, RouteRow, known),
+        plugins=_plain(session, Plugin, PluginRow, known),
+        consumers=_plain(session, Consumer, ConsumerRow, known),
+        credentials=_plain(session, OAuth2Credential, CredentialRow, known),
     )
 
 
-def _plain(session: Session, table: type[Any], row: Any) -> list[Any]:
+def _plain(session: Session, table: Any, kind: Any, known: RowCache) -> list[Any]:
+    """The rows of a table in order of their ids.
+
+    Read as the database has them: to parse JSON is most of the work, and nearly all is parsed
+    already.
+    """
+    statement, decoders = _raw(table, kind)
+
+    def make(values: Any) -> Any:
+        row = list(values)
+        for place, decode in decoders:
+            if row[place] is not None:
+                row[place] = decode(row[place])
+        return kind._make(row)
+
+    found = session.connection().execute(statement)
+    # The driver's tuples as they are: SQLAlchemy's rows take longer to make and to compare.
+    values = found.cursor.fetchall() if found.cursor is not None else []
+    found.close()
+    return known.rows(kind, values, make)
+
+
+@cache
+def _raw(table: Any, kind: Any) -> tuple[Select[Any], list[tuple[int, Callable[..., Any]]]]:
+    """What selects the columns of `kind` undecoded, and how to decode which of them."""
     columns = table.__table__.c
-    wanted = [columns["policy" if name == "config" else name] for name in row._fields]
-    result = session.connection().execute(select(*wanted).order_by(columns.id))
-    return [row._make(values) for values in result]
+    wanted: list[Any] = []
+    decoders: list[tuple[int, Callable[..., Any]]] = []
+    for place, name in enumerate(kind._fields):
+        column = columns["policy" if name == "config" else name]
+        if isinstance(column.type, JSON):
+            decoders.append((place, _from_json))
+            column = type_coerce(column, String).label(name)
+        elif isinstance(column.type, Boolean):
+            decoders.append((place, bool))
+            column = type_coerce(column, Integer).label(name)
+        wanted.append(column)
+    return select(*wanted).order_by(columns.id), decoders
+
+
+def _from_json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value  # some drivers decode it
 
 
 # --- single entities ---------------------------------------------------------------------------
