@@ -1,18 +1,21 @@
 """ASGI middleware that gives the Admin API Kong's manners around every endpoint.
 
-`Manners` stands before the application: HEAD answered as GET without the body, OPTIONS, a trailing
-slash, escapes in names. `Stamp` stands before everything, refusals of the guard included: the
-headers that each answer has.
+`Manners` stands before the application: HEAD answered as GET without the body, OPTIONS, 405, a
+trailing slash, escapes in names. `Stamp` stands before everything, refusals of the guard included:
+the headers that each answer has.
 """
 
+import json
+import re
 import time
 from urllib.parse import quote
 
 from fastapi import FastAPI
-from starlette.routing import Match
+from fastapi.routing import iter_route_contexts
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+from control.admin.errors import MethodNotAllowed
+
 _JSON = b"application/json; charset=utf-8"
 
 
@@ -63,20 +66,26 @@ class Stamp:
 
 
 class Manners:
-    """Answers OPTIONS, turns HEAD into GET, and forgives a trailing slash."""
+    """Answers OPTIONS and 405, turns HEAD into GET, and forgives a trailing slash.
+
+    The first path that matches says which methods there are: `DELETE /plugins/enabled` gets 405,
+    although `enabled` could be the name of a plugin.  Made when `routes_of` has all its routes.
+    """
 
     def __init__(self, app: ASGIApp, routes_of: FastAPI) -> None:
         self.app = app
-        self.routes_of = routes_of
+        self.paths = _methods_by_path(routes_of)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        scope = {**scope, "path": plain_path(scope)}
-        if scope["method"] == "OPTIONS":
-            allowed = allowed_methods(self.routes_of, scope)
-            if allowed:
-                return await _answer_options(allowed, send)
+        path = plain_path(scope)
+        allowed = next((found for path_of, found in self.paths if path_of.match(path)), None)
+        if allowed is not None and scope["method"] == "OPTIONS":
+            return await _answer_options(allowed, send)
+        if allowed is not None and scope["method"] not in allowed:
+            return await _refuse_method(allowed, send)
+        scope = {**scope, "path": path}
         if scope["method"] != "HEAD":
             return await self.app(scope, receive, send)
 
@@ -95,17 +104,16 @@ def plain_path(scope: Scope) -> str:
     return path[:-1] if path.endswith("/") and len(path) > 1 else path
 
 
-def allowed_methods(app: FastAPI, scope: Scope) -> list[str]:
-    """The methods that this path answers, sorted; none when there is no such path."""
-    found = {
-        method
-        for method in _METHODS
-        for route in app.router.routes
-        if route.matches({**scope, "method": method})[0] is Match.FULL
-    }
-    if not found:
-        return []
-    return sorted(found | {"OPTIONS"} | ({"HEAD"} if "GET" in found else set()))
+def _methods_by_path(app: FastAPI) -> list[tuple[re.Pattern[str], list[str]]]:
+    """Each path, in the order of routing, with the methods that it answers, sorted."""
+    methods: dict[re.Pattern[str], set[str]] = {}
+    for route in iter_route_contexts(app.router.routes):
+        assert route.path_regex is not None
+        methods.setdefault(route.path_regex, {"OPTIONS"}).update(route.methods or ())
+    for found in methods.values():
+        if "GET" in found:
+            found.add("HEAD")
+    return [(path, sorted(found)) for path, found in methods.items()]
 
 
 async def _answer_options(allowed: list[str], send: Send) -> None:
@@ -117,3 +125,10 @@ async def _answer_options(allowed: list[str], send: Send) -> None:
     ]
     await send({"type": "http.response.start", "status": 204, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _refuse_method(allowed: list[str], send: Send) -> None:
+    body = json.dumps(MethodNotAllowed().body, separators=(",", ":")).encode()
+    headers = [(b"allow", ", ".join(allowed).encode()), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 405, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -16,6 +16,7 @@ from control.store.rows import TagFilter
 SIZE_DEFAULT = 100
 SIZE_MAX = 1000
 
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _ALL_OF = re.compile(rf"{TAG_CHARS}(,{TAG_CHARS})*")
 _ANY_OF = re.compile(rf"{TAG_CHARS}(/{TAG_CHARS})*")
 
@@ -56,11 +57,10 @@ def page_request(query: Mapping[str, str], *, key_parts: int = 1) -> PageRequest
 
 
 def _size(text: str) -> int:
-    try:
-        size = float(text)
-    except ValueError:
-        raise InvalidSize("size must be a number") from None
-    if size != size or not 1 <= size <= SIZE_MAX or size != int(size):
+    if _NUMBER.fullmatch(text) is None:
+        raise InvalidSize("size must be a number")
+    size = float(text)
+    if not 1 <= size <= SIZE_MAX or size != int(size):
         raise InvalidSize(f"size must be an integer between 1 and {SIZE_MAX}")
     return int(size)
 

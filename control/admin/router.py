@@ -7,9 +7,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from control.admin import openapi
-from control.admin.edge import Counts, allowed_methods
+from control.admin.edge import Counts
 from control.admin.endpoints import entity_routers
-from control.admin.errors import AdminError, MethodNotAllowed, NotFound
+from control.admin.errors import AdminError, NotFound
 from control.admin.info import info_router
 from control.admin.registry import RESOURCES
 from control.admin.schemas import schemas_router
@@ -44,12 +44,9 @@ async def _admin_error(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error.body, error.status)
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
-    """404 and 405 of the router."""
+async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+    """404 of the router; 405 is `edge.Manners`'."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        allow = ", ".join(allowed_methods(request.app, request.scope))
-        return JSONResponse(MethodNotAllowed().body, 405, headers={"Allow": allow})
     if error.status_code == 404:
         return JSONResponse(NotFound().body, 404)
     return JSONResponse({"message": str(error.detail)}, error.status_code)

@@ -29,6 +29,7 @@ _WITH_TLS = ("https", "tls", "wss")
 _TLS_FIELDS = ("client_certificate", "tls_verify", "tls_verify_depth", "ca_certificates")
 _PORTS = {"https": 443, "wss": 443}
 _PORT_DEFAULT = 80
+_HOST = re.compile(r"^.*@|^\[|\]?(:[0-9]*)?$")  # what is around it in an authority
 _URL = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?//(.*)")
 
 
@@ -42,13 +43,13 @@ def _expand_url(url: str) -> dict[str, Any]:
         return {"protocol": "http", "host": None, "port": _PORT_DEFAULT, "path": url}
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        host, port = _HOST.sub("", parts.netloc), parts.port
     except ValueError:
         return {"host": None}
     protocol = parts.scheme or ("https" if port == _PORTS["https"] else "http")
     return {
         "protocol": protocol,
-        "host": host,
+        "host": host or None,
         "port": _PORTS.get(protocol, _PORT_DEFAULT) if port is None else port,
         "path": parts.path or None,
     }

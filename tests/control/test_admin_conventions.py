@@ -255,13 +255,18 @@ def test_unknown_path_gets_404(path: str, admin: Admin) -> None:
         ("POST", "/routes/x/service", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
         ("POST", "/", "GET, HEAD, OPTIONS"),
         ("TRACE", "/services", "GET, HEAD, OPTIONS, POST"),
+        ("HEAD", "/schemas/services/validate", "OPTIONS, POST"),
+        ("DELETE", "/plugins/enabled", "GET, HEAD, OPTIONS"),
+        ("PUT", "/plugins/enabled", "GET, HEAD, OPTIONS"),
+        ("GET", "/schemas/plugins/validate", "OPTIONS, POST"),
     ],
 )
 def test_method_that_a_path_lacks_gets_405(
     method: str, path: str, allow: str, admin: Admin
 ) -> None:
     answer = admin.call(method, path)
-    assert (answer.status_code, answer.json()) == (405, {"message": "Method not allowed"})
+    assert answer.status_code == 405
+    assert method == "HEAD" or answer.json() == {"message": "Method not allowed"}
     assert answer.headers["allow"] == allow
 
 
@@ -270,7 +275,8 @@ def test_method_that_a_path_lacks_gets_405(
     [
         ("/services", "GET, HEAD, OPTIONS, POST"),
         ("/services/x", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
-        ("/schemas/plugins/validate", "GET, HEAD, OPTIONS, POST"),
+        ("/schemas/plugins/validate", "OPTIONS, POST"),
+        ("/plugins/enabled", "GET, HEAD, OPTIONS"),
         ("/schemas/services/validate", "OPTIONS, POST"),
     ],
 )

@@ -86,7 +86,7 @@ def test_size_within_limits_is_taken(size: str, admin: Admin) -> None:
     assert len(admin.get(f"/consumers?size={size}")["data"]) == min(int(float(size)), 2)
 
 
-@pytest.mark.parametrize("size", ["x", "", "1x", "%20"])
+@pytest.mark.parametrize("size", ["x", "", "1x", "%20", "1_0", "%2010", "%D9%A1", "nan"])
 def test_size_that_is_no_number_is_refused(size: str, admin: Admin) -> None:
     assert admin.refused("GET", f"/consumers?size={size}") == {
         "code": 9,
@@ -95,7 +95,7 @@ def test_size_that_is_no_number_is_refused(size: str, admin: Admin) -> None:
     }
 
 
-@pytest.mark.parametrize("size", ["0", "-1", "1001", "1.5", "nan", "inf", "1e99"])
+@pytest.mark.parametrize("size", ["0", "-1", "1001", "1.5", "1e99"])
 def test_size_out_of_range_is_refused(size: str, admin: Admin) -> None:
     refused = admin.refused("GET", f"/consumers?size={size}")
     assert refused["code"] == 9

@@ -57,7 +57,10 @@ def test_schema_tells_the_defaults_that_are_filled_in(admin: Admin) -> None:
         ("//h:443", ("https", "h", 443, None)),
         ("//h:8080", ("http", "h", 8080, None)),
         ("http://[::1]:81", ("http", "::1", 81, None)),
+        ("http://[FE80::A]/", ("http", "FE80::A", 80, "/")),
         ("http://user:pw@h/", ("http", "h", 80, "/")),
+        ("http://user:pw@h:82/", ("http", "h", 82, "/")),
+        ("HTTP://Up.Example/", ("http", "Up.Example", 80, "/")),
     ],
 )
 def test_url_sets_protocol_host_port_and_path(
