@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from control.admin import openapi
+from control.admin.absent import absent_router
 from control.admin.edge import Counts
 from control.admin.endpoints import entity_routers
 from control.admin.errors import AdminError, NotFound
@@ -22,6 +23,7 @@ def routers(store: Store, counts: Counts | None = None) -> list[APIRouter]:
         info_router(store, counts or Counts()),
         schemas_router(),
         *entity_routers(store, RESOURCES),
+        absent_router(),
     ]
 
 
