@@ -27,8 +27,8 @@ SCHEMA = Schema(
         "credential": foreign("oauth2_credentials", required=True),
         "token_type": Field(type="string", required=True, default="bearer", one_of=("bearer",)),
         "expires_in": Field(type="integer", required=True),
-        "access_token": Field(type="string", auto=True, unique=True),
-        "refresh_token": Field(type="string", unique=True),
+        "access_token": Field(type="string", auto=True, unique=True, shown_once=True),
+        "refresh_token": Field(type="string", unique=True, shown_once=True),
         "authenticated_userid": Field(type="string"),
         "scope": Field(type="string"),
         "ttl": Field(

@@ -2,6 +2,8 @@
 
 Models are named, and every reference to one is a `$ref`, so that generated clients have a type
 for each: `Service` (as shown), `ServiceCreate` (POST, PUT), `ServiceUpdate` (PATCH), `ServicePage`.
+Below a parent that an entity must have, the path says which, and not the body:
+`OAuth2CredentialOfConsumerCreate`.
 """
 
 import re
@@ -11,6 +13,7 @@ from typing import Any
 
 from control.admin.plugin_types import PLUGIN_TYPES
 from control.admin.plugins import Plugins, plugin_schema
+from control.admin.registry import BY_NAME
 from control.admin.resource import Resource
 from control.admin.schema import Field, Schema
 
@@ -58,6 +61,7 @@ def models(resources: Iterable[Resource]) -> Json:
             found |= _plugin_models(resource)
         else:
             found |= _entity_models(resource.title, resource.schema)
+            found |= _child_models(resource, found[f"{resource.title}Create"])
         found[f"{resource.title}Page"] = _page_model(ref(resource.title))
     return found
 
@@ -80,6 +84,24 @@ def _entity_models(title: str, schema: Schema) -> Json:
             "properties": _properties(schema.fields, defaults=False),
         },
     }
+
+
+def _child_models(resource: Resource, create: Json) -> Json:
+    """`create` without a parent that has to be named, for the paths below that parent."""
+    found = {}
+    for name, item in resource.foreign_fields.items():
+        if item.required:
+            model = child_model(resource, BY_NAME[item.reference or ""])
+            found[model] = {
+                "type": "object",
+                "properties": {k: v for k, v in create["properties"].items() if k != name},
+            }
+            found[model]["required"] = [other for other in create["required"] if other != name]
+    return found
+
+
+def child_model(resource: Resource, parent: Resource) -> str:
+    return f"{resource.title}Of{parent.title}Create"
 
 
 def _must_be_sent(item: Field) -> bool:
@@ -179,7 +201,7 @@ def json_schema(item: Field, *, defaults: bool = True, element: bool = False) ->
         shown["description"] = item.description
     if item.default is not None and defaults:
         shown["default"] = item.default
-    if not (element or item.required or item.auto):
+    if item.shown_once or not (element or item.required or item.auto):
         shown["type"] = [shown["type"], "null"]
         if "enum" in shown:
             shown["enum"].append(None)
@@ -203,6 +225,7 @@ class Operation:
     status: int
     answer: Json | None = None  # the schema of a successful answer
     body: Json | None = None
+    body_required: bool = False
     query: tuple[Json, ...] = ()
     errors: tuple[int, ...] = (400, 403, 500)
 
@@ -230,7 +253,7 @@ class Operation:
         found: Json = {"parameters": [*parameters, *self.query]}
         if self.body is not None:
             content = {kind: {"schema": self.body} for kind in _FORMS}
-            found["requestBody"] = {"content": content}
+            found["requestBody"] = {"content": content, "required": self.body_required}
         return found
 
 
@@ -248,9 +271,11 @@ PAGE_QUERY = (
     query_parameter(
         "size", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "rows a page"
     ),
-    query_parameter("offset", {"type": "string"}, "from the page before"),
+    query_parameter("offset", {"type": "string", "minLength": 1}, "from the page before"),
 )
-TAGS_QUERY = query_parameter("tags", {"type": "string"}, "`a,b`: both; `a/b`: either")
+TAGS_QUERY = query_parameter(
+    "tags", {"type": "string", "minLength": 1}, "`a,b`: both; `a/b`: either"
+)
 
 _READ_ERRORS = (403, 404, 500)
 _WRITE_ERRORS = (400, 403, 404, 409, 413, 415, 500)
@@ -262,6 +287,7 @@ class Operations:
 
     resource: Resource
     where: str
+    parent: Resource | None = None  # that the path names
 
     def list(self) -> Operation:
         filters = tuple(
@@ -279,13 +305,21 @@ class Operations:
         )
 
     def create(self) -> Operation:
-        return self._write("Create", 201, "Create")
+        return self._write("Create", 201, self._whole())
 
     def upsert(self) -> Operation:
-        return self._write("Create or replace", 200, "Create")
+        return self._write("Create or replace", 200, self._whole())
 
     def update(self) -> Operation:
-        return self._write("Change fields of", 200, "Update")
+        return self._write("Change fields of", 200, f"{self.resource.title}Update")
+
+    def _whole(self) -> str:
+        """The model of a body that makes the entity."""
+        parent = self.parent
+        for item in self.resource.foreign_fields.values():
+            if parent is not None and item.required and item.reference == parent.name:
+                return child_model(self.resource, parent)
+        return f"{self.resource.title}Create"
 
     def get(self) -> Operation:
         title = self.resource.title
@@ -300,12 +334,13 @@ class Operations:
         return Operation(text, 405, errors=(403, 404, 405, 500))
 
     def _write(self, verb: str, status: int, model: str) -> Operation:
-        title = self.resource.title
+        title, fields = self.resource.title, self.resource.schema.fields.values()
         return Operation(
             f"{verb} a {title}{self.where}",
             status,
             answer=ref(title),
-            body=ref(f"{title}{model}"),
+            body=ref(model),
+            body_required=not model.endswith("Update") and any(map(_must_be_sent, fields)),
             errors=_WRITE_ERRORS,
         )
 
@@ -314,7 +349,7 @@ def operations(
     resource: Resource, *, parent: Resource | None = None, child: Resource | None = None
 ) -> Operations:
     if parent is not None:
-        return Operations(resource, f" of a {parent.title}")
+        return Operations(resource, f" of a {parent.title}", parent)
     if child is not None:
         return Operations(resource, f" that a {child.title} refers to")
     return Operations(resource, "")

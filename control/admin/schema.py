@@ -42,6 +42,7 @@ class Field:
     # Not part of Kong's language:
     nullable: bool = True  # False: null means the default
     stored: bool = True  # False: shorthand, taken in and never shown
+    shown_once: bool = False  # null in every answer but the one that set it
     check: Check | None = None
 
     def describe(self) -> dict[str, Any]:

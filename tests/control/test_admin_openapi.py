@@ -110,3 +110,37 @@ def test_answers_fit_their_models(admin: Admin, document: dict[str, Any]) -> Non
     for title, entity in made.items():
         assert entity.keys() == models[title]["properties"].keys()
         assert set(models[title]["required"]) == entity.keys()
+
+
+def test_tokens_may_be_null_in_an_answer(admin: Admin, document: dict[str, Any]) -> None:
+    token = admin.get(f"/oauth2_tokens/{admin.token()['id']}")
+    properties = document["components"]["schemas"]["OAuth2Token"]["properties"]
+    for name in ("access_token", "refresh_token"):
+        assert token[name] is None
+        assert properties[name]["type"] == ["string", "null"]
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "required"),
+    [
+        ("/oauth2", "OAuth2CredentialCreate", ["consumer", "name"]),
+        ("/consumers/{parent}/oauth2", "OAuth2CredentialOfConsumerCreate", ["name"]),
+        ("/oauth2_tokens", "OAuth2TokenCreate", ["credential", "expires_in"]),
+        ("/oauth2/{parent}/oauth2_tokens", "OAuth2TokenOfOAuth2CredentialCreate", ["expires_in"]),
+        ("/services/{parent}/oauth2_tokens", "OAuth2TokenCreate", ["credential", "expires_in"]),
+    ],
+)
+def test_body_below_a_parent_need_not_name_it(
+    path: str, model: str, required: list[str], document: dict[str, Any]
+) -> None:
+    for where, method in ((path, "post"), (path + "/{key}", "put")):
+        body = document["paths"][where][method]["requestBody"]
+        assert body["required"] is True
+        schema = body["content"]["application/json"]["schema"]
+        assert schema == {"$ref": f"#/components/schemas/{model}"}
+    assert document["components"]["schemas"][model]["required"] == required
+
+
+def test_body_that_may_be_left_out_is_not_required(document: dict[str, Any]) -> None:
+    for path, method in (("/consumers/{key}", "put"), ("/services/{key}", "patch")):
+        assert document["paths"][path][method]["requestBody"]["required"] is False
