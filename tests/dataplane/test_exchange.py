@@ -268,7 +268,8 @@ def test_body_of_64_kib_is_taken_and_one_byte_more_is_413(rig: Rig, coding: str)
             head, text = client.answer()
             assert head.line == "HTTP/1.1 413 Content Too Large"
             assert head.get("Connection") == "close"
-            assert text.startswith(b"Payload too large\n")
+            assert json.loads(text)["message"] == "Payload too large"
+            assert head.get("Cache-Control") == "no-store"
             assert client.rest() == b""
     assert rig.engine.questions() == []
 
