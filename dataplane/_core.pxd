@@ -310,11 +310,12 @@ cdef enum AnswerType:
 
 cdef enum FlowFlag:
     FLOW_IN_MESSAGE = 1 << 0  # a fragmented message is open
-    FLOW_CLOSE_SEEN = 1 << 1  # a Close of the source went on to the sink; what follows is ignored
-    FLOW_CLOSE_SENT = 1 << 2  # a Close of ours went to the sink: nothing may follow
+    FLOW_CLOSE_SEEN = 1 << 1  # the source sent its Close; what follows is ignored
+    FLOW_CLOSE_SENT = 1 << 2  # the sink was sent a Close, the source's or ours: nothing may follow
     FLOW_RSV1 = 1 << 3  # permessage-deflate was negotiated
     FLOW_ENDED = 1 << 4  # nothing more is read from the source
     FLOW_MASKED = 1 << 5  # the source is the client
+    FLOW_CLOSE_PASSES = 1 << 7  # the source's Close is in what goes on now
     FLOW_TORN = 1 << 6  # the sink's stream ends inside a frame: no Close can follow
 
 cdef struct Flow:
@@ -350,6 +351,7 @@ cdef struct Session:
     uint16_t upstream_code
     uint16_t due_client  # the Close that is due to the client once its stream stands at a boundary
     uint16_t due_upstream
+    uint8_t heard_out  # EndedBy of the side that broke a rule: its Close waits for the other's
     const char* why  # static text for the close record
 
 # --- what workers tell the Python thread, and hear from it ----------------------------------------

@@ -118,7 +118,7 @@ cdef bint _close_waits(Session* session, Conn* sink) noexcept nogil:
     cdef Flow* flow = _from(session, _other(session, sink))
     return (
         _due(session, sink) != 0
-        and not flow.flags & (FLOW_CLOSE_SEEN | FLOW_CLOSE_SENT | FLOW_TORN)
+        and not flow.flags & (FLOW_CLOSE_SENT | FLOW_TORN)
         and not sink.flags & (FLAG_BROKEN | FLAG_SHUT)
     )
 
@@ -163,6 +163,17 @@ cdef void _finish(Worker* worker, Session* session) noexcept nogil:
         relay_cut(worker, session)
 
 
+cdef bint _not_yet(Session* session, Conn* sink) noexcept nogil:
+    """Whether this side broke a rule and the other has not finished: what that still sends in
+    answer to what came before goes on first (frames.md, how to do it, 1)."""
+    cdef Conn* innocent = _other(session, sink)
+    if session.heard_out != (BY_CLIENT if sink == session.client else BY_UPSTREAM):
+        return False
+    return not innocent.flags & (FLAG_EOF | FLAG_BROKEN) and not (
+        _from(session, innocent).flags & FLOW_CLOSE_SEEN
+    )
+
+
 cdef void _send_close(Worker* worker, Session* session, Conn* sink) noexcept nogil:
     """Send the Close that is due to a side, if its stream stands at a frame boundary."""
     cdef Flow* flow = _from(session, _other(session, sink))
@@ -171,7 +182,7 @@ cdef void _send_close(Worker* worker, Session* session, Conn* sink) noexcept nog
     cdef uint8_t mask[4]
     cdef const char* reason = b""
     cdef int size
-    if not _close_waits(session, sink) or flow.frame_left:
+    if not _close_waits(session, sink) or flow.frame_left or _not_yet(session, sink):
         return
     if code != 1001:
         reason = session.why
@@ -202,7 +213,9 @@ cdef void relay_end(
     _send_close(worker, session, session.client)
     _send_close(worker, session, session.upstream)
     wheel_cancel(&worker.wheel, &session.upstream.timer)
-    if _close_waits(session, session.client) or _close_waits(session, session.upstream):
+    if _not_yet(session, session.client) or _not_yet(session, session.upstream):
+        wait = HEAR_OUT_MS
+    elif _close_waits(session, session.client) or _close_waits(session, session.upstream):
         wait = BOUNDARY_MS
     wheel_arm(&worker.wheel, &session.client.timer, worker.now_ms + wait)
 
@@ -214,7 +227,10 @@ cdef int _whole_close(
     Worker* worker, Session* session, Flow* flow, Conn* sink, const uint8_t* data,
     const FrameHeader* header,
 ) noexcept nogil:
-    """Judge a Close whose payload is whole.  Returns 0 to pass it on, or minus a close code."""
+    """Judge a Close whose payload is whole.
+
+    Returns 1 to pass it on, 0 when the sink has, or is due, one of ours, or minus a close code.
+    """
     cdef uint8_t payload[FRAME_CONTROL_MAX]
     cdef uint16_t code = 0
     cdef int result
@@ -226,12 +242,13 @@ cdef int _whole_close(
         return result
     flow.close_code = code
     flow.flags |= FLOW_CLOSE_SEEN
+    if flow.flags & (FLOW_CLOSE_SENT | FLOW_TORN) or _due(session, sink):
+        return 0
     # A side that went away without a Close hears none: what comes for it answers ours.
-    if not flow.flags & FLOW_CLOSE_SENT and (
-        not sink.flags & (FLAG_EOF | FLAG_BROKEN) or _from(session, sink).flags & FLOW_CLOSE_SEEN
-    ):
-        _note_close(worker, session, sink, code)
-    return 0
+    if sink.flags & (FLAG_EOF | FLAG_BROKEN) and not _from(session, sink).flags & FLOW_CLOSE_SEEN:
+        return 0
+    _note_close(worker, session, sink, code)
+    return 1
 
 
 cdef int64_t _walk(
@@ -285,9 +302,12 @@ cdef int64_t _walk(
         elif header.opcode == FRAME_CLOSE:
             if size - at < header.header_len + header.length:
                 break
-            violation[0] = _whole_close(worker, session, flow, sink, data + at, &header)
-            if violation[0] == 0:
+            result = _whole_close(worker, session, flow, sink, data + at, &header)
+            if result < 0:
+                violation[0] = result
+            elif result:
                 at += header.header_len + <uint32_t>header.length
+                flow.flags |= FLOW_CLOSE_PASSES
             break
         at += header.header_len
         left = header.length
@@ -308,6 +328,8 @@ cdef void _violated(Worker* worker, Session* session, Conn* source, int code) no
     cdef bint by_client = source == session.client
     cdef const char* why = b"protocol error"
     _from(session, source).flags |= FLOW_ENDED
+    if not session.ending:
+        session.heard_out = BY_CLIENT if by_client else BY_UPSTREAM
     if code == 1009:
         why = b"Payload Too Large"
     elif code == 1007:
@@ -341,6 +363,8 @@ cdef int _pass_on(
         result = conn_write(sink, data, ready)
         if result > 0 and buffer_size(&sink.output) and sink.timer.prev == NULL:
             wheel_arm(&worker.wheel, &sink.timer, worker.now_ms + WRITE_MS)
+    if flow.flags & FLOW_CLOSE_PASSES:
+        flow.flags = (flow.flags & ~FLOW_CLOSE_PASSES) | FLOW_CLOSE_SENT
     if violation:
         _violated(worker, session, source, -violation)
     elif flow.flags & FLOW_CLOSE_SEEN:
@@ -487,6 +511,13 @@ cdef void relay_timer(Worker* worker, Conn* conn) noexcept nogil:
     """A side took nothing for too long, or an end was not completed in time."""
     cdef Session* session = conn.session
     cdef bint client_waits, upstream_waits
+    if session.ending and session.heard_out:
+        session.heard_out = 0  # the innocent side had its time
+        _send_close(worker, session, session.client)
+        _send_close(worker, session, session.upstream)
+        wheel_arm(&worker.wheel, &session.client.timer, worker.now_ms + BOUNDARY_MS)
+        _finish(worker, session)
+        return
     if session.ending:
         client_waits = _close_waits(session, session.client)
         upstream_waits = _close_waits(session, session.upstream)
