@@ -92,9 +92,12 @@ def _make_keyring(path: Path) -> None:
 
 
 def bind(name: str, listener: Listener) -> socket.socket:
-    """A bound socket for the setting `name`, without SO_REUSEPORT, which would share the port."""
+    """A bound socket for the setting `name`, without SO_REUSEPORT, which would share the port.
+
+    Its protocol is named, since asyncio sets TCP_NODELAY on accepted sockets only then.
+    """
     family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

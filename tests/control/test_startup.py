@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import stat
@@ -95,6 +96,27 @@ def test_port_in_use_is_found_though_reuseport_would_share_it() -> None:
         listen = Listen("127.0.0.1", other.getsockname()[1])
         with pytest.raises(StartError, match=rf"ADMIN_LISTEN {listen}: is in use; stop what"):
             startup.bind("ADMIN_LISTEN", listen)
+
+
+def test_accepted_connection_sends_at_once() -> None:
+    """Else an answer's body, sent after its head, waits 40 ms for an acknowledgement."""
+    options: asyncio.Queue[int]
+
+    def note(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sock = writer.get_extra_info("socket")
+        options.put_nowait(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        writer.close()
+
+    async def connect() -> int:
+        nonlocal options
+        options = asyncio.Queue()
+        with startup.bind("ADMIN_LISTEN", Listen("127.0.0.1", 0)) as bound:
+            async with await asyncio.start_server(note, sock=bound):
+                _, writer = await asyncio.open_connection(*bound.getsockname())
+                writer.close()
+                return await options.get()
+
+    assert asyncio.run(connect()) == 1
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "::1"])
