@@ -600,3 +600,148 @@ cdef bint peer_trusted(const Shared* shared, const Conn* conn) noexcept nogil:
         ) == 0:
             return True
     return False
+
+
+# --- faces for tests ------------------------------------------------------------------------------
+
+
+cdef class BufferFace:
+    """A Buffer, to be held against a model."""
+
+    cdef Buffer c
+
+    def append(self, bytes data not None, uint32_t most):
+        return buffer_append(&self.c, data, <uint32_t>len(data), most) > 0
+
+    def consume(self, uint32_t size):
+        if size > buffer_size(&self.c):
+            raise ValueError("more than there is")
+        buffer_consume(&self.c, size)
+
+    @property
+    def content(self):
+        return (self.c.data + self.c.head)[: buffer_size(&self.c)] if self.c.data != NULL else b""
+
+    @property
+    def capacity(self):
+        return self.c.capacity
+
+    def __dealloc__(self):
+        buffer_drop(&self.c)
+
+
+cdef struct FiredTimers:
+    Timer* base
+    uint32_t* order  # owned by the face; one place a timer
+    uint32_t count
+
+
+cdef void _note_fired(void* context, Timer* timer) noexcept nogil:
+    cdef FiredTimers* fired = <FiredTimers*>context
+    fired.order[fired.count] = <uint32_t>(timer - fired.base)
+    fired.count += 1
+
+
+cdef class WheelFace:
+    """A Wheel with numbered timers."""
+
+    cdef Wheel c
+    cdef FiredTimers fired
+    cdef uint32_t timers
+
+    def __cinit__(self, uint64_t now_ms, uint32_t timers):
+        self.timers = timers
+        self.fired.base = <Timer*>calloc(timers, sizeof(Timer))
+        self.fired.order = <uint32_t*>calloc(timers, sizeof(uint32_t))
+        if self.fired.base == NULL or self.fired.order == NULL:
+            raise MemoryError
+        wheel_init(&self.c, now_ms)
+
+    cdef Timer* _timer(self, uint32_t number) except NULL:
+        if number >= self.timers:
+            raise IndexError(number)
+        return &self.fired.base[number]
+
+    def arm(self, uint32_t number, uint64_t deadline_ms):
+        wheel_arm(&self.c, self._timer(number), deadline_ms)
+
+    def cancel(self, uint32_t number):
+        wheel_cancel(&self.c, self._timer(number))
+
+    def run(self, uint64_t now_ms):
+        """The numbers of the timers that fired, in order."""
+        self.fired.count = 0
+        assert wheel_run(&self.c, now_ms, _note_fired, &self.fired) == self.fired.count
+        return [self.fired.order[i] for i in range(self.fired.count)]
+
+    def sleep_ms(self, uint64_t now_ms):
+        return wheel_sleep_ms(&self.c, now_ms)
+
+    @property
+    def armed(self):
+        return self.c.armed
+
+    def __dealloc__(self):
+        free(self.fired.base)
+        free(self.fired.order)
+
+
+cdef class SlabFace:
+    """A Slab of 24-byte structs, each known by its address."""
+
+    cdef Slab c
+
+    def __cinit__(self, uint32_t ceiling):
+        if slab_init(&self.c, 24, ceiling) < 0:
+            raise MemoryError
+
+    def take(self):
+        """The address of a struct, which is all zeros and then is not; None when there is none."""
+        cdef uint8_t* item = <uint8_t*>slab_take(&self.c)
+        cdef int i
+        if item == NULL:
+            return None
+        for i in range(24):
+            BUG_ON(item[i] != 0)
+        memset(item, 0xA5, 24)
+        return <uint64_t>item
+
+    def give(self, uint64_t item):
+        slab_give(&self.c, <void*>item)
+
+    @property
+    def taken(self):
+        return self.c.taken
+
+    def __dealloc__(self):
+        slab_free(&self.c)
+
+
+cdef class RingFace:
+    """A Ring of numbers."""
+
+    cdef Ring c
+
+    def __cinit__(self, uint32_t slots):
+        if ring_init(&self.c, sizeof(uint64_t), slots) < 0:
+            raise MemoryError
+
+    def put(self, uint64_t value):
+        """Whether there was room."""
+        cdef uint64_t* slot = <uint64_t*>ring_reserve(&self.c)
+        if slot == NULL:
+            return False
+        slot[0] = value
+        ring_publish(&self.c)
+        return True
+
+    def take(self):
+        cdef uint64_t* slot = <uint64_t*>ring_peek(&self.c)
+        if slot == NULL:
+            return None
+        value = slot[0]
+        ring_release(&self.c)
+        return value
+
+    def __dealloc__(self):
+        ring_free(&self.c)
