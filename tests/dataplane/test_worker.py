@@ -49,7 +49,7 @@ BASE = {"token_cache": 64, "server_token": "t", "seed": bytes(32)}
     ],
 )
 def test_engine_refuses_bounds_that_it_cannot_keep(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="must be|at most"):
+    with pytest.raises(ValueError, match=r"must be|at most"):
         Engine(**BASE, **wrong)  # type: ignore[arg-type]
 
 
