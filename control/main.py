@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 import ssl
@@ -57,6 +58,7 @@ class Plane:
 def main(settings: Settings) -> int:
     """Run the control plane until a signal ends it.  Returns the process's exit code."""
     logs.configure(settings.log_level, settings.log_format)
+    os.umask(0o077)  # whatever we write is ours alone, the database too
     try:
         data_dir = prepare_data_dir(settings)
         with lock_data_dir(data_dir), contextlib.closing(_open_store(settings)) as store:

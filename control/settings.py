@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -22,16 +23,28 @@ from pydantic_settings import (
 )
 
 PREFIX = "NARTHEX_"
-SECRETS = frozenset({"link_secret", "database_url"})  # their values never stand in an error
+SECRETS = frozenset({"link_secret"})  # their values never stand in an error
+_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[\w-]+(?:\.[\w-]+)*\.?")
+_ORIGIN = re.compile(rf"https?://(?:{_HOST.pattern})(?::[0-9]{{1,5}})?")
+_ADDRESS = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")  # IPv6 without brackets
 
 
 class SettingsError(Exception):
     """A setting cannot be used: the text names it, its value and what was expected."""
 
     def __init__(self, name: str, value: object, expected: str) -> None:
-        shown = "(not shown)" if name.lower() in SECRETS else repr(value)
+        shown = _shown(name.lower(), value)
         super().__init__(f"{PREFIX}{name.upper()} is {shown}: expected {expected}")
         self.setting = name.upper()
+
+
+def _shown(name: str, value: object) -> str:
+    """A value for an error's text, without what must not be read there."""
+    if name in SECRETS:
+        return "(not shown)"
+    if name == "database_url":
+        return repr(re.sub(r"\?.*", "?…", re.sub(r"//.*@", "//…@", str(value))))
+    return repr(value)
 
 
 class Listen(NamedTuple):
@@ -179,6 +192,22 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
             raise ValueError("16 characters or more")
+        return value
+
+    @field_validator("admin_hosts")
+    @classmethod
+    def _hosts(cls, value: list[str]) -> list[str]:
+        if not all(_HOST.fullmatch(host) or _ADDRESS.fullmatch(host) for host in value):
+            raise ValueError("host names without port, comma between, like `admin.example`")
+        return value
+
+    @field_validator("admin_origins")
+    @classmethod
+    def _origins(cls, value: list[str]) -> list[str]:
+        if not all(_ORIGIN.fullmatch(origin) for origin in value):
+            raise ValueError(
+                "origins as browsers send them, comma between, like `https://admin.example:8443`"
+            )
         return value
 
     @field_validator("database_url")

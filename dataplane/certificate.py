@@ -26,7 +26,7 @@ class CertificateError(Exception):
 def own_pair(folder: Path) -> tuple[Path, Path]:
     """The self-signed pair in `folder`, made when missing, broken or about to expire.
 
-    P-256, for localhost and this host's name; the key's file is 0600.
+    P-256, for localhost and this host's name; both files are 0600.
     Raises CertificateError when the folder takes no file.
     """
     cert_path, key_path = folder / CERT_FILE, folder / KEY_FILE
@@ -45,8 +45,8 @@ def own_pair(folder: Path) -> tuple[Path, Path]:
         serialization.NoEncryption(),
     )
     try:
-        _write(key_path, key_pem, 0o600)
-        _write(cert_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        _write(key_path, key_pem)
+        _write(cert_path, certificate.public_bytes(serialization.Encoding.PEM))
     except OSError as error:
         raise CertificateError(f"cannot write {error.filename}: {error.strerror}") from None
     return cert_path, key_path
@@ -75,11 +75,11 @@ def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     )
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Replace a file in one step; nobody sees half of it, or the key with another mode."""
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file in one step; nobody sees half of it, and nobody but us reads it."""
     beside = path.with_suffix(path.suffix + ".new")
     beside.unlink(missing_ok=True)
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(content)
     beside.replace(path)

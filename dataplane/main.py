@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import secrets
 import signal
 import sys
@@ -41,6 +42,7 @@ log = structlog.get_logger()
 def main(settings: Settings) -> int:
     """Run the data plane until a signal ends it. Returns the process's exit code."""
     logs.configure(settings.log_level, settings.log_format)
+    os.umask(0o077)  # whatever we write is ours alone
     try:
         data_dir = prepare_data_dir(settings)
         with lock_data_dir(data_dir):

@@ -18,6 +18,7 @@ from dataplane.certificate import CertificateError, check_pair, own_pair
 from dataplane.dial import client_tls
 from dataplane.settings import Listener, Settings
 
+BACKLOG = 128
 FDS_OF_OURS = 256  # listeners, epoll, the link, files, the status listener
 FDS_PER_SESSION = 2
 SESSIONS_MAX = 2**18  # without MAX_SESSIONS, however many descriptors there are
@@ -92,8 +93,9 @@ def _make_keyring(path: Path) -> None:
 
 
 def bind(name: str, listener: Listener) -> socket.socket:
-    """A bound socket for the setting `name`, without SO_REUSEPORT, which would share the port.
+    """A listening socket for the setting `name`, without SO_REUSEPORT, which would share the port.
 
+    Linux binds two SO_REUSEADDR sockets that do not listen yet: listening settles whose it is.
     Its protocol is named, since asyncio sets TCP_NODELAY on accepted sockets only then.
     """
     family = socket.AF_INET6 if ":" in listener.address else socket.AF_INET
@@ -103,6 +105,7 @@ def bind(name: str, listener: Listener) -> socket.socket:
         if family == socket.AF_INET6:
             found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         found.bind((listener.address, listener.port))
+        found.listen(BACKLOG)
     except OSError as error:
         found.close()
         raise StartError(_cannot_listen(name, listener, error)) from None
@@ -117,7 +120,7 @@ def _cannot_listen(name: str, listener: Listener, error: OSError) -> str:
 
 
 def check_ports_free(listeners: list[Listener]) -> None:
-    """Find a port of PROXY_LISTEN in use by a plain bind, all before the first worker listens."""
+    """Find a port of PROXY_LISTEN in use without sharing it, before the first worker listens."""
     for listener in listeners:
         bind("PROXY_LISTEN", listener).close()
 
@@ -131,6 +134,22 @@ def certificate_pair(settings: Settings, data_dir: Path) -> tuple[Path, Path]:
     except CertificateError as error:
         raise StartError(f"TLS_CERT, TLS_KEY: {error}") from None
     return settings.tls_cert, settings.tls_key
+
+
+def check_files(settings: Settings) -> None:
+    """Find what is wrong with the files that settings name; nothing is made.
+
+    Raises:
+        StartError: a certificate, a key or the keyring cannot be used.
+    """
+    if settings.tls_cert is not None:
+        certificate_pair(settings, settings.data_dir)
+    if settings.link_cert is not None:
+        link_trust(settings)
+    if settings.keyring_file.exists():
+        load_keyring(settings.keyring_file)
+    elif settings.keyring is not None and not settings.keyring.parent.is_dir():
+        raise StartError(f"KEYRING {settings.keyring}: cannot be made: there is no such folder")
 
 
 @dataclass(frozen=True)

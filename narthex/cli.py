@@ -78,10 +78,20 @@ def _dataplane_settings() -> DataplaneSettings:
         raise Fault(str(error)) from None
 
 
+def _check_files(settings: DataplaneSettings) -> None:
+    from dataplane.startup import StartError, check_files
+
+    try:
+        check_files(settings)
+    except StartError as error:
+        raise Fault(str(error)) from None
+
+
 @app.command()
 def start(
     check: Annotated[
-        bool, typer.Option("--check", help="Only look whether the settings are right.")
+        bool,
+        typer.Option("--check", help="Only look whether settings, and files they name, are right."),
     ] = False,
     example: Annotated[
         bool,
@@ -108,6 +118,7 @@ def start(
     """
     control, dataplane = _control_settings(), _dataplane_settings()
     if check:
+        _check_files(dataplane)
         print(f"narthex: the settings are right; data in {control.data_dir.absolute()}")
         return
     from narthex.folder import held_data_dir

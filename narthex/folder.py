@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ def held_data_dir(settings: Settings) -> Iterator[Path]:
     Raises:
         Fault: it cannot be used, or another gateway holds it.
     """
+    os.umask(0o077)  # whatever we write is ours alone
     try:
         folder = prepare_data_dir(settings)
         with (folder / LOCK_FILE).open("a") as lock:

@@ -47,6 +47,7 @@ PYTHON = {
         "control.store.keyring",
         "dataplane.main",
         "dataplane.settings",
+        "dataplane.startup",
     ),
 }
 

@@ -117,6 +117,14 @@ def test_port_in_use_is_found_though_it_could_be_shared(address: str) -> None:
     startup.check_ports_free([listener])
 
 
+def test_port_that_another_setting_took_is_found() -> None:
+    """STATUS_LISTEN on a port of PROXY_LISTEN: neither listens when the other is bound."""
+    with startup.bind("STATUS_LISTEN", Listener("127.0.0.1", 0)) as status:
+        listener = Listener("127.0.0.1", status.getsockname()[1])
+        with pytest.raises(StartError, match=r"PROXY_LISTEN .* is in use"):
+            startup.check_ports_free([listener])
+
+
 def test_both_families_may_have_the_same_port() -> None:
     with startup.bind("X", Listener("0.0.0.0", 0)) as four:
         port = four.getsockname()[1]
@@ -146,7 +154,7 @@ def write_pair(
 
 def test_own_pair_is_p256_for_localhost_and_its_key_is_ours_alone(tmp_path: Path) -> None:
     cert_path, key_path = own_pair(tmp_path)
-    assert mode(key_path) == 0o600
+    assert (mode(cert_path), mode(key_path)) == (0o600, 0o600)
     made = check_pair(cert_path, key_path)
     public = made.public_key()
     assert isinstance(public, ec.EllipticCurvePublicKey)
@@ -213,6 +221,28 @@ def test_certificate_settings_are_checked_before_the_engine_sees_them(tmp_path: 
         startup.certificate_pair(settings, tmp_path)
     (tmp_path / "new").mkdir()
     assert startup.certificate_pair(load(), tmp_path / "new")[0].name == "tls.crt"
+
+
+def test_files_that_settings_name_are_checked_and_none_is_made(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    startup.check_files(load(data_dir=data))
+    assert not data.exists()
+    cert_path, key_path = own_pair(tmp_path)
+    good = {"data_dir": data, "tls_cert": cert_path, "tls_key": key_path}
+    startup.check_files(load(**good))
+    for wrong, text in (
+        ({"tls_key": tmp_path / "none"}, r"TLS_CERT, TLS_KEY: cannot read .*none"),
+        ({"keyring": cert_path}, r"KEYRING .*tls.crt: one Fernet key a line"),
+        ({"keyring": tmp_path / "no" / "k"}, r"KEYRING .*no/k: cannot be made"),
+        (
+            {"link_url": "wss://c.example:1", "link_cert": cert_path, "link_key": key_path,
+             "link_ca": tmp_path / "none"},
+            r"LINK_CA .*none: cannot be used",
+        ),
+    ):  # fmt: skip
+        with pytest.raises(StartError, match=text):
+            startup.check_files(load(**{**good, **wrong}))
+    assert not data.exists()
 
 
 # --- the link ---

@@ -90,6 +90,19 @@ def test_start_names_the_wrong_setting_and_its_value(
     assert said.count("\n") == 1
 
 
+def test_start_check_finds_a_certificate_that_cannot_be_read(
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("NARTHEX_TLS_CERT", str(tmp_path / "no.crt"))
+    monkeypatch.setenv("NARTHEX_TLS_KEY", str(tmp_path / "no.key"))
+    assert run("start", "--check") == 1
+    said = capsys.readouterr().err
+    assert "TLS_CERT" in said and "no.crt" in said and said.count("\n") == 1
+
+
 # --- DATA_DIR ----------------------------------------------------------------------------------
 
 
