@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import ssl
@@ -25,6 +26,8 @@ from websockets.sync.server import ServerConnection, serve
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.02
 START_SECONDS = 30.0
+LOWEST_PORT = 10_000
+OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 Found = TypeVar("Found")
 
@@ -50,12 +53,20 @@ def eventually(probe: Callable[[], Found], seconds: float = 10.0, what: str = ""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, each a different one."""
+    """Ports that nobody listens on, each a different one.
+
+    They are below those that the kernel gives to outgoing connections: one of these would
+    otherwise take a port between this look and the bind of whoever it is for.
+    """
+    lowest_outgoing = int(OUTGOING_PORTS.read_text().split()[0])
+    found: list[int] = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        while len(found) < count:
+            port = random.randrange(LOWEST_PORT, max(lowest_outgoing, 2 * LOWEST_PORT))
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def insecure_tls() -> ssl.SSLContext:

@@ -101,8 +101,12 @@ def test_each_refusal_and_each_end_is_one_line_without_token_or_query(
     made = howto.set_up(gateway, echo_url)
     token = made.token()
     with gateway.websocket(f"{howto.PATH}?colour=ultramarine", token) as socket:
-        socket.send("one")
-        socket.recv(timeout=10)
+        opened, messages = time.monotonic(), 0
+        while not messages or time.monotonic() - opened < 0.05:
+            socket.send("one")
+            socket.recv(timeout=10)
+            messages += 1
+        open_for = time.monotonic() - opened
     with (
         pytest.raises(InvalidStatus) as caught,
         gateway.websocket(f"{howto.PATH}?colour=ultramarine&access_token=Junk1Junk1Junk1", None),
@@ -123,8 +127,8 @@ def test_each_refusal_and_each_end_is_one_line_without_token_or_query(
     assert len(ended) == 1
     line = ended[0]
     assert (line["ended_by"], line["client_code"], line["upstream_code"]) == ("client", 1000, 1000)
-    assert (line["messages_from_client"], line["messages_from_upstream"]) == (1, 1)
-    assert line["duration_s"] > 0
+    assert (line["messages_from_client"], line["messages_from_upstream"]) == (messages, messages)
+    assert line["duration_s"] >= open_for - 0.005  # the engine counts whole milliseconds
     for name in ("route", "service", "consumer", "credential", "client", "request_id"):
         assert line[name]
     output = process.output()
