@@ -26,7 +26,7 @@ _DEPTH_MAX = 20  # of names in a form: a.b.c…
 _PARSE_ASIDE_BYTES = 64 * 1024  # larger bodies are parsed off the event loop
 
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
-_INDEXED = re.compile(r"(.+?)\[(\d*)\]")
+_INDEXED = re.compile(r"(.+?)\[([0-9]{0,9})\]")
 
 
 @dataclass(frozen=True)
@@ -132,33 +132,75 @@ _PARSERS = {
 # --- forms -------------------------------------------------------------------------------------
 
 
+class _Items(dict[int, Any]):
+    """An array on its way: its items by index.  `end`: the index after all of them."""
+
+    end = 1
+
+    def put(self, index: str, value: Any) -> Any:
+        """Put `value` at `index`, or at the end when that is empty or taken."""
+        at = int(index) if index and int(index) not in self else self.end
+        self[at] = value
+        self.end = max(self.end, at + 1)
+        return value
+
+
 def nest(pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """Form fields as nested dicts and lists of text; an empty value is null."""
-    values: dict[str, Any] = {}
+    """Form fields as nested dicts and lists of text; an empty value is null.
+
+    `a[2]` comes after `a[1]`, `a[]` and a further `a` come after what is there, and the fields of
+    one record in a list have one index: `sources[1].ip`, `sources[1].port`.
+    """
+    values: dict[Any, Any] = {}
     for name, text in pairs:
-        path, listed = _path(name)
-        place: Any = values
-        for step in path[:-1]:
-            inner = place.get(step)
-            if not isinstance(inner, dict):
-                inner = place[step] = {}
-            place = inner
-        last, value = path[-1], text or None
-        if listed or last in place:
-            held = place.get(last, [])
-            place[last] = [*(held if isinstance(held, list) else [held]), value]
+        *steps, (last, index) = _path(name)
+        place = values
+        for step, at in steps:
+            place = _inner(place, step, at)
+        if index is not None or last in place:
+            _append(place, last, index, text or None)
         else:
-            place[last] = value
-    return values
+            place[last] = text or None
+    found: dict[str, Any] = _plain(values)
+    return found
 
 
-def _path(name: str) -> tuple[list[str], bool]:
-    """`a.b[]` → (["a", "b"], True).  Items come in the order sent, whatever their index."""
-    indexed = _INDEXED.fullmatch(name)
-    path = (indexed[1] if indexed else name).split(".")
-    if len(path) > _DEPTH_MAX:
+def _path(name: str) -> list[tuple[str, str | None]]:
+    """`a.b[]` → [("a", None), ("b", "")]: each step with its index, if it has one."""
+    parts = name.split(".")
+    if len(parts) > _DEPTH_MAX:
         raise PlainError(400, "Cannot parse form body")
-    return path, indexed is not None
+    found = [(_INDEXED.fullmatch(part), part) for part in parts]
+    return [(match[1], match[2]) if match else (part, None) for match, part in found]
+
+
+def _inner(place: dict[Any, Any], step: str, index: str | None) -> dict[Any, Any]:
+    """The record at this step, made when there is none."""
+    held = place.get(step)
+    if index is None:
+        if not isinstance(held, dict) or isinstance(held, _Items):
+            held = place[step] = {}
+        return held
+    items = held if isinstance(held, _Items) else _Items()
+    place[step] = items
+    held = items.get(int(index or 1))
+    return held if isinstance(held, dict) else items.put(index or "1", {})
+
+
+def _append(place: dict[Any, Any], step: str, index: str | None, value: str | None) -> None:
+    items = place.get(step)
+    if not isinstance(items, _Items):
+        items = _Items()
+        if step in place:
+            items.put("", place[step])
+        place[step] = items
+    items.put(index or "", value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Items):
+        return [_plain(item) for _, item in sorted(value.items())]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def infer(fields: Mapping[str, Field], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,19 @@ def test_form_names_a_parent_by_id_or_by_name(admin: Admin) -> None:
         assert answer.json()["service"] == {"id": service["id"]}
 
 
+def test_form_makes_records_in_lists(admin: Admin) -> None:
+    form = {
+        "protocols": "tcp",
+        "sources[2].ip": "10.0.0.2",
+        "sources[1].ip": "10.0.0.1",
+        "sources[1].port": "81",
+    }
+    answer = admin.call("POST", "/routes", data=form)
+    assert answer.status_code == 201, answer.text
+    first, second = answer.json()["sources"]
+    assert (first, second["ip"]) == ({"ip": "10.0.0.1", "port": 81}, "10.0.0.2")
+
+
 def test_form_with_an_empty_value_sets_null(admin: Admin) -> None:
     service = admin.service(path="/p", tags=["t"])
     answer = admin.call("PATCH", f"/services/{service['id']}", data={"path": "", "tags": ""})
@@ -84,6 +97,18 @@ def test_form_text_that_is_no_number_is_refused_as_such(admin: Admin) -> None:
         ([("a.b.c", "1"), ("a.b.d", "2")], {"a": {"b": {"c": "1", "d": "2"}}}),
         ([("a", "1"), ("a.b", "2")], {"a": {"b": "2"}}),
         ([("a.b[3]", "1")], {"a": {"b": ["1"]}}),
+        ([("a[10]", "3"), ("a[9]", "2"), ("a[1]", "1")], {"a": ["1", "2", "3"]}),
+        ([("a[2]", "2"), ("a[2]", "3"), ("a[]", "4"), ("a", "5")], {"a": ["2", "3", "4", "5"]}),
+        (
+            [("a[1].b", "1"), ("a[2].b", "2"), ("a[1].c", "3")],
+            {"a": [{"b": "1", "c": "3"}, {"b": "2"}]},
+        ),
+        ([("a[].b", "1"), ("a[].c", "2")], {"a": [{"b": "1", "c": "2"}]}),
+        ([("a[1].b[]", "1"), ("a[1].b[]", "2")], {"a": [{"b": ["1", "2"]}]}),
+        ([("a[1]", "1"), ("a[1].b", "2")], {"a": ["1", {"b": "2"}]}),
+        ([("a[1].b", "1"), ("a.b", "2")], {"a": {"b": "2"}}),
+        ([("a[1234567890]", "1")], {"a[1234567890]": "1"}),
+        ([("a[x]", "1"), ("[]", "2")], {"a[x]": "1", "[]": "2"}),
     ],
 )
 def test_form_names_nest(pairs: list[tuple[str, str]], expected: dict[str, Any]) -> None:
@@ -236,7 +261,7 @@ def test_every_answer_has_the_headers(method: str, path: str, status: int, admin
 
 
 @pytest.mark.parametrize(
-    "path", ["/nowhere", "/services/a/b/c", "/Services", "/kong", "/services//", "/upstreams"]
+    "path", ["/nowhere", "/services/a/b/c", "/Services", "/kong", "/services//", "/vaults"]
 )
 def test_unknown_path_gets_404(path: str, admin: Admin) -> None:
     assert admin.refused("GET", path, 404) == {"message": "Not found"}
