@@ -401,6 +401,18 @@ cdef void _lost(Worker* worker, Session* session, Conn* source) noexcept nogil:
         relay_end(worker, session, b"client went away", 0, 1001, BY_CLIENT)
     else:
         relay_end(worker, session, b"upstream went away", 1011, 0, BY_UPSTREAM)
+    _answer_for(session, source)
+
+
+cdef void _answer_for(Session* session, Conn* lost) noexcept nogil:
+    """A side that sent its Close is owed one: a lost peer's is ours to send."""
+    cdef Conn* other = _other(session, lost)
+    if not _from(session, other).flags & FLOW_CLOSE_SEEN or other.flags & FLAG_EOF:
+        return
+    if lost == session.client and session.due_upstream == 0:
+        session.due_upstream = 1001
+    elif lost == session.upstream and session.due_client == 0:
+        session.due_client = 1011
 
 
 cdef void _pump(Worker* worker, Session* session, Conn* source) noexcept nogil:

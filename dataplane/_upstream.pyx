@@ -304,11 +304,26 @@ cdef bint _accepts(
     return http.ws_extensions_n == 0 or request.offered_extension
 
 
+cdef bint _agrees_compression(const uint8_t* head, const HttpResponse* http) noexcept nogil:
+    """Whether permessage-deflate was agreed: only then may RSV1 be set.  RFC 7692 §6."""
+    cdef const HttpField* field
+    cdef uint32_t i
+    for i in range(http.fields_n):
+        field = &http.fields[i]
+        if (
+            field.kind == HTTP_FIELD_SEC_WEBSOCKET_EXTENSIONS and field.value_len >= 18
+            and same_name(head + field.value_off, 18, <const uint8_t*>b"permessage-deflate", 18)
+        ):
+            return True
+    return False
+
+
 cdef int _judge_upstream(
     Worker* worker, Conn* upstream, Conn* client, const uint8_t* data, uint32_t size,
     uint32_t head_len,
 ) noexcept nogil:
     """STEP_ESTABLISHED, STEP_ANSWER, or STEP_PARK after an interim answer: read on."""
+    cdef bint compression
     cdef HttpResponse http
     cdef Request* request = client.request
     cdef int result = http_parse_response(data, head_len, &http)
@@ -334,6 +349,7 @@ cdef int _judge_upstream(
         return STEP_ANSWER
     if worker.sessions.taken >= worker.sessions.ceiling:
         return _too_many(worker)  # others took the last slots while this one was on its way
+    compression = _agrees_compression(data, &http)
     result = forward_switching(worker, data, &http, request)
     if result < 0:
         return _bad_upstream(worker, b"upstream's answer is too large")
@@ -341,7 +357,7 @@ cdef int _judge_upstream(
         return STEP_CLOSE
     if conn_write(client, worker.compose + AT_HEAD, <uint32_t>result) < 0:
         return STEP_CLOSE
-    return _establish(worker, client, upstream, http.ws_extensions_n != 0)
+    return _establish(worker, client, upstream, compression)
 
 
 cdef int _refused_by_upstream(

@@ -193,6 +193,19 @@ def test_compressed_frames_pass_when_compression_was_agreed(rig: Rig, source: st
     assert 1002 in codes
 
 
+def test_s63_rsv1_is_not_for_an_extension_that_is_not_compression(rig: Rig) -> None:
+    rig.open_route()
+    client = rig.client(handshake(b"/", b"Sec-WebSocket-Extensions: x-other"))
+    upstream = rig.upstream.accept()
+    upstream.head()
+    upstream.send(switching(b"Sec-WebSocket-Extensions: x-other"))
+    assert client.head().get("Sec-WebSocket-Extensions") == "x-other"
+    client.send(up(TEXT, b"\xaa", rsv=4))
+    assert upstream.frame().code == 1001
+    upstream.close()
+    assert client.frame().code == 1002
+
+
 # --- Close ----------------------------------------------------------------------------------------
 
 

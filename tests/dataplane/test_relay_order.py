@@ -56,3 +56,17 @@ def test_violator_hears_its_code_when_the_innocent_side_stays_silent(rig: Rig) -
     client.send(BAD_FROM_CLIENT)
     assert upstream.frame().code == 1001
     assert client.frame().code == 1002  # after HEAR_OUT_MS
+
+
+@pytest.mark.parametrize(("source", "code"), [("client", 1011), ("upstream", 1001)])
+def test_close_that_a_lost_peer_cannot_answer_is_answered_for_it(
+    rig: Rig, source: str, code: int
+) -> None:
+    rig.open_route()
+    client, upstream = rig.session()
+    closer, lost = (client, upstream) if source == "client" else (upstream, client)
+    closer.send(close(1000, mask=MASK if source == "client" else None))
+    assert lost.frame().code == 1000
+    lost.close()
+    assert closer.frame().code == code
+    assert rig.record("ended")["ended_by"] == source
