@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import DatabaseError, OperationalError
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +25,8 @@ from control.settings import Settings
 from control.store.session import Store
 
 VERSION = "0.1.0"
+
+_TOKEN_PATH = re.compile(r"(/oauth2_tokens/)[^/]+")
 
 log = structlog.get_logger("control")
 
@@ -87,13 +91,35 @@ def _fastapi(exception_handlers: dict[Any, Any] | None = None) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=_unique_id,
         separate_input_output_schemas=False,
-        exception_handlers={**(exception_handlers or {}), Exception: _unexpected},
+        exception_handlers={
+            DatabaseError: _no_database,
+            **(exception_handlers or {}),
+            Exception: _unexpected,
+        },
     )
 
 
 def _unique_id(route: APIRoute) -> str:
     """`tag-function`: what generated clients call the operation."""
     return f"{route.tags[0]}-{route.name}" if route.tags else route.name
+
+
+async def _no_database(request: Request, error: Exception) -> JSONResponse:
+    """503 while the database is locked, full or broken; one line in the log says which."""
+    if type(error) not in (DatabaseError, OperationalError):
+        raise error  # a statement of ours was wrong
+    why = str(getattr(error, "orig", None))
+    log.error("database.unavailable", method=request.method, path=_path(request.scope), why=why)
+    return JSONResponse(
+        {"message": "the database cannot be used at the moment, try again"},
+        503,
+        {"Retry-After": "1"},
+    )
+
+
+def _path(scope: Scope) -> str:
+    """The path as a log may show it: one of ours ends with an access token."""
+    return _TOKEN_PATH.sub(r"\1[redacted]", scope["path"])
 
 
 async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
@@ -118,6 +144,6 @@ class Shield:
         try:
             await self.app(scope, receive, noting_send)
         except Exception:
-            log.exception("unexpected error", method=scope["method"], path=scope["path"])
+            log.exception("unexpected error", method=scope["method"], path=_path(scope))
             if not started:
                 await (await _unexpected(Request(scope), Exception()))(scope, receive, send)

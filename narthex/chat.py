@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 import threading
 from typing import IO
@@ -44,6 +45,11 @@ def open_websocket(
         answer = error.response
         body = (answer.body or b"").decode(errors="replace").strip()
         raise Fault(f"refused: {answer.status_code} {answer.reason_phrase}: {body}") from None
+    except ssl.SSLCertVerificationError as error:
+        raise Fault(
+            f"{url.partition('?')[0]}: its certificate cannot be trusted ({error.verify_message}); "
+            "--insecure takes it all the same"
+        ) from None
     except (OSError, InvalidHandshake, TimeoutError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "no answer"
         raise Fault(f"{url.partition('?')[0]}: cannot connect: {reason}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import structlog
 from fastapi import APIRouter, Request
 from sqlalchemy.exc import OperationalError
 from starlette.responses import Response
@@ -28,6 +29,8 @@ from control.oauth2.token_endpoint import TokenEndpoint
 from control.store import queries
 from control.store.session import Store
 from control.store.tables import Plugin
+
+log = structlog.get_logger("control")
 
 # Schemas of the OpenAPI document that no model makes: a body is read leniently, in three forms.
 DOCUMENTED: dict[str, Any] = {
@@ -113,7 +116,14 @@ async def _no_service(_request: Request, _error: Exception) -> Response:
     return responses.message(500, "An unexpected error occurred")
 
 
-async def _unavailable(_request: Request, _error: Exception) -> Response:
+async def _unavailable(request: Request, error: Exception) -> Response:
+    return _no_database(request.scope, error)
+
+
+def _no_database(scope: Scope, error: Exception) -> Response:
+    """503, and one line in the log that says why."""
+    why = str(getattr(error, "orig", None))
+    log.error("database.unavailable", method=scope["method"], path=scope["path"], why=why)
     return responses.unavailable()
 
 
@@ -146,8 +156,8 @@ class Dispatch:
                 response = responses.no_route(context)
             elif scope["method"] != "POST":
                 response = await self._wrong_method(scope, context, endpoint)
-        except OperationalError:
-            response = responses.unavailable()
+        except OperationalError as error:
+            response = _no_database(scope, error)
         if response is not None:
             return await response(scope, receive, send)
         path = f"/oauth2/{endpoint}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import structlog
+from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError
 from starlette.types import Receive, Scope, Send
 
 from control import openapi
@@ -129,6 +130,29 @@ def test_s97_fault_shows_nothing_and_leaves_one_log_line(
     assert (answer.status, answer.json) == (500, {"message": "An unexpected error occurred"})
     (line,) = logged
     assert (line["event"], line["log_level"], line["path"]) == ("unexpected error", "error", path)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(OperationalError, 503), (DatabaseError, 503), (ProgrammingError, 500)]
+)
+def test_locked_or_broken_database_is_503_and_one_line(
+    admin: Admin, issuer: Issuing, monkeypatch: pytest.MonkeyPatch,
+    error: type[DatabaseError], status: int,
+) -> None:  # fmt: skip
+    def locked(*_: object, **__: object) -> None:
+        raise error("SELECT hunter2", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(issuer.store, "reading", locked)
+    with structlog.testing.capture_logs() as logged:
+        answer = admin("GET", "/oauth2_tokens/T0kenT0kenT0kenT0kenT0kenT0ken")
+    assert answer.status == status
+    (line,) = logged
+    assert line["path"] == "/oauth2_tokens/[redacted]"
+    if status == 503:
+        assert answer.headers["retry-after"] == "1"
+        assert answer.json == {"message": "the database cannot be used at the moment, try again"}
+        assert (line["event"], line["why"]) == ("database.unavailable", "database is locked")
+        assert "exc_info" not in line and "hunter2" not in str(line)
 
 
 def test_s97_fault_after_the_answer_began_sends_no_second_one(issuer: Issuing) -> None:

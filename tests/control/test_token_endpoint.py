@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy.exc import OperationalError
 from sqlmodel import select
 
@@ -155,7 +156,11 @@ def test_store_out_of_reach_is_503_with_retry_after(
 
     monkeypatch.setattr(queries, "plugin_by_id", locked)
     for method in ("POST", "GET"):
-        answer = issuer.post(CREDENTIALS, method=method)
+        with structlog.testing.capture_logs() as logged:
+            answer = issuer.post(CREDENTIALS, method=method)
+        (line,) = logged
+        assert (line["event"], line["why"]) == ("database.unavailable", "database is locked")
+        assert "secret" not in str(line)
         assert (answer.status, answer.json) == (503, {"error": "temporarily_unavailable"})
         assert answer.headers["retry-after"] == "1"
 

@@ -213,6 +213,26 @@ def test_connect_shows_status_and_body_when_refused_and_never_the_token(
     assert "secret" not in said
 
 
+def test_connect_says_what_to_do_about_a_certificate_it_cannot_trust(
+    run: Run, capsys: pytest.CaptureFixture[str], self_signed: tuple[Path, Path]
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*self_signed)
+    with serve(lambda connection: connection.send("hi"), "127.0.0.1", 0, ssl=context) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"wss://127.0.0.1:{server.socket.getsockname()[1]}/"
+        try:
+            assert run("connect", url, "-m", "x") == 1
+            said = capsys.readouterr().err
+            assert "cannot be trusted" in said and "--insecure" in said and said.count("\n") == 1
+            assert run("connect", url, "-m", "x", "-k") == 0
+        finally:
+            server.shutdown()
+            thread.join(10)
+    assert capsys.readouterr().out == "hi\n"
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
