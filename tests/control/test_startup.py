@@ -125,6 +125,7 @@ def test_bind_takes_names_and_both_families(host: str) -> None:
         pytest.skip("this machine has no IPv6")
     with startup.bind("ADMIN_LISTEN", Listen(host, 0)) as bound:
         assert bound.getsockname()[1] > 0
+        assert bound.proto == socket.IPPROTO_TCP  # else asyncio sets no TCP_NODELAY
         with socket.create_connection(bound.getsockname()[:2], 5):
             pass
 

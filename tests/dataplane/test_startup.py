@@ -127,6 +127,7 @@ def test_port_that_another_setting_took_is_found() -> None:
 
 def test_both_families_may_have_the_same_port() -> None:
     with startup.bind("X", Listener("0.0.0.0", 0)) as four:
+        assert four.proto == socket.IPPROTO_TCP  # else asyncio sets no TCP_NODELAY
         port = four.getsockname()[1]
         startup.bind("X", Listener("::", port)).close()
 
