@@ -34,7 +34,8 @@ from control.store import Change, Revoked, Store
 from dataplane import wire
 
 POLL_SECONDS = 0.5  # for what another process did to the database
-DEBOUNCE_SECONDS = 0.05  # between two snapshots, and at least as long as the last one took
+DEBOUNCE_SECONDS = 0.05  # between two snapshots, and at least…
+DEBOUNCE_FACTOR = 2  # … this many times as long as the last one took: token requests go on
 RETRY_SECONDS = 1.0  # after a snapshot could not be built
 PING_SECONDS = 10.0
 PONG_SECONDS = 20.0
@@ -200,9 +201,10 @@ class Push:
                 await asyncio.sleep(RETRY_SECONDS)
                 self._wanted.set()
                 continue
+            took = time.monotonic() - began
             for peer in self._peers.values():
                 peer.offer(built)
-            await asyncio.sleep(max(DEBOUNCE_SECONDS, time.monotonic() - began))
+            await asyncio.sleep(max(DEBOUNCE_SECONDS, DEBOUNCE_FACTOR * took))
 
     async def _newest(self) -> Built:
         built = self._built
