@@ -1,12 +1,13 @@
 """Snapshots: rows in, what a data plane needs out, and nothing else."""
 
+import random
 import time
 import uuid
 from typing import Any
 
 import pytest
 
-from control.snapshot import build, id_bytes
+from control.snapshot import Builder, build, id_bytes
 from control.store.queries import (
     ConfigRows,
     ConsumerRow,
@@ -89,6 +90,61 @@ def snapshot(**rows: Any) -> wire.Snapshot:
         "credentials": [],
     }
     return build(ConfigRows(epoch=EPOCH, version=5, check_key=b"k" * 32, **{**empty, **rows}))
+
+
+def rows_of(seed: random.Random, known: list[list[Any]]) -> ConfigRows:
+    """The rows `known` with some of them made anew, changed or left out."""
+
+    def some(kind: Any, make: Any, names: list[str]) -> list[Any]:
+        held = {row.id: row for row in known[kind]}
+        rows = [held.get(ident(n)) or make(n) for n in names if seed.random() < 0.9]
+        known[kind] = [make(row.name or "") if seed.random() < 0.2 else row for row in rows]
+        return known[kind]
+
+    def a_route(name: str) -> RouteRow:
+        of = seed.choice([None, "s0", "s1", "s2"])
+        return route(name, of, protocols=seed.choice([["ws"], ["https"], ["tcp"]]))
+
+    def a_plugin(name: str) -> PluginRow:
+        scope = {"service_id": ident("s1")} if name == "p1" else {}
+        return plugin(name, config={"realm": str(seed.random())}, **scope)._replace(name="oauth2")
+
+    services = some(0, lambda n: service(n, port=seed.randrange(9), enabled=n != "s3"), SERVICES)
+    there = {row.id for row in services}
+    routes = some(1, a_route, [f"r{n}" for n in range(6)])
+    found = [row for row in routes if row.service_id is None or row.service_id in there]
+    plugins = [a_plugin(n) for n in ("p0", "p1") if seed.random() < 0.5]
+    return ConfigRows(EPOCH, seed.randrange(1 << 30), b"k" * 32, services, found, plugins, [], [])
+
+
+SERVICES = ["s0", "s1", "s2", "s3"]
+
+
+def test_builder_gives_what_a_fresh_one_gives_after_any_edits() -> None:
+    number = random.randrange(1 << 30)
+    print(f"seed {number}")
+    seed, builder, known = random.Random(number), Builder(), [[], []]
+    for _ in range(300):
+        rows = rows_of(seed, known)
+        assert builder.build(rows) == build(rows)
+
+
+def test_builder_keeps_the_structs_of_rows_that_are_the_same() -> None:
+    services, routes = [service("s"), service("t")], [route("r", "s"), route("q", "t")]
+    builder = Builder()
+
+    def built(*plugins: PluginRow) -> wire.Snapshot:
+        rows = ConfigRows(EPOCH, 1, b"k" * 32, services, routes, [*plugins], [], [])
+        return builder.build(rows)
+
+    first = built()
+    services[1], routes[1] = service("t", port=9), route("q", "t", paths=["/other"])
+    second = built()
+    assert second.services[0] is first.services[0]
+    assert second.routes[0] is first.routes[0]
+    assert second.services[1].port == 9
+    assert second.routes[1].paths == ["/other"]
+    assert built(plugin("p")).routes[0].oauth2 == raw("p")
 
 
 def chosen(*plugins: PluginRow, of: RouteRow | None = None) -> bytes | None:

@@ -331,6 +331,35 @@ def test_config_rows_of_10000_rows_are_read_fast(store: Store) -> None:
     assert min(timings) < 0.5  # about 0.06 on an idle machine
 
 
+def test_row_cache_hands_out_the_row_of_last_time_until_it_changes(store: Store) -> None:
+    first, second = str(uuid.uuid4()), str(uuid.uuid4())
+    with store.writing() as session:
+        for place, name in ((first, "one"), (second, "two")):
+            session.add(Service(id=place, name=name, host="h", created_at=1, updated_at=1))
+        session.note_config()
+    known = queries.RowCache()
+
+    def read() -> dict[str, queries.ServiceRow]:
+        with store.reading() as session:
+            rows = queries.config_rows(session, known)
+            assert rows == queries.config_rows(session)
+        return {row.id: row for row in rows.services}
+
+    before = read()
+    with store.writing() as session:
+        service = session.get_one(Service, first)
+        service.enabled, service.port = False, 81
+        session.add(service)
+        session.note_config()
+    after = read()
+    assert after[second] is before[second]
+    assert (after[first].enabled, after[first].port) == (False, 81)
+    with store.writing() as session:
+        session.delete(session.get_one(Service, first))
+        session.note_config()
+    assert list(read()) == [second]
+
+
 # --- at rest ---------------------------------------------------------------------------------
 
 
