@@ -218,7 +218,12 @@ def test_connect_says_what_to_do_about_a_certificate_it_cannot_trust(
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*self_signed)
-    with serve(lambda connection: connection.send("hi"), "127.0.0.1", 0, ssl=context) as server:
+
+    def echo(connection: ServerConnection) -> None:
+        for message in connection:
+            connection.send(message)
+
+    with serve(echo, "127.0.0.1", 0, ssl=context) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         url = f"wss://127.0.0.1:{server.socket.getsockname()[1]}/"
@@ -230,7 +235,7 @@ def test_connect_says_what_to_do_about_a_certificate_it_cannot_trust(
         finally:
             server.shutdown()
             thread.join(10)
-    assert capsys.readouterr().out == "hi\n"
+    assert capsys.readouterr().out == "x\n"
 
 
 @pytest.mark.parametrize(
