@@ -51,6 +51,9 @@ def run(control: ControlSettings, dataplane: DataplaneSettings, echo_url: str) -
         print("No data plane carries this configuration yet: see the log.")
     if credential is not None:
         print(instructions(credential, dataplane), flush=True)
+        if credential.client_secret is None:
+            where = f"{base}/consumers/{CONSUMER}/oauth2/{credential.client_id}"
+            print(f"The secret is gone? Ask the Admin API: curl {where}\n", flush=True)
 
 
 def instructions(credential: Credential, settings: DataplaneSettings) -> str:

@@ -62,6 +62,7 @@ def test_example_is_loaded_into_an_empty_database(
     assert f"url: {ECHO}" in text and "${{" not in text.partition("_format_version")[2]
     said = capsys.readouterr().out
     assert said.count("S" * 8) == 1
+    assert "The secret is gone?" not in said
     assert 'https://localhost:8443/token-route/oauth2/token --json \'{"client_id":"IIII' in said
     assert "narthex connect ws://localhost:8000/anything --token" in said
 
@@ -77,6 +78,7 @@ def test_configuration_that_is_there_is_left_alone_and_no_secret_shown(
     assert control_plane.posted == []
     said = capsys.readouterr().out
     assert "I" * 8 in said and "S" * 8 not in said
+    assert f"curl http://127.0.0.1:8001/consumers/alex/oauth2/{'I' * 8}\n" in said
     control_plane.answers["/consumers/alex/oauth2"] = {"message": "Not found"}
     run()
     assert "token" not in capsys.readouterr().out
