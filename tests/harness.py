@@ -243,6 +243,15 @@ class Gateway:
 
         eventually(ready, START_SECONDS, "/status/ready")
 
+    def wait_carried(self) -> None:
+        """Until a data plane carries traffic by the newest configuration."""
+
+        def carried() -> bool:
+            rows = self.admin.get("/dataplanes").json()["data"]
+            return any(row["connected"] and row["sync_status"] == "normal" for row in rows)
+
+        eventually(carried, what="a data plane with the newest configuration")
+
     def status(self, path: str = "/status") -> httpx.Response:
         """GET from the data plane's status listener."""
         url = f"http://127.0.0.1:{self.ports.status}{path}"

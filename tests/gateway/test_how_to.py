@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests.control.test_declarative import HOW_TO
-from tests.harness import Gateway, RecordingUpstream, eventually, running_gateway
+from tests.harness import Gateway, RecordingUpstream, running_gateway
 
 CONFIG = {
     "scopes": ["email", "profile"],
@@ -79,19 +79,15 @@ def configure(gateway: Gateway, upstream_url: str) -> dict[str, str]:
 
 
 def ask_for_token(gateway: Gateway, credential: dict[str, str], **more: str) -> httpx.Response:
-    """Step 6, once the data plane knows the route."""
+    """Step 6, on a data plane that knows all of the configuration."""
     body = {
         "client_id": credential["client_id"],
         "client_secret": credential["client_secret"],
         "grant_type": "client_credentials",
         **more,
     }
-
-    def routed() -> httpx.Response | None:
-        answer = gateway.request("POST", TOKEN_PATH, tls=True, json=body)
-        return None if answer.status_code == 404 else answer
-
-    return eventually(routed, what="the token route on the data plane")
+    gateway.wait_carried()
+    return gateway.request("POST", TOKEN_PATH, tls=True, json=body)
 
 
 def token_of(gateway: Gateway, credential: dict[str, str], **more: str) -> str:
@@ -119,7 +115,7 @@ def test_client_with_token_talks_through_the_gateway(how_to: HowTo, tls: bool) -
         made = admin.put("/services/example-websocket-service/routes/tls-route", json=route)
         assert made.status_code == 200, made.text
         path = "/tls"
-        eventually(lambda: how_to.gateway.request("GET", path, tls=True).status_code != 404)
+        how_to.gateway.wait_carried()
     with how_to.gateway.websocket(path, token, tls=tls) as socket:
         for message in ("hello", "", "größe ✓", b"", b"\x00\xff" * 1000, "x" * 300_000):
             socket.send(message)

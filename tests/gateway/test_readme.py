@@ -81,11 +81,7 @@ def test_readme_by_hand_ends_with_an_echo(new_gateway: Callable[..., Gateway], t
     assert len(blocks) == 7
     *configuration, token, connect, apply = blocks
     shell.run("\n".join(configuration))
-    # The data plane has the configuration a moment after the last answer.
-    eventually(
-        lambda: gateway.request("GET", "/anything", tls=False).status_code != 404,
-        what="the route on the data plane",
-    )
+    gateway.wait_carried()
     exports = "export CLIENT_ID=test-app CLIENT_SECRET=" + _secret_of(gateway)
     answer = json.loads("".join(shell.run(f"{exports}\n{token}")))
     assert re.fullmatch("[A-Za-z0-9]{32}", answer["access_token"])
