@@ -30,7 +30,6 @@ _TYPES = {
     "record": "object",
     "foreign": "object",
 }
-_FORMS = ("application/json", "application/x-www-form-urlencoded", "multipart/form-data")
 _ERRORS = {
     400: "The request is wrong; `fields` says where",
     401: "Credentials for the Admin API are missing or wrong",
@@ -119,9 +118,10 @@ def _plugin_models(resource: Resource) -> Json:
                 "type": "string",
                 "const": name,
             }
-        found[f"{kind.title}Config"] = found[kind.title]["properties"]["config"]
-        for suffix in ("", "Create"):
-            found[f"{kind.title}{suffix}"]["properties"]["config"] = ref(f"{kind.title}Config")
+        for suffix, config in (("", "Config"), ("Create", "Config"), ("Update", "ConfigUpdate")):
+            properties = found[f"{kind.title}{suffix}"]["properties"]
+            found[f"{kind.title}{config}"] = properties["config"]
+            properties["config"] = ref(f"{kind.title}{config}")
     for suffix in ("", "Create"):
         options = {name: f"{kind.title}{suffix}" for name, kind in PLUGIN_TYPES.items()}
         found[f"{resource.title}{suffix}"] = {
@@ -252,7 +252,9 @@ class Operation:
         ]
         found: Json = {"parameters": [*parameters, *self.query]}
         if self.body is not None:
-            content = {kind: {"schema": self.body} for kind in _FORMS}
+            # Forms are taken too, and not named here: openapi-python-client sends a body in every
+            # type that is, all at once, so that each write would be the last one, multipart.
+            content = {"application/json": {"schema": self.body}}
             found["requestBody"] = {"content": content, "required": self.body_required}
         return found
 
