@@ -68,7 +68,8 @@ def models(resources: Iterable[Resource]) -> Json:
 def _entity_models(title: str, schema: Schema) -> Json:
     stored = {name: item for name, item in schema.fields.items() if item.stored}
     create: Json = {"type": "object", "properties": _properties(schema.fields)}
-    needed = [name for name, item in schema.fields.items() if _must_be_sent(item)]
+    # A shorthand may stand for what is needed otherwise: `url` gives the host.
+    needed = [] if schema.shorthands else [n for n, i in schema.fields.items() if _must_be_sent(i)]
     if needed:
         create["required"] = needed
     return {
