@@ -419,6 +419,7 @@ cdef int _refuse_token(Worker* worker, Visit* visit, const char* why) noexcept n
     if policy.anonymous_missing.size:
         answer(worker, 500, b"anonymous consumer ", b"anonymous consumer is missing")
         worker.answer.message_more = policy.anonymous_missing
+        worker.answer.message_end = b" is configured but doesn't exist"
         return STEP_ANSWER
     if policy.anonymous != NULL:
         visit.principal = policy.anonymous

@@ -294,7 +294,8 @@ cdef struct Answer:
     uint8_t type_wanted  # negotiated: ANSWER_*
     const char* why  # static text for the record; NULL: as the message
     const char* message  # static text of the error template; NULL: `body` is sent as it is
-    Span message_more  # goes behind `message`; clean of quotes and control bytes
+    Span message_more  # goes behind `message`; clean of control bytes
+    const char* message_end  # static text behind that, or NULL
     Span body  # JSON, or what an upstream sent
     Span head  # an upstream's status line and fields, ready but for Connection; or empty
     Span challenge  # value of WWW-Authenticate, or empty

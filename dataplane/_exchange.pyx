@@ -101,8 +101,8 @@ cdef void _put_message(Writer* out, const Answer* a, bint json) noexcept nogil:
         _put_json(out, a.message_more.data, a.message_more.size)
     else:
         put_span(out, &a.message_more)
-    if memcmp(a.message, b"anonymous consumer ", 19) == 0:
-        put_text(out, b" is configured but doesn't exist")
+    if a.message_end != NULL:
+        put_text(out, a.message_end)
 
 
 cdef void _put_common(
