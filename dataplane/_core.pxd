@@ -28,6 +28,7 @@ cdef enum:  # times, milliseconds
     HEAD_MS = 10000  # from the first byte of a head to its last; also for the TLS handshake
     KEEPALIVE_MS = 60000  # a client connection without a request in hand
     PARK_MS = 5000  # a question out: the Python side's own bounds are shorter
+    WRITE_MS = 60000  # for a side that takes nothing
 
 cdef enum:  # results that are not -errno; see style.md, one error channel
     IO_EOF = -900  # the peer ended its side in an orderly way

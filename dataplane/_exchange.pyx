@@ -254,20 +254,29 @@ cdef int _after_answer(Worker* worker, Conn* client, bint keep) noexcept nogil:
 
 cdef int linger(Worker* worker, Conn* conn) noexcept nogil:
     conn.state = STATE_LINGER
-    conn.scanned = 0  # from here on: KiB dropped
+    conn.scanned = 0  # from here on: bytes dropped
     buffer_drop(&conn.input)
-    wheel_arm(&worker.wheel, &conn.timer, worker.now_ms + LINGER_MS)
+    wheel_arm(&worker.wheel, &conn.timer, worker.now_ms + WRITE_MS)
     return linger_read(worker, conn)
 
 
 cdef int linger_read(Worker* worker, Conn* conn) noexcept nogil:
+    cdef uint32_t pending = buffer_size(&conn.output)
     cdef ssize_t got
     if conn_flush(conn) < 0:
         return STEP_CLOSE
     if buffer_size(&conn.output) == 0:
-        conn_shutdown(conn)
+        if conn.flags & FLAG_EOF:
+            return STEP_CLOSE
+        if not conn.flags & FLAG_SHUT:
+            conn_shutdown(conn)
+            wheel_arm(&worker.wheel, &conn.timer, worker.now_ms + LINGER_MS)
+    elif buffer_size(&conn.output) < pending:
+        wheel_arm(&worker.wheel, &conn.timer, worker.now_ms + WRITE_MS)
     while conn.flags & FLAG_READABLE:
         got = conn_recv(conn, worker.scratch, SCRATCH_BYTES)
+        if got == IO_EOF and buffer_size(&conn.output):
+            return STEP_WAIT  # it has said all, and may still read
         if got < 0:
             return STEP_CLOSE
         if got == 0:
@@ -341,6 +350,7 @@ cdef int exchange_read(Worker* worker, Conn* client) noexcept nogil:
     """Read on until the body is whole, then ask the issuer."""
     cdef int whole
     cdef ssize_t got
+    cdef int budget = READS_MAX
     while True:
         whole = body_whole(&client.input, client.request.head_len, client.request, TOKEN_BODY_MAX)
         if whole == CORE_FULL:
@@ -351,6 +361,10 @@ cdef int exchange_read(Worker* worker, Conn* client) noexcept nogil:
             return _ask_issuer(worker, client)
         if not client.flags & FLAG_READABLE:
             return STEP_WAIT
+        if budget == 0:
+            conn_ready(worker, client)
+            return STEP_WAIT
+        budget -= 1
         got = conn_recv(client, worker.scratch, SCRATCH_BYTES)
         if got < 0:
             return STEP_CLOSE

@@ -11,7 +11,6 @@ cdef enum:
     CLOSE_MS = 5000  # from the first Close to the end of both sockets
     BOUNDARY_MS = 1000  # for a frame half sent to be completed before a Close of ours
     HEAR_OUT_MS = 2000  # for the innocent side to finish before the violator hears its code
-    WRITE_MS = 60000  # for a side that takes nothing
 
 cdef enum EndedBy:
     BY_GATEWAY = 0

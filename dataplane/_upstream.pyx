@@ -388,6 +388,7 @@ cdef int _read_refusal(Worker* worker, Conn* upstream, Conn* client) noexcept no
     cdef Request* request = client.request
     cdef ssize_t got
     cdef int whole
+    cdef int budget = READS_MAX
     while True:
         whole = body_whole(
             &upstream.input, request.upstream_head_len, request, REFUSAL_BYTES_MAX
@@ -399,6 +400,10 @@ cdef int _read_refusal(Worker* worker, Conn* upstream, Conn* client) noexcept no
             return _hand_on_refusal(worker, upstream, client)
         if not upstream.flags & FLAG_READABLE:
             return STEP_WAIT
+        if budget == 0:
+            conn_ready(worker, upstream)
+            return STEP_WAIT
+        budget -= 1
         got = conn_recv(upstream, worker.scratch + HEADROOM, SCRATCH_BYTES)
         if got == 0:
             return STEP_WAIT

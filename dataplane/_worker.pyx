@@ -33,6 +33,7 @@ cdef void _act(Worker* worker, Conn* client, int step) noexcept nogil:
 
 cdef void _serve_client(Worker* worker, Conn* client, bint hung_up) noexcept nogil:
     cdef int step = STEP_WAIT
+    cdef uint32_t pending = buffer_size(&client.output)
     if client.state == STATE_TLS:
         step = tls_handshake(client)
         if step <= 0:
@@ -44,8 +45,13 @@ cdef void _serve_client(Worker* worker, Conn* client, bint hung_up) noexcept nog
     if client.state == STATE_LINGER:
         _act(worker, client, linger_read(worker, client))
         return
-    if buffer_size(&client.output) and conn_flush(client) < 0:
+    if pending and conn_flush(client) < 0:
         _act(worker, client, STEP_CLOSE)
+        return
+    if client.state == STATE_HEAD and buffer_size(&client.output):
+        # The last answer first: its client can wait with the next request, or end its side.
+        if buffer_size(&client.output) < pending:
+            wheel_arm(&worker.wheel, &client.timer, worker.now_ms + WRITE_MS)
         return
     if client.state == STATE_HEAD:
         step = handshake_read(worker, client)
@@ -166,7 +172,7 @@ cdef void _begin_drain(Worker* worker, uint64_t spread_ms) noexcept nogil:
             conn.kind == CONN_CLIENT and conn.session == NULL and conn.request == NULL
             and conn.state == STATE_HEAD and not conn.flags & FLAG_DEAD
         ):
-            conn_end(worker, conn)
+            _act(worker, conn, linger(worker, conn) if buffer_size(&conn.output) else STEP_CLOSE)
     worker.drain_from_ms = worker.now_ms
     worker.drain_until_ms = worker.now_ms + spread_ms
     worker.drain_total = nx_peek(&worker.counters.sessions_live)
@@ -239,7 +245,8 @@ cdef void _timer_fired(void* context, Timer* timer) noexcept nogil:
     cdef Conn* client
     cdef int step = STEP_CLOSE
     if conn.kind == CONN_LISTENER:
-        watch_listener(worker, conn)
+        if watch_listener(worker, conn) < 0:  # without memory: again
+            wheel_arm(&worker.wheel, timer, worker.now_ms + ACCEPT_PAUSE_MS)
     elif conn.session != NULL:
         relay_timer(worker, conn)
     elif conn.kind == CONN_UPSTREAM:
