@@ -10,6 +10,7 @@ DEBUG = bool(os.environ.get("NARTHEX_DEBUG"))  # BUG_ON_HOT checks on, as the te
 # Set by tools/bootstrap.sh when it installs the metadata of a folder whose engine is built.
 SKIP = bool(os.environ.get("NARTHEX_NO_EXTENSIONS"))
 FLAGS = ["-O2", "-g", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function"]
+MORE = os.environ.get("NARTHEX_CFLAGS", "").split()  # behind ours: tools/sanitize.sh
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -25,7 +26,7 @@ extensions = [
         f"dataplane.{source.stem}",
         [str(source)],
         libraries=["ssl", "crypto"],
-        extra_compile_args=[*FLAGS, *(["-DNARTHEX_DEBUG=1"] if DEBUG else [])],
+        extra_compile_args=[*FLAGS, *(["-DNARTHEX_DEBUG=1"] if DEBUG else []), *MORE],
     )
     for source in sorted(Path("dataplane").glob("_*.pyx"))
     if not SKIP

@@ -98,6 +98,7 @@ cdef struct Policy:
 
 cdef struct Slab:
     size_t size  # of one struct, bytes
+    size_t kept  # bytes at the start of a free struct that may be read; the rest is poisoned
     void* spare  # free list, linked through the first word
     void** chunks  # owned; each SLAB_CHUNK structs
     uint32_t chunk_count
@@ -106,7 +107,7 @@ cdef struct Slab:
     uint32_t ceiling  # structs at most
     # Invariant: taken <= ceiling <= chunk_capacity * SLAB_CHUNK.
 
-cdef int slab_init(Slab* slab, size_t size, uint32_t ceiling) noexcept nogil
+cdef int slab_init(Slab* slab, size_t size, size_t kept, uint32_t ceiling) noexcept nogil
 cdef void slab_free(Slab* slab) noexcept nogil
 cdef void* slab_take(Slab* slab) noexcept nogil  # zeroed; NULL at the ceiling
 cdef void slab_give(Slab* slab, void* item) noexcept nogil

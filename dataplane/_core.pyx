@@ -11,10 +11,11 @@ from collections import deque
 # --- slabs ----------------------------------------------------------------------------------------
 
 
-cdef int slab_init(Slab* slab, size_t size, uint32_t ceiling) noexcept nogil:
+cdef int slab_init(Slab* slab, size_t size, size_t kept, uint32_t ceiling) noexcept nogil:
     """Prepare a slab of structs of `size` bytes.  Returns 1, or -ENOMEM."""
     memset(slab, 0, sizeof(Slab))
     slab.size = (size + 15) & ~<size_t>15
+    slab.kept = kept
     slab.ceiling = ceiling
     slab.chunk_capacity = ceiling // SLAB_CHUNK + 1
     slab.chunks = <void**>calloc(slab.chunk_capacity, sizeof(void*))
@@ -45,6 +46,7 @@ cdef uint32_t slab_grow(Slab* slab) noexcept nogil:
         item = <void**>(chunk + <size_t>(SLAB_CHUNK - 1 - i) * slab.size)
         item[0] = slab.spare
         slab.spare = item
+        nx_poison(<uint8_t*>item + slab.kept, slab.size - slab.kept)
     return SLAB_CHUNK
 
 
@@ -57,6 +59,7 @@ cdef void* slab_take(Slab* slab) noexcept nogil:
     item = <void**>slab.spare
     slab.spare = item[0]
     slab.taken += 1
+    nx_unpoison(item, slab.size)
     memset(item, 0, slab.size)
     return item
 
@@ -64,6 +67,7 @@ cdef void* slab_take(Slab* slab) noexcept nogil:
 cdef void slab_give(Slab* slab, void* item) noexcept nogil:
     (<void**>item)[0] = slab.spare
     slab.spare = item
+    nx_poison(<uint8_t*>item + slab.kept, slab.size - slab.kept)
     BUG_ON(slab.taken == 0)
     slab.taken -= 1
 
@@ -312,11 +316,14 @@ cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
     if worker.scratch == NULL or worker.compose == NULL:
         return -ENOMEM
     # Two connections a session, as many again without one (handshakes, lingering), and our own.
-    if slab_init(&worker.conns, sizeof(Conn), sessions * 2 + sessions + 64) < 0:
+    # A free connection still tells that it is free, and of which generation it was.
+    if slab_init(
+        &worker.conns, sizeof(Conn), <size_t>&(<Conn*>NULL).ssl, sessions * 2 + sessions + 64
+    ) < 0:
         return -ENOMEM
-    if slab_init(&worker.sessions, sizeof(Session), sessions) < 0:
+    if slab_init(&worker.sessions, sizeof(Session), sizeof(void*), sessions) < 0:
         return -ENOMEM
-    if slab_init(&worker.requests, sizeof(Request), sessions + 64) < 0:
+    if slab_init(&worker.requests, sizeof(Request), sizeof(void*), sessions + 64) < 0:
         return -ENOMEM
     if (
         ring_init(&worker.inbox, sizeof(Note), INBOX_SLOTS) < 0

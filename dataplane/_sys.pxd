@@ -105,13 +105,23 @@ cdef extern from *:
     #define nx_load_u64(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define nx_store_u64(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define nx_exchange_u64(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
-    #define nx_load_ptr(p) __atomic_load_n((void**)(p), __ATOMIC_ACQUIRE)
+    /* Sequentially consistent, so that no load passes the worker's store to its `turn` before it:
+       the Reclaimer's other half of that bargain.  Costs nothing more on x86-64 and arm64. */
+    #define nx_load_ptr(p) __atomic_load_n((void**)(p), __ATOMIC_SEQ_CST)
     #define nx_store_ptr(p, v) __atomic_store_n((void**)(p), (void*)(v), __ATOMIC_SEQ_CST)
     #define nx_bump(p, n) __atomic_store_n((p), __atomic_load_n((p), __ATOMIC_RELAXED) + (n), __ATOMIC_RELAXED)
     #define nx_peek(p) __atomic_load_n((p), __ATOMIC_RELAXED)
     #define nx_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     #define nx_likely(x) __builtin_expect(!!(x), 1)
     #define nx_unlikely(x) __builtin_expect(!!(x), 0)
+    #ifdef __SANITIZE_ADDRESS__
+    #include <sanitizer/asan_interface.h>
+    #define nx_poison(p, n) __asan_poison_memory_region((p), (n))
+    #define nx_unpoison(p, n) __asan_unpoison_memory_region((p), (n))
+    #else
+    #define nx_poison(p, n) ((void)(p), (void)(n))
+    #define nx_unpoison(p, n) ((void)(p), (void)(n))
+    #endif
     #define BUG_ON(x) do { if (__builtin_expect(!!(x), 0)) { \\
         fprintf(stderr, "narthex: BUG at %s:%d: %s\\n", __FILE__, __LINE__, #x); abort(); } } while (0)
     #ifdef NARTHEX_DEBUG
@@ -124,13 +134,16 @@ cdef extern from *:
     uint64_t nx_load_u64(const uint64_t* p) noexcept nogil  # acquire
     void nx_store_u64(uint64_t* p, uint64_t v) noexcept nogil  # release
     uint64_t nx_exchange_u64(uint64_t* p, uint64_t v) noexcept nogil  # sequentially consistent
-    void* nx_load_ptr(void* p) noexcept nogil  # acquire; `p` is the address of a pointer
+    void* nx_load_ptr(void* p) noexcept nogil  # sequentially consistent; `p` is the address of a pointer
     void nx_store_ptr(void* p, const void* v) noexcept nogil  # sequentially consistent
     void nx_bump(uint64_t* p, uint64_t n) noexcept nogil  # one writer, torn-free readers
     uint64_t nx_peek(const uint64_t* p) noexcept nogil
     void nx_fence() noexcept nogil
     bint nx_likely(bint x) noexcept nogil
     bint nx_unlikely(bint x) noexcept nogil
+    # Under AddressSanitizer: whoever touches these bytes is reported.  Else nothing.
+    void nx_poison(void* p, size_t size) noexcept nogil
+    void nx_unpoison(void* p, size_t size) noexcept nogil
     void BUG_ON(bint x) noexcept nogil  # aborts: names what no input can cause
     void BUG_ON_HOT(bint x) noexcept nogil  # the same in debug and test builds only
 
