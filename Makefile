@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 
-.PHONY: run build test check openapi judges lock clean
+.PHONY: run build test check openapi judges sanitize fuzz lock clean
 
 run: build  ## build, start both planes with SQLite, load the example into an empty database
 	exec .venv/bin/narthex start --example
@@ -28,6 +28,15 @@ openapi:  ## write openapi.json from the app
 judges:  ## what others wrote, asked about us; the last lines say which ran
 	tools/bootstrap.sh test
 	tools/judges.sh
+
+sanitize:  ## the engine's tests under AddressSanitizer and UBSan, its races under ThreadSanitizer
+	tools/bootstrap.sh test
+	tools/sanitize.sh
+
+SECONDS := 60
+fuzz:  ## each libFuzzer target of tests/fuzz for SECONDS; tests/fuzz/HOURS sums them up
+	tools/bootstrap.sh test
+	tools/fuzz.sh $(SECONDS)
 
 lock:  ## write both lock files again, from pyproject.toml
 	tools/bootstrap.sh run

@@ -1,0 +1,2 @@
+include "_frame.pxd"
+include "_relay.pxd"

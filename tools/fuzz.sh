@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Runs the libFuzzer targets of tests/fuzz, one after the other, under AddressSanitizer and UBSan.
+#
+#   tools/fuzz.sh SECONDS [TARGET...]
+#
+# SECONDS: of each target.  A target is tests/fuzz/TARGET.pyx; it starts from the seeds in
+# tests/fuzz/corpus/TARGET and from what earlier runs found in build/fuzz/TARGET.  A crash leaves its
+# input in build/fuzz and ends with status 1.  tests/fuzz/HOURS gets a line for each run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=$(realpath -s "${PYTHON:-.venv/bin/python}")
+seconds=${1:?usage: tools/fuzz.sh SECONDS [TARGET...]}
+shift
+targets=("$@")
+if [ ${#targets[@]} = 0 ]; then targets=(http_head http_response http_chunked frame relay); fi
+packages=(clang-14 libclang-rt-14-dev python3-dev libssl-dev)
+out=build/fuzz
+
+say() { printf 'fuzz: %s\n' "$*" >&2; }
+
+has_tools() {
+    command -v clang-14 >/dev/null &&
+        [ -e "$(clang-14 -print-file-name=libclang_rt.fuzzer-x86_64.a)" ] ||
+        compgen -G '/usr/lib/llvm-14/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' >/dev/null
+}
+
+install_tools() {
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        say "needed and not found: clang 14 with its runtimes."
+        say "on Debian: sudo apt-get install ${packages[*]}"
+        exit 2
+    fi
+    say "installing ${packages[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -qq update >&2 || true
+    apt-get -qq install -y --no-install-recommends "${packages[@]}" >&2
+}
+
+# The sources that the targets include, without the imports of what they include themselves.
+copy_sources() {
+    local file
+    mkdir -p "$out/include"
+    for file in dataplane/_http*.p* dataplane/_frame.p* dataplane/_relay.p*; do
+        sed -E '/^from dataplane\._frame cimport/d' "$file" >"$out/include/${file##*/}"
+    done
+}
+
+build() {
+    local name=$1
+    "$python" -m cython -3 -I "$out/include" -I tests/fuzz -I . \
+        -X boundscheck=False,wraparound=False,initializedcheck=False,nonecheck=False \
+        -X cdivision=True "tests/fuzz/$name.pyx" -o "$out/$name.c"
+    # Nothing of Python runs, but the module's own functions name it.
+    clang-14 -g -O1 -fno-omit-frame-pointer -fno-strict-aliasing -DNARTHEX_DEBUG=1 -w \
+        -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+        $("$python" -c 'import sysconfig as s; print("-I" + s.get_path("include"))') \
+        "$out/$name.c" -o "$out/$name.bin" -lssl -lcrypto \
+        $("$python" -c 'import sysconfig as s; v = s.get_config_var; print(
+            "-L" + v("LIBDIR"), "-L" + v("LIBPL"), "-lpython" + v("LDVERSION"), v("LIBS"))')
+}
+
+has_tools || install_tools
+copy_sources
+status=0
+for name in "${targets[@]}"; do
+    say "building $name"
+    build "$name"
+    mkdir -p "$out/$name"
+    say "running $name for $seconds s"
+    began=$SECONDS
+    nice -n 10 "$out/$name.bin" "$out/$name" "tests/fuzz/corpus/$name" \
+        -max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=1024 \
+        -artifact_prefix="$out/crash-$name-" -print_final_stats=1 >"$out/$name.log" 2>&1 || status=1
+    printf '%s %s %s\n' "$(date -u +%F)" "$name" $((SECONDS - began)) >>tests/fuzz/HOURS
+    grep -E 'fuzz: not so|ERROR|runtime error|DONE|number_of_executed' "$out/$name.log" >&2 || true
+    if [ "$status" != 0 ]; then
+        say "$name FAILED: see $out/$name.log"
+        break
+    fi
+done
+awk '{ sum[$2] += $3; all += $3 } END {
+    for (name in sum) printf "fuzz: %s %.2f h\n", name, sum[name] / 3600
+    printf "fuzz: all %.2f h\n", all / 3600 }' tests/fuzz/HOURS >&2
+exit "$status"
