@@ -699,7 +699,7 @@ cdef class SlabFace:
     cdef Slab c
 
     def __cinit__(self, uint32_t ceiling):
-        if slab_init(&self.c, 24, ceiling) < 0:
+        if slab_init(&self.c, 24, 24, ceiling) < 0:
             raise MemoryError
 
     def take(self):
