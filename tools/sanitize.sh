@@ -87,8 +87,7 @@ address() {
     for name in "${files[@]}"; do
         if [ -e "$name" ]; then here+=("$name"); fi
     done
-    # What memory the process has says nothing here: the runtime holds on to what was freed.
-    run "$folder" "$preload" -k "not memory" "${here[@]}" tests/fuzz
+    run "$folder" "$preload" "${here[@]}" tests/fuzz
 }
 
 thread() {

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import time
 
 import pytest
 
-from tests.dataplane.engine_kit import SECONDS, Line, Rig, handshake, request, until
+from tests.dataplane.engine_kit import POLL_SECONDS, SECONDS, Line, Rig, handshake, request, until
 
 LINGER_SECONDS = 2.0  # LINGER_MS
 PENDING = 400_000  # bytes of answers, about, that the engine keeps after the kernel took its part
@@ -82,7 +81,7 @@ def test_slow_client_gets_the_whole_of_a_last_answer(rig: Rig, ends: bool) -> No
     deadline = time.monotonic() + LINGER_SECONDS + 0.5
     while time.monotonic() < deadline:  # it may not be given up while it is slow
         assert rig.count("connections") == 1
-        select.select([], [], [], 0.05)
+        time.sleep(POLL_SECONDS)
     assert owed.all_come()
     assert owed.client.rest() == b""
 
