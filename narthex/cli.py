@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from dataplane.settings import Settings as DataplaneSettings
 
 ECHO_PORT = 8009
+SETTINGS_HELP = """Settings are environment variables with NARTHEX_ before the name, as in
+NARTHEX_PROXY_LISTEN="0.0.0.0:8000, [::]:8443 ssl", or lines of the TOML file that NARTHEX_CONFIG
+names; --check says what is wrong with one.
+
+Where to listen: PROXY_LISTEN, ADMIN_LISTEN, STATUS_LISTEN, LINK_LISTEN, ISSUER_LISTEN.
+
+What is kept, and its keys: DATA_DIR, DATABASE_URL, KEYRING, TLS_CERT, TLS_KEY.
+
+Who is believed: TRUSTED_IPS, ADMIN_HOSTS, ADMIN_ORIGINS, ADMIN_TOKENS_FILE.
+
+Between the planes: LINK_URL, LINK_SECRET, LINK_CERT, LINK_KEY, LINK_CA, LINK_CRL, LINK_NAMES.
+
+How much, how long: WORKERS, TOKEN_CACHE, MAX_SESSIONS, DRAIN_SECONDS. Logs: LOG_LEVEL, LOG_FORMAT.
+"""
 
 app = typer.Typer(
     name="narthex",
@@ -87,7 +101,7 @@ def _check_files(settings: DataplaneSettings) -> None:
         raise Fault(str(error)) from None
 
 
-@app.command()
+@app.command(epilog=SETTINGS_HELP)
 def start(
     check: Annotated[
         bool,

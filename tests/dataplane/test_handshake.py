@@ -1049,8 +1049,8 @@ def test_sessions_are_spread_over_the_workers() -> None:
         rig.open_route()
         for _ in range(64):
             rig.session()
+        until(lambda: sum(rig.engine.sessions_by_worker()) == 64)  # the 101 goes out first
         assert min(rig.engine.sessions_by_worker()) > 0
-        assert sum(rig.engine.sessions_by_worker()) == 64
 
 
 def test_port_in_use_by_another_program_is_said() -> None:

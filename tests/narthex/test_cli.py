@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import re
 import socket
 import ssl
 import sys
@@ -17,6 +18,8 @@ import pytest
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
+from control import settings as control_settings
+from dataplane import settings as dataplane_settings
 from narthex import __version__
 from narthex.cli import main
 from tests.harness import Gateway, alive, children, eventually
@@ -58,6 +61,13 @@ def test_help_names_commands_and_a_first_session(
 @pytest.mark.parametrize("words", [["nonsense"], ["start", "--nonsense"], ["connect"]])
 def test_wrong_usage_ends_with_2(run: Run, words: list[str]) -> None:
     assert run(*words) == 2
+
+
+def test_help_of_start_names_every_setting(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("start", "--help") == 0
+    said = set(re.findall(r"[A-Z_]+", capsys.readouterr().out))
+    fields = {*control_settings.Settings.model_fields, *dataplane_settings.Settings.model_fields}
+    assert {name.upper() for name in fields} <= said
 
 
 def test_start_check_says_that_settings_are_right(
