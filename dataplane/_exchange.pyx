@@ -3,7 +3,9 @@
 Our own answers are composed here; a request for the token endpoint is read whole (64 KiB at the
 most), parked, and answered with what the issuer says.  A connection is kept when both sides may
 keep it and the request has been read to its end; else our side ends it and what the client still
-sends is read and dropped for a while, so that no reset overtakes the answer (RFC 9112 §9.6).
+sends is read and dropped for a while, so that no reset overtakes the answer (RFC 9112 §9.6). The
+next request is read when the last answer is out: a client may ask ahead, or end its side, and reads
+in its own time.
 """
 
 # --- our own answers --------------------------------------------------------------------------------
