@@ -77,9 +77,11 @@ class HowTo:
 
 
 def set_up(gateway: Gateway, echo_url: str) -> HowTo:
-    """The how-to on a running gateway; returns once the data plane answers for its route."""
+    """The how-to on a running gateway; returns once the data plane carries it."""
     made = configure(gateway, echo_url)
-    eventually(lambda: made.status_of(None) == 401, 10, "the route on the data plane")
+    # Not by trying the route: until its plugin is there it lets anyone open a session.
+    gateway.wait_carried()
+    assert made.status_of(None) == 401
     return made
 
 
