@@ -34,22 +34,24 @@ runtime() {
 
 # The sources as they lie here, uncommitted changes with them, compiled with these flags.
 build() {
-    local folder=$1 flags=$2
-    if [ "$(cat "$folder/.flags" 2>/dev/null)" != "$flags $(sha256sum <setup.py)" ]; then
-        rm -rf "$folder"
-    fi
+    local folder=$1 flags=$2 made_of
     mkdir -p "$folder"
     find "$folder" -type f ! -path "$folder/build/*" ! -name '*.so' ! -path "$folder/dataplane/*.c" \
-        ! -name .flags -delete
+        ! -name .made_of -delete
     git ls-files -z --cached --others --exclude-standard |
         tar -c --null --ignore-failed-read -T - 2>/dev/null | tar -x -C "$folder"
+    # All of it or none: by their times alone, files that another commit brought back look old, and
+    # modules that disagree on a struct make reports about nothing.
+    made_of="$flags $(cd "$folder" && sha256sum setup.py dataplane/*.p[xy][xdi] | sha256sum)"
+    if [ "$(cat "$folder/.made_of" 2>/dev/null)" = "$made_of" ]; then return; fi
+    rm -f "$folder/.made_of" "$folder"/dataplane/*.c
     say "compiling with $flags"
     (
         cd "$folder"
-        NARTHEX_DEBUG=1 NARTHEX_CFLAGS="$flags" LDFLAGS="$flags" \
-            "$python" setup.py -q build_ext --inplace --parallel "$jobs" >build.log 2>&1
+        NARTHEX_DEBUG=1 NARTHEX_CFLAGS="$flags" LDFLAGS="$flags" "$python" setup.py -q \
+            build_ext --inplace --force --parallel "$jobs" >build.log 2>&1
     ) || { cat "$folder/build.log" >&2 && exit 1; }
-    printf '%s' "$flags $(sha256sum <setup.py)" >"$folder/.flags"
+    printf '%s' "$made_of" >"$folder/.made_of"
 }
 
 # Reports go to files, one a process; those that name a module of ours are shown and counted.
