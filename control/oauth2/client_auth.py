@@ -15,7 +15,9 @@ from control.oauth2.params import Params, is_set, is_text
 from control.oauth2.secrets import DECOY, HashVerifier, same
 from control.store.tables import OAuth2Credential
 
-_BASIC = re.compile(r"\s*[Bb]asic\s*(.+)")
+# It may stand anywhere. Nothing before it is matched: a pattern that began with \s* would look at
+# each run of spaces once for every space in it, half a second for a header of 8 KiB.
+_BASIC = re.compile(r"[Bb]asic\s*(.+)")
 _INVALID_REDIRECT = (
     "Invalid redirect_uri that does not match with any redirect_uri created with the application"
 )

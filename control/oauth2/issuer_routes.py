@@ -17,6 +17,14 @@ class IssuerRoute(NamedTuple):
     service_id: str | None
 
 
+class _Index(NamedTuple):
+    """What was read at one generation of the configuration."""
+
+    generation: int
+    routes: dict[str, IssuerRoute]  # by path
+    lengths: list[int]  # that paths have, longest first: a request's path is cut at no other
+
+
 class IssuerRoutes:
     """Longest path prefix to route and plugin, read again after a change of the configuration."""
 
@@ -24,7 +32,7 @@ class IssuerRoutes:
         self._store = store
         self._lock = threading.Lock()  # one reads, the others wait for what it read
         self._generation = 0  # of the configuration, counted by us
-        self._index: tuple[int, dict[str, IssuerRoute]] = (-1, {})
+        self._index = _Index(-1, {}, [])
         store.subscribe(self._forget)
 
     def _forget(self, change: Change) -> None:
@@ -34,19 +42,21 @@ class IssuerRoutes:
     def find(self, path: str) -> IssuerRoute | None:
         """The route whose path is the longest beginning of `path`."""
         index = self._current()
-        for end in range(len(path), -1, -1):
-            found = index.get(path[:end])
+        for length in index.lengths:
+            found = index.routes.get(path[:length]) if length <= len(path) else None
             if found is not None:
                 return found
         return None
 
-    def _current(self) -> dict[str, IssuerRoute]:
-        if self._index[0] != self._generation:
+    def _current(self) -> _Index:
+        if self._index.generation != self._generation:
             with self._lock:
                 generation = self._generation
-                if self._index[0] != generation:
-                    self._index = (generation, self._read())
-        return self._index[1]
+                if self._index.generation != generation:
+                    routes = self._read()
+                    lengths = sorted({len(path) for path in routes}, reverse=True)
+                    self._index = _Index(generation, routes, lengths)
+        return self._index
 
     def _read(self) -> dict[str, IssuerRoute]:
         with self._store.reading() as session:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from typing import Any
 
 import pytest
 
 from control.oauth2 import token_endpoint
+from control.oauth2.client_auth import Presented, presented
 from control.oauth2.secrets import HashVerifier
 from control.store.secrets import hash_client_secret
 from control.store.tables import OAuth2Credential
@@ -141,6 +143,16 @@ def test_header_that_is_not_basic_means_no_client(issuer: Issuing, header: str) 
     sent = {"grant_type": "client_credentials", "client_id": "app"}
     assert issuer.post(sent).status == 200
     refused(issuer.post(sent, headers={"authorization": header}), INVALID_CLIENT)
+
+
+def test_header_of_spaces_is_read_in_no_time() -> None:
+    """A pattern that tried each space anew held the GIL for seconds, whoever had sent it."""
+    spaces = " " * 20_000
+    began = time.thread_time()
+    assert presented({}, f"x{spaces}y") == Presented(None, None, from_header=True)
+    shown = presented({}, f"x{spaces}Basic{spaces}{base64.b64encode(b'id:secret').decode()}")
+    assert (shown.client_id, shown.client_secret) == ("id", "secret")
+    assert time.thread_time() - began < 0.5
 
 
 def test_bearer_header_is_harmless_beside_body_credentials(

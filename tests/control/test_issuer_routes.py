@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any
 
@@ -122,3 +123,17 @@ def test_configuration_is_read_once_for_each_version(
     with issuer.store.writing() as session:
         session.note_config()
     assert found.find(path) and len(reads) == 2
+
+
+def test_long_path_costs_no_more_than_the_lengths_that_routes_have(
+    issuer: Issuing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may send a path of 64 KiB; cut at each of its characters it took half a second."""
+    found = IssuerRoutes(issuer.store)
+    several = rows([route("a", ["/a", "/long-one"])], [plugin("p")])
+    monkeypatch.setattr("control.store.queries.config_rows", lambda _: several)
+    assert found.find("/a/x") is not None
+    began = time.thread_time()
+    assert found.find("/x" * 32_000) is None
+    assert found.find("/a" + "/x" * 32_000) is not None
+    assert time.thread_time() - began < 0.1
