@@ -2,8 +2,8 @@
 
 Everything about connections happens on the event loop's thread; the database is read in worker
 threads. The store calls `_committed` in the order of commits, and tokens and revocations are
-queued in that order. What was read from the database in between may be older than a revocation
-that is already queued: `Recent` tells, and such a token is never sent on trust.
+queued in that order. What was read from the database in between may be older than a change or a
+revocation that is already queued: `Recent` tells, and such a token is never sent on trust.
 `docs/link.md` has the messages, their order and what happens on each failure.
 """
 
@@ -131,8 +131,8 @@ class Push:
                 loop.call_soon_threadsafe(self._publish, change)
 
     def _publish(self, change: Change) -> None:
+        self._recent.note(change.revocations, change.tokens)
         if change.revocations:
-            self._recent.note(change.revocations)
             self._revoke(change.revocations)
         for message in token_messages([to_token(token) for token in change.tokens]):
             for peer in self._peers.values():
@@ -387,7 +387,7 @@ class Push:
         peer.catching_up = False
 
     async def _replay_tokens(self, peer: Peer) -> None:
-        """Send the tokens made by hand; one revoked meanwhile and made anew was pushed already."""
+        """Send the tokens made by hand; one changed or made anew meanwhile was pushed already."""
         since = self._recent.moment
         tokens = await self._reader.tokens_by_hand()
         current = [token for token in tokens if not self._recent.touched(token, since)]

@@ -1,7 +1,7 @@
 """Answers to "who is this token?", read from the database in batches.
 
-A token that was revoked between its reading and its answer is read again: what the data plane
-hears last about a token has to be the last that happened to it.
+A token that was changed or revoked between its reading and its answer is read again: what the data
+plane hears last about a token has to be the last that happened to it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import structlog
 
 from control.push.peer import TOKENS_BYTES_MAX, Peer, token_bytes
-from control.store import Revoked
+from control.store import IssuedToken, Revoked
 from dataplane import wire
 
 BATCH_MAX = 64
@@ -26,25 +26,31 @@ Lookup = Callable[[Sequence[bytes]], Awaitable[list[wire.Token | None]]]
 
 
 class Recent:
-    """Which tokens and credentials were revoked lately, counted in moments of ours."""
+    """Which tokens were changed and what was revoked lately, counted in moments of ours."""
 
     def __init__(self) -> None:
         self.moment = 0
         self._keys: OrderedDict[bytes, int] = OrderedDict()  # oldest first
-        self._floor = 0  # up to here, everything counts as revoked
+        self._floor = 0  # up to here, everything counts as touched
 
-    def note(self, revocations: Iterable[Revoked]) -> None:
+    def note(self, revocations: Iterable[Revoked] = (), tokens: Iterable[IssuedToken] = ()) -> None:
+        """What one transaction revoked, and the tokens that it made or changed."""
         self.moment += 1
         for revocation in revocations:
             if revocation.kind == "consumer":  # its tokens do not name it
                 self._floor = self.moment
-            self._keys[revocation.key] = self.moment
-            self._keys.move_to_end(revocation.key)
+            self._note(revocation.key)
+        for token in tokens:
+            self._note(token.digest)
+
+    def _note(self, key: bytes) -> None:
+        self._keys[key] = self.moment
+        self._keys.move_to_end(key)
         while len(self._keys) > RECENT_MAX:
             self._floor = max(self._floor, self._keys.popitem(last=False)[1])
 
     def touched(self, token: wire.Token, since: int) -> bool:
-        """Whether a revocation of `token` may have come after the moment `since`."""
+        """Whether `token` may have been changed or revoked after the moment `since`."""
         of_token = self._keys.get(token.digest, 0)
         return max(self._floor, of_token, self._keys.get(token.credential, 0)) > since
 

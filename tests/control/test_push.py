@@ -9,10 +9,12 @@ import ssl
 import threading
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from control.oauth2.context import TokenContext
@@ -20,7 +22,8 @@ from control.push import LinkTLSError, hub, issuer, link_tls, peer, questions
 from control.push.peer import token_messages
 from control.push.questions import Recent
 from control.push.tls import certificate_names
-from control.store import Change, Revoked, Store
+from control.store import Change, Revoked, Store, queries
+from control.store.tables import OAuth2Token
 from dataplane import wire
 from dataplane.dial import client_tls
 from tests.linkkit import (
@@ -58,8 +61,6 @@ def credential(store: Store) -> str:
 
 
 def epoch(store: Store) -> bytes:
-    from control.store import queries
-
     with store.reading() as session:
         return uuid.UUID(queries.cluster_state(session).epoch).bytes
 
@@ -673,8 +674,6 @@ def test_push_leaves_no_hole_in_the_revocations(store: Store, credential: str) -
 def test_push_ends_a_connection_whose_replay_fails(
     store: Store, credential: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from control.store import queries
-
     def fail(session: Any) -> Any:
         raise OSError("disk I/O error")
 
@@ -814,6 +813,69 @@ def test_push_answers_many_questions_in_batches(store: Store, credential: str) -
             answers = [await found.hear(wire.Answer) for _ in range(count)]
             assert [a.id for a in answers] == list(range(count))
             assert all(a.token and a.token.digest == digests[a.id % 10] for a in answers)
+
+    run(work())
+
+
+def test_push_asks_again_when_a_change_overtakes_the_answer(store: Store, credential: str) -> None:
+    """The row was read, then it was made to end sooner: what was read must not undo that."""
+    digest = issue(store, credential)
+    looked, go_on = threading.Event(), threading.Event()
+
+    def shorten() -> None:
+        with store.writing() as session:
+            (row,) = session.exec(select(OAuth2Token)).all()
+            row.expires_in, row.scope = 7, "less"
+            session.note_token(queries.issued_token(row))
+
+    async def work() -> None:
+        async with pushing(store) as push, connected(push) as found:
+            await found.snapshot()
+            looking = push._questions._lookup
+
+            async def slow(digests: Any) -> Any:
+                tokens = await looking(digests)
+                if not looked.is_set():
+                    looked.set()
+                    await in_thread(go_on.wait, 10)
+                return tokens
+
+            push._questions._lookup = slow
+            await found.send(wire.Question(1, digest))
+            await until(looked.is_set)
+            await in_thread(shorten)
+            pushed = (await found.hear(wire.Tokens)).tokens
+            go_on.set()
+            answer = (await found.hear(wire.Answer)).token
+            assert answer is not None and answer.scope == "less"
+            assert answer.expires_at == pushed[0].expires_at
+
+    run(work())
+
+
+def test_push_replays_no_token_that_changed_while_it_was_read(
+    store: Store, credential: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = issue(store, credential, by_hand=True)
+    reading = queries.tokens_to_replay
+
+    def overtaken(session: Any) -> Any:
+        found = list(reading(session))
+        with store.writing() as writing:
+            token = replace(found[0], scope="less")
+            writing.note_token(token)
+        return found
+
+    monkeypatch.setattr(queries, "tokens_to_replay", overtaken)
+
+    async def work() -> None:
+        async with pushing(store) as push, connected(push) as found:
+            heard = (await found.hear(wire.Tokens)).tokens
+            assert [(t.digest, t.scope) for t in heard] == [(digest, "less")]
+            await found.send(wire.Question(1, b"d" * 32))
+            assert await found.hear(wire.Answer) == wire.Answer(1, None)
+            later = [m for m in found.heard if isinstance(m, wire.Tokens)]
+            assert [t.scope for m in later for t in m.tokens] == ["less"]
 
     run(work())
 
