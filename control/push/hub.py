@@ -240,6 +240,8 @@ class Push:
             self._say_refused(connection, "it did not say Hello in time")
         except ConnectionClosed:
             pass
+        except Exception:  # ours, not the peer's; the library would end the connection unheard
+            log.exception("link.fault", peer=_address(connection))
 
     def _say_refused(self, connection: ServerConnection, why: str) -> None:
         log.warning("link.refused", peer=_address(connection), why=why)

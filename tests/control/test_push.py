@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from sqlmodel import select
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
@@ -687,6 +688,26 @@ def test_push_ends_a_connection_whose_replay_fails(
             assert push.listening.is_set()
 
     run(work())
+
+
+def test_push_says_a_fault_of_its_own_before_the_connection_ends(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(hub.Push, "_handle", fail)
+
+    async def work() -> None:
+        async with pushing(store) as push, connected(push) as found:
+            await found.send(wire.Counters(1, 2, 3.0))
+            with pytest.raises(ConnectionClosed):
+                await found.hear(wire.Answer)
+            assert push.listening.is_set()
+
+    with structlog.testing.capture_logs() as logged:
+        run(work())
+    assert [line["exc_info"] for line in logged if line["event"] == "link.fault"] == [True]
 
 
 def test_push_starts_over_when_the_database_is_another(store: Store, credential: str) -> None:
