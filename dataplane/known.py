@@ -84,6 +84,8 @@ class KnownTokens:
         """Forget every token: those of another epoch say nothing about this one."""
         for digest in self._tokens:
             self._cache.remove(digest)
+        for digest in self._ended:  # a database put back to an older state may have it again
+            self._cache.put_negative(digest, self._now())
         self._tokens.clear()
         self._of_credential.clear()
         self._ended.clear()

@@ -128,6 +128,7 @@ def test_clear_forgets_tokens_and_ends(memory: Memory) -> None:
     memory.known.clear()
     assert (len(memory.known), memory.cache.tokens) == (0, {})
     assert memory.known.ended_until(make_token(2).digest) is None
+    assert memory.cache.negative[make_token(2).digest] <= memory.time
 
 
 def test_ends_are_bounded_and_the_oldest_goes_first() -> None:
