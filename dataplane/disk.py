@@ -237,7 +237,8 @@ class DiskState:
                 entries, self._entries, self._items = self._entries, [], 0
                 snapshot, self._snapshot = self._snapshot, None
                 taken, last, self._hurry = self._accepted, self._closing, False
-            self._write_entries(entries)
+                epoch = self._epoch  # theirs; another may be entered while they are written
+            self._write_entries(entries, epoch)
             if snapshot is not None:
                 self._write_snapshot(*snapshot)
             with self._more:
@@ -246,12 +247,12 @@ class DiskState:
                 if last and taken == self._accepted:
                     return
 
-    def _write_entries(self, entries: list[Entry]) -> None:
+    def _write_entries(self, entries: list[Entry], epoch: bytes) -> None:
         """Append and sync; a log that cannot be written is removed, lest it outlive its truth."""
         try:
             for entry in entries:
                 if entry.epoch is not None or self._log_fd < 0:
-                    self._begin_log(Fold([entry], epoch=self._epoch))
+                    self._begin_log(Fold([entry], epoch=epoch))
                 else:
                     self._append_record(entry)
             if entries:
@@ -298,13 +299,12 @@ class DiskState:
             log.error("state.unremovable", file=str(self._dir / _LOG), why=str(error))
 
     def _write_snapshot(self, packed: bytes, epoch: bytes, version: int) -> None:
-        number = self._generation + 1
-        squeezed = zlib.compress(packed, 1)
-        plain = _encode(_Generation(number, epoch, version, squeezed))
-        name = self._older
+        number, name = self._generation + 1, self._older
         try:
+            squeezed = zlib.compress(packed, 1)
+            plain = _encode(_Generation(number, epoch, version, squeezed))
             self._replace(name, frame(self._cipher, plain, 0)[0])
-        except OSError as error:
+        except Exception as error:  # out of memory, say; the thread has more to write
             log.error("state.unwritable", file=str(self._dir / name), why=str(error))
             return
         self._generation = number

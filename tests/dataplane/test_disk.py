@@ -518,3 +518,23 @@ def test_snapshot_that_cannot_be_written_leaves_the_one_before(
     assert kept.load().version == 4
     kept.write(saving(6))
     assert kept.load().version == 6
+
+
+def test_snapshot_that_memory_does_not_suffice_for_ends_no_thread(
+    kept: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.begin(versions=(3, 4))
+    state = DiskState(kept.folder, KEY)
+    state.load()
+
+    def too_much(_data: bytes, _level: int) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as full:
+        full.setattr(disk.zlib, "compress", too_much)
+        saving(5)(state)
+        assert state.flush(10)
+    saving(6)(state)
+    assert state.flush(10)
+    state.close()
+    assert kept.load().version == 6
