@@ -12,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -168,15 +169,15 @@ class Plane:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_stop)
         self.answers.start()
-        jobs = {
+        jobs: dict[str, Callable[[], Awaitable[None]]] = {
             "link": self.link.run,
             "names": self.resolver.run,
             "records": lambda: records.run(self._engine),
         }
-        tasks = [asyncio.create_task(_keep(name, job)) for name, job in jobs.items()]
         if status_socket is not None:
             app = status_app(Sources(self.status, self.readiness, self._metrics.text))
-            tasks.append(asyncio.create_task(serve(app, status_socket)))
+            jobs["status"] = partial(serve, app, status_socket)
+        tasks = [asyncio.create_task(_keep(name, job)) for name, job in jobs.items()]
         try:
             await self._stopping.wait()
             await self._drain()

@@ -262,3 +262,26 @@ async def test_task_that_fails_is_said_and_begun_again(monkeypatch: pytest.Monke
     assert [(line["event"], line["task"], line["error"]) for line in logged] == [
         ("task.fault", "link", "KeyError: 'x'")
     ] * 2
+
+
+async def test_status_listener_that_fails_is_said_and_begun_again(
+    make_plane: Callable[..., Plane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESTART_SECONDS", 0)
+    serving, runs = module.serve, 0
+
+    async def failing_once(*given: Any) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == 1:
+            raise RuntimeError("ours")
+        await serving(*given)
+
+    monkeypatch.setattr(module, "serve", failing_once)
+    with structlog.testing.capture_logs() as logged:
+        running = Running(make_plane())
+        assert (await running.get("/status")).status_code == 200
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running.task
+    faults = [(line["task"], line["error"]) for line in logged if line["event"] == "task.fault"]
+    assert ("status", "RuntimeError: ours") in faults
