@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from control.settings import Settings as ControlSettings
@@ -29,7 +29,7 @@ class Credential:
     """The example's application; its secret is known to whoever made it, and only then."""
 
     client_id: str
-    client_secret: str | None
+    client_secret: str | None = field(repr=False)
 
 
 def run(control: ControlSettings, dataplane: DataplaneSettings, echo_url: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from control.oauth2.secrets import same
 from control.store.tables import Plugin
@@ -15,7 +15,7 @@ class OAuth2Config:
 
     scopes: list[str] | None
     mandatory_scope: bool
-    provision_key: str
+    provision_key: str = field(repr=False)
     token_expiration: int  # seconds; 0 = never
     refresh_token_ttl: float  # seconds; 0 = rows are never deleted
     enable_client_credentials: bool

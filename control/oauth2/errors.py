@@ -1,6 +1,6 @@
 """The errors of the OAuth endpoints, one class per `error` code.  spec/oauth2.md §4-§5.
 
-An error carries its description and status; `token_endpoint` makes the response of it.
+An error carries its description and status; `responses` makes the response of it.
 """
 
 from __future__ import annotations

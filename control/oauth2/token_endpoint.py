@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.exc import IntegrityError
 from starlette.requests import Request
@@ -31,7 +31,7 @@ class Found:
     """What the store knows of a request, read in one transaction."""
 
     config: OAuth2Config
-    check_key: bytes
+    check_key: bytes = field(repr=False)
     shown: client_auth.Presented
     client: OAuth2Credential | None
 

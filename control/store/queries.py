@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -109,7 +109,7 @@ class ConfigRows:
 
     epoch: str
     version: int
-    check_key: bytes
+    check_key: bytes = field(repr=False)
     services: list[ServiceRow]
     routes: list[RouteRow]
     plugins: list[PluginRow]

@@ -142,7 +142,7 @@ class OAuth2Credential(SQLModel, table=True):
     consumer_id: str = _reference("consumers.id", on_delete="CASCADE", nullable=False)
     name: str
     client_id: str = Field(unique=True)
-    client_secret: str = Field(sa_column=Column(EncryptedText(), nullable=False))
+    client_secret: str = Field(repr=False, sa_column=Column(EncryptedText(), nullable=False))
     hash_secret: bool = False  # client_secret is then a PBKDF2 PHC string
     redirect_uris: list[str] | None = _json()
     client_type: str = "confidential"
@@ -192,7 +192,7 @@ class ClusterState(SQLModel, table=True):
     epoch: str = Field(max_length=ID_CHARS)
     config_version: int = _big(default=1)  # an empty configuration is one; 0 says there is none
     revocation_seq: int = _big(default=0)
-    check_key: bytes = Field(sa_column=Column(EncryptedBytes(), nullable=False))
+    check_key: bytes = Field(repr=False, sa_column=Column(EncryptedBytes(), nullable=False))
 
 
 class Revocation(SQLModel, table=True):

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from control.store.tables import OAuth2Credential
+from control.oauth2.config import OAuth2Config
+from control.store.tables import OAuth2Credential, Plugin
 from tests.control.issuing import (
     CREDENTIALS,
     JSON,
@@ -26,6 +27,12 @@ def test_user_is_stored_for_whoever_knows_the_provision_key(
     answer = issuer.grant(authenticated_userid="id 7", provision_key=PROVISION_KEY)
     assert answer.status == 200
     assert issuer.tokens()[0].authenticated_userid == "id 7"
+
+
+def test_config_shows_no_provision_key_in_its_repr() -> None:
+    config = OAuth2Config.of(Plugin(config={"provision_key": "hunter2", "realm": "r"}))
+    assert config.knows_provision_key("hunter2")
+    assert "realm='r'" in repr(config) and "hunter2" not in repr(config)
 
 
 @pytest.mark.parametrize("key", [None, "", "no", PROVISION_KEY + "x", [PROVISION_KEY, "x"]])

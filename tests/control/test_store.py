@@ -15,8 +15,10 @@ from sqlmodel import select
 from control.store import Change, Revoked, Store, StoreError, WriteSession, queries
 from control.store.columns import Secret
 from control.store.keyring import KeyringError, load_keyring
+from control.store.queries import ConfigRows
 from control.store.session import alembic_config
 from control.store.tables import (
+    ClusterState,
     Consumer,
     OAuth2Credential,
     OAuth2Token,
@@ -391,6 +393,17 @@ def test_s93_database_holds_no_secret_in_usable_form(store: Store, tmp_path: Pat
     assert b"oauth2_credentials" in files
     for secret in (b"a secret nobody reads", b"the provision key", b"inner", key):
         assert secret not in files
+
+
+def test_repr_shows_no_secret() -> None:
+    """What an error or a debugger prints of a row."""
+    credential = OAuth2Credential(
+        id="1", consumer_id="2", name="app", client_id="abc", client_secret="hunter2", created_at=1
+    )
+    state = ClusterState(epoch="e", check_key=b"hunter2")
+    config = ConfigRows("e", 1, b"hunter2", [], [], [], [], [])
+    text = repr((credential, state, config))
+    assert "client_id='abc'" in text and "epoch='e'" in text and "hunter2" not in text
 
 
 def test_older_key_still_opens_when_a_newer_one_was_put_above(tmp_path: Path) -> None:
