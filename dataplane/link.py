@@ -98,7 +98,6 @@ class Link:
         self._worked = False  # the connection got past the proofs
         self._socket: ClientConnection | None = None
         self._assembler = wire.SnapshotAssembler()
-        self._applied = asyncio.Event()  # set and replaced at each new config_version
         self._last_id = 0
         self._questions: dict[bytes, _Question] = {}  # by digest
         self._asked: dict[int, _Question] = {}  # the same ones by id
@@ -186,14 +185,6 @@ class Link:
             raise LinkDown(f"no answer in {REPLY_SECONDS:g} s") from None
         finally:
             del self._requests[id_]
-
-    async def reached(self, version: int, timeout: float) -> bool:
-        """Wait until a snapshot of `version` or a later one carries traffic; False: too late."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                while self.config_version < version:
-                    await self._applied.wait()
-        return self.config_version >= version
 
     async def _send(self, message: wire.ToControl) -> None:
         if self._socket is None:
@@ -394,8 +385,6 @@ class Link:
                 return await self._refuse(connection, version, str(error) or type(error).__name__)
             self.config_version = version
             self._state.save_snapshot(packed, snapshot.epoch, version)
-            self._applied.set()
-            self._applied = asyncio.Event()
             log.info("link.applied", version=version)
         self.refused = None
         await connection.send(wire.encode(wire.Ack(version)))

@@ -307,21 +307,6 @@ def test_link_refuses_an_unsound_snapshot(tmp_path: Path, packed: bytes, why: st
     run(work())
 
 
-def test_link_tells_when_a_version_is_reached(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with pair(tmp_path) as (control, made, _):
-            waiting = asyncio.create_task(made.reached(4, 10))
-            await control.send_snapshot(snapshot(3))
-            assert await made.reached(3, 10) is True
-            assert await made.reached(4, 0.01) is False
-            assert not waiting.done()
-            await control.send_snapshot(snapshot(4))
-            assert await waiting is True
-            assert await made.reached(2, 0) is True
-
-    run(work())
-
-
 # --- tokens and revocations -----------------------------------------------------------------------
 
 
