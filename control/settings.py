@@ -1,8 +1,8 @@
 """Every knob of the control plane: what it is, its unit, its default and why.
 
-A setting is the environment variable `NARTHEX_<NAME>`, else `<name>` in the TOML file that
-`NARTHEX_CONFIG` names, else the default here. Both planes may share one file: names that are not
-ours are left to the other plane.
+A setting is the environment variable `NARTHEX_<NAME>`, else `<name>` (any case, with or without the
+prefix) in the TOML file that `NARTHEX_CONFIG` names, else the default here. Both planes may share
+one file: names that are not ours are left to the other plane.
 """
 
 from __future__ import annotations
@@ -94,6 +94,17 @@ def _words(value: object) -> object:
     return value
 
 
+def _expanded(value: object) -> object:
+    """`~` means the home folder, here as in the data plane's settings."""
+    if not isinstance(value, str | Path) or not str(value):
+        return value
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("a path; there is no such user") from None
+
+
+File = Annotated[Path, BeforeValidator(_expanded)]
 Address = Annotated[Listen, NoDecode, BeforeValidator(_listen)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
 
@@ -109,16 +120,17 @@ class _TomlFile(PydanticBaseSettingsSource):
         if not path:
             return {}
         try:
-            found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            found = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
         except OSError as error:
             raise SettingsError(
                 "config", path, f"a readable TOML file ({error.strerror})"
             ) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RuntimeError) as error:
             raise SettingsError("config", path, f"a TOML file ({error})") from None
         known = self.settings_cls.model_fields
+        named = {n.lower().removeprefix(PREFIX.lower()): v for n, v in found.items()}
         # An empty value means unset, as it does in the environment.
-        return {n.lower(): v for n, v in found.items() if n.lower() in known and v != ""}
+        return {n: v for n, v in named.items() if n in known and v != ""}
 
 
 class Settings(BaseSettings):
@@ -128,13 +140,13 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", validate_default=False
     )
 
-    data_dir: Path = Field(
+    data_dir: File = Field(
         Path("./narthex-data"), description="folder for all we keep; 0700, made when missing"
     )
     database_url: SecretStr | None = Field(
         None, description="sqlite:///file; unset: narthex.db in DATA_DIR"
     )
-    keyring: Path | None = Field(
+    keyring: File | None = Field(
         None,
         description="file of Fernet keys, one a line, newest first; encrypts secrets at rest. "
         "Unset: `keyring` in DATA_DIR, made when missing",
@@ -142,7 +154,7 @@ class Settings(BaseSettings):
     admin_listen: Address = Field(
         Listen("127.0.0.1", 8001), description="Admin API; loopback, for it has no login yet"
     )
-    admin_tokens_file: Path | None = Field(
+    admin_tokens_file: File | None = Field(
         None, description="who may use the Admin API; required before ADMIN_LISTEN leaves loopback"
     )
     admin_hosts: Words = Field(
@@ -157,12 +169,12 @@ class Settings(BaseSettings):
         description="what both ends of the link prove they know, 16 characters or more. "
         "Unset: link.secret in DATA_DIR, made when missing",
     )
-    link_cert: Path | None = Field(None, description="PEM certificate chain of the link's server")
-    link_key: Path | None = Field(None, description="PEM private key of LINK_CERT")
-    link_ca: Path | None = Field(
+    link_cert: File | None = Field(None, description="PEM certificate chain of the link's server")
+    link_key: File | None = Field(None, description="PEM private key of LINK_CERT")
+    link_ca: File | None = Field(
         None, description="PEM certificates that sign data planes' certificates"
     )
-    link_crl: Path | None = Field(
+    link_crl: File | None = Field(
         None, description="PEM list of revoked certificates of data planes, signed by LINK_CA"
     )
     link_names: Words = Field(
@@ -173,8 +185,8 @@ class Settings(BaseSettings):
     issuer_listen: Annotated[Listen | None, NoDecode, BeforeValidator(_listen)] = Field(
         None, description="serves the token endpoint by itself too, over TLS_CERT; unset: not"
     )
-    tls_cert: Path | None = Field(None, description="PEM certificate chain for ISSUER_LISTEN")
-    tls_key: Path | None = Field(None, description="PEM private key of TLS_CERT")
+    tls_cert: File | None = Field(None, description="PEM certificate chain for ISSUER_LISTEN")
+    tls_key: File | None = Field(None, description="PEM private key of TLS_CERT")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least that is logged"
     )
@@ -190,9 +202,12 @@ class Settings(BaseSettings):
     @field_validator("link_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 16:
+        if value is None:
+            return None
+        secret = value.get_secret_value().strip()  # the data plane's too: a line may end a file
+        if len(secret) < 16:
             raise ValueError("16 characters or more")
-        return value
+        return SecretStr(secret)
 
     @field_validator("admin_hosts")
     @classmethod

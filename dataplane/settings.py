@@ -113,7 +113,10 @@ def _networks(value: object) -> object:
 def _absolute(value: object) -> object:
     if not isinstance(value, str | Path) or str(value) == "":
         return value
-    return Path(value).expanduser().absolute()
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("there is no such user") from None
 
 
 def _lower(value: object) -> object:
@@ -251,9 +254,11 @@ def _toml_values() -> dict[str, Any]:
         return {}
     try:
         document = tomllib.loads(Path(named).expanduser().read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, RuntimeError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError("CONFIG", named, f"a readable TOML file ({error})") from None
-    return {key.lower().removeprefix(PREFIX.lower()): value for key, value in document.items()}
+    named_values = {k.lower().removeprefix(PREFIX.lower()): v for k, v in document.items()}
+    # An empty value means unset, as it does in the environment.
+    return {name: value for name, value in named_values.items() if value != ""}
 
 
 def expected(field: str) -> str:
