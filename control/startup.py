@@ -70,6 +70,9 @@ def link_secret(settings: Settings, data_dir: Path) -> bytes:
 def _write_once(path: Path, text: str) -> None:
     """Make a file that only we may read, whole from the first moment; the first writer wins."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.unlink(
+        missing_ok=True
+    )  # of a process with our pid that was killed here, as in containers
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "w") as file:

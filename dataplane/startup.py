@@ -79,6 +79,9 @@ def _make_keyring(path: Path) -> None:
     if path.exists():
         return
     aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.unlink(
+        missing_ok=True
+    )  # of a process with our pid that was killed here, as in containers
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:

@@ -10,8 +10,10 @@ import pytest
 from control.settings import SettingsError as ControlError
 from control.settings import load as load_control
 from control.startup import link_secret
+from control.store.keyring import load_keyring as keyring_of_control
 from dataplane.settings import SettingsError as DataplaneError
 from dataplane.settings import load as load_dataplane
+from dataplane.startup import load_keyring as keyring_of_dataplane
 
 SECRET = "twenty characters..."
 
@@ -69,3 +71,13 @@ def test_prefix_case_and_empty_values_mean_the_same_in_the_file(
     monkeypatch.setenv("NARTHEX_CONFIG", "~/n.toml")
     data = tmp_path / "home" / "data"
     assert both_agree() == (data, data / "keyring", SECRET.encode())
+
+
+def test_half_written_secret_of_a_killed_process_with_our_pid_is_replaced(tmp_path: Path) -> None:
+    """In a container each start has the same pid."""
+    for number, load in enumerate((keyring_of_control, keyring_of_dataplane)):
+        path = tmp_path / f"keyring{number}"
+        (tmp_path / f".keyring{number}.{os.getpid()}").write_text("half")
+        assert load(path).encrypt(b"x")
+    (tmp_path / f".link.secret.{os.getpid()}").write_text("half")
+    assert len(link_secret(load_control(), tmp_path)) == 64
