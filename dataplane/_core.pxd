@@ -195,7 +195,6 @@ cdef enum ConnFlag:
     FLAG_BROKEN = 1 << 3  # the socket failed: no more reads or writes
     FLAG_TLS = 1 << 4  # listener: its connections speak TLS; client: this one does
     FLAG_READY = 1 << 5  # is in the worker's ready list
-    FLAG_CLOSE_AFTER = 1 << 6  # close when the output is out
     FLAG_KEEP = 1 << 7  # keep the connection after the answer being written
     FLAG_V6 = 1 << 8  # `remote` is IPv6
     FLAG_DEAD = 1 << 9  # closed; freed at the end of the turn
@@ -476,7 +475,6 @@ cdef struct Shared:
 
     void* tables  # Tables*, published
     void* tokens  # TokenCache's C side
-    uint64_t check_on
     uint64_t draining
     uint64_t realtime_offset_ms  # realtime minus monotonic, refreshed by the Python thread
     int question_fd
@@ -516,7 +514,6 @@ cdef struct Worker:
     uint64_t drain_until_ms
     uint64_t drain_total  # sessions when the drain began
     uint64_t drain_ended  # of them, told to end so far
-    uint64_t pulse_ms  # when the housekeeping of a turn was last done
     Ring inbox
     Ring questions
     Ring records
