@@ -60,27 +60,31 @@ cdef const char* _put_body(Writer* out, const Answer* a, int kind, const Request
         put_span(out, &a.body)
         return b"application/json; charset=utf-8"
     if kind == ANSWER_PLAIN:
-        _put_message(out, a, False)
+        _put_message(out, a, kind)
         put_text(out, b"\nrequest_id: ")
         put_hex(out, request.id, 16)
         put_text(out, b"\n")
         return b"text/plain; charset=utf-8"
     if kind == ANSWER_XML:
         put_text(out, b'<?xml version="1.0" encoding="UTF-8"?>\n<error>\n  <message>')
-        _put_message(out, a, False)
+        _put_message(out, a, kind)
         put_text(out, b"</message>\n  <requestid>")
         put_hex(out, request.id, 16)
         put_text(out, b"</requestid>\n</error>\n")
         return b"application/xml; charset=utf-8"
     if kind == ANSWER_HTML:
-        put_text(out, b"<!doctype html>\n<html>\n  <head>\n    <meta charset=\"utf-8\">\n    <title>Error</title>\n  </head>\n  <body>\n    <h1>Error</h1>\n    <p>")
-        _put_message(out, a, False)
+        put_text(
+            out,
+            b"<!doctype html>\n<html>\n  <head>\n    <meta charset=\"utf-8\">\n    <title>Error</title>\n"
+            b"  </head>\n  <body>\n    <h1>Error</h1>\n    <p>",
+        )
+        _put_message(out, a, kind)
         put_text(out, b"</p>\n    <p>request_id: ")
         put_hex(out, request.id, 16)
         put_text(out, b"</p>\n  </body>\n</html>\n")
         return b"text/html; charset=utf-8"
     put_text(out, b'{\n  "message":"')
-    _put_message(out, a, True)
+    _put_message(out, a, kind)
     put_text(out, b'",\n  "request_id":"')
     put_hex(out, request.id, 16)
     put_text(out, b'"\n}')
@@ -96,13 +100,30 @@ cdef void _put_json(Writer* out, const uint8_t* text, uint32_t size) noexcept no
         put(out, text + i, 1)
 
 
-cdef void _put_message(Writer* out, const Answer* a, bint json) noexcept nogil:
-    """The message, with what may stand behind it."""
+cdef void _put_markup(Writer* out, const uint8_t* text, uint32_t size) noexcept nogil:
+    """Text inside an element of HTML or XML."""
+    cdef uint32_t i
+    for i in range(size):
+        if text[i] == 38:
+            put(out, b"&amp;", 5)
+        elif text[i] == 60:
+            put(out, b"&lt;", 4)
+        elif text[i] == 62:
+            put(out, b"&gt;", 4)
+        else:
+            put(out, text + i, 1)
+
+
+cdef void _put_message(Writer* out, const Answer* a, int kind) noexcept nogil:
+    """The message, with what may stand behind it, as the type asks for it."""
+    cdef const Span* more = &a.message_more
     put_text(out, a.message)
-    if json:
-        _put_json(out, a.message_more.data, a.message_more.size)
+    if kind == ANSWER_PLAIN:
+        put_span(out, more)
+    elif kind == ANSWER_HTML or kind == ANSWER_XML:
+        _put_markup(out, more.data, more.size)
     else:
-        put_span(out, &a.message_more)
+        _put_json(out, more.data, more.size)
     if a.message_end != NULL:
         put_text(out, a.message_end)
 

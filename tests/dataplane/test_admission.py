@@ -278,6 +278,23 @@ def test_anonymous_consumer_stands_in_for_a_token(rig: Rig, fields: tuple[bytes,
     assert head.get("X-Credential-Identifier") == "client-1"
 
 
+@pytest.mark.parametrize(
+    ("accept", "shown"),
+    [
+        (b"text/html", b"&lt;b&gt;&amp;"),
+        (b"application/xml", b"&lt;b&gt;&amp;"),
+        (b"text/plain", b"<b>&"),
+    ],
+)
+def test_configured_name_in_an_error_body_is_text_and_never_markup(
+    rig: Rig, accept: bytes, shown: bytes
+) -> None:
+    rig.guarded_route({"anonymous_missing": "<b>&"})
+    head, body = rig.client(handshake(b"/", b"Accept: " + accept)).answer()
+    assert head.status == 500
+    assert b"anonymous consumer " + shown + b" is configured" in body
+
+
 def test_anonymous_consumer_that_does_not_exist_is_a_500(rig: Rig) -> None:
     rig.guarded_route({"anonymous_missing": 'no"body\\'})
     client = rig.client(handshake())
