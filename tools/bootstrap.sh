@@ -96,7 +96,9 @@ make_venv() {
 }
 
 # The test lock holds all of requirements.lock at the same versions, and installs after it: what
-# has no wheel is built with the pinned setuptools, not with one fetched aside.
+# has no wheel is built with the pinned setuptools, not with one fetched aside. A lock is complete:
+# --no-deps keeps pip from looking for newer versions of what a package asks for with an extra
+# (`coverage[toml]`), which it would then refuse as not pinned.
 install_packages() {
     local file hash
     for file in requirements.lock "$lock"; do
@@ -104,7 +106,7 @@ install_packages() {
         if fresh "$file" "$hash"; then continue; fi
         say "installing what $file names"
         "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation \
-            --use-pep517 --require-hashes -r "$file" >&2 ||
+            --use-pep517 --no-deps --require-hashes -r "$file" >&2 ||
             fail "the packages of $file could not be installed: see above"
         stamp "$file" "$hash"
     done
