@@ -64,6 +64,13 @@ cdef enum PolicyFlag:
     POLICY_HIDE_CREDENTIALS = 1 << 7
     POLICY_UPSTREAM_HTTP = 1 << 8  # the service's protocol is http or https, else ws or wss
     POLICY_UPSTREAM_TLS = 1 << 9  # https or wss
+    POLICY_VALIDATE_UTF8 = 1 << 10  # text frames are checked as they pass
+
+cdef enum PolicyChange:
+    # What an edit or the end of a policy does to its sessions: websocket-session, on_edit, on_delete.
+    CHANGE_KEEP = 0
+    CHANGE_DRAIN  # Close 1012, spread over time
+    CHANGE_CLOSE  # Close 1012 at once
 
 cdef struct Principal:
     uint8_t consumer[16]
@@ -82,6 +89,15 @@ cdef struct Policy:
     uint32_t write_timeout_ms
     uint32_t read_timeout_ms
     uint32_t retries  # further tries after the first
+    uint32_t client_message_max  # payload bytes of one message from the client; over it 1009
+    uint32_t upstream_message_max  # likewise from the upstream
+    uint32_t ping_interval_ms  # 0: no Pings of ours
+    uint32_t ping_timeout_ms  # 0: their Pongs are not waited for
+    uint32_t idle_timeout_ms  # without a data frame either way; 0: never
+    uint32_t stall_timeout_ms  # for a side that takes nothing
+    uint32_t buffered_max  # bytes a direction; past it the fast side is not read
+    uint8_t on_edit  # PolicyChange
+    uint8_t on_delete  # PolicyChange
     NameCell* name  # borrowed from the policy's Python owner; NULL without POLICY_SERVICE
     Span host_header  # owned: Host value to the upstream without preserve_host (port as §7 says)
     Span host_name  # owned: service host as written, for questions and logs
@@ -347,6 +363,7 @@ cdef struct Session:
     uint8_t credential[16]
     uint8_t has_consumer
     uint8_t has_credential
+    uint8_t opaque  # on an http or https route: frames are walked only to count and to place a Close
     uint8_t ending  # 0: live; else END_*
     uint8_t ended_by  # 0 gateway, 1 client, 2 upstream
     uint16_t client_code  # what the client hears; 0: nothing yet

@@ -1,6 +1,12 @@
 from dataplane._core import Reclaimer
 
 FLAGS: dict[str, int]
+CHANGES: dict[str, int]
+
+# Largest message from the client, from the upstream; ping interval, ping timeout, idle timeout,
+# stall timeout in ms; most bytes buffered a direction; on_edit, on_delete.
+Session = tuple[int, int, int, int, int, int, int, int, int]
+SESSION_DEFAULTS: Session
 
 class NameBox:
     host: str
@@ -47,6 +53,7 @@ class PolicyBox:
         target: tuple[bytes, str, int, int, int, int, int] | None,
         anonymous: tuple[bytes, bytes] | None,
         texts: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes],
+        session: Session = ...,
     ) -> None: ...
     def users(self) -> int: ...
     @property

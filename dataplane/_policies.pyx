@@ -24,7 +24,15 @@ FLAGS = {  # PolicyFlag for Python
     "hide_credentials": POLICY_HIDE_CREDENTIALS,
     "upstream_http": POLICY_UPSTREAM_HTTP,
     "upstream_tls": POLICY_UPSTREAM_TLS,
+    "validate_utf8": POLICY_VALIDATE_UTF8,
 }
+CHANGES = {"keep": CHANGE_KEEP, "drain": CHANGE_DRAIN, "close": CHANGE_CLOSE}  # for Python
+
+# What holds where no plugin says otherwise: websocket-size-limit and websocket-session,
+# routing-and-proxy.md §12.3, §12.6.  Bytes, bytes, four times in ms, bytes, on_edit, on_delete.
+SESSION_DEFAULTS = (
+    1048576, 16777216, 30000, 20000, 0, 60000, 65536, CHANGE_KEEP, CHANGE_DRAIN,
+)
 
 
 cdef uint64_t policy_users(const Policy* policy) noexcept nogil:
@@ -231,11 +239,13 @@ cdef class PolicyBox:
     target: (service id, host, port, retries, connect, write, read timeout in ms) or None.
     anonymous: (consumer id, prepared header lines) or None.  texts: host header, host name, service
     path, auth header, both challenges, name of the anonymous consumer that is missing.
+    session: in the order of SESSION_DEFAULTS.
     """
 
     def __cinit__(
         self, NameTable names not None, bytes content, tuple virtual, bytes route, bytes plugin,
         uint32_t flags, uint16_t redirect_status, tuple target, tuple anonymous, tuple texts,
+        tuple session=SESSION_DEFAULTS,
     ):
         cdef size_t size = sizeof(Policy) + sum(map(len, texts))
         if anonymous is not None:
@@ -250,6 +260,10 @@ cdef class PolicyBox:
         memcpy(c.plugin, id_bytes(plugin, 16, "a plugin id"), 16)
         c.flags = flags
         c.redirect_status = redirect_status
+        (
+            c.client_message_max, c.upstream_message_max, c.ping_interval_ms, c.ping_timeout_ms,
+            c.idle_timeout_ms, c.stall_timeout_ms, c.buffered_max, c.on_edit, c.on_delete,
+        ) = session
         if anonymous is not None:
             c.anonymous = <Principal*>cursor
             cursor += sizeof(Principal)
@@ -302,5 +316,10 @@ cdef class PolicyBox:
             "challenge_invalid": _text(&c.challenge_invalid),
             "anonymous_missing": _text(&c.anonymous_missing),
             "anonymous": None if c.anonymous == NULL else principal_face(c.anonymous),
+            "session": (
+                c.client_message_max, c.upstream_message_max, c.ping_interval_ms,
+                c.ping_timeout_ms, c.idle_timeout_ms, c.stall_timeout_ms, c.buffered_max,
+                c.on_edit, c.on_delete,
+            ),
         }
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from dataplane import wire
-from dataplane._policies import FLAGS
+from dataplane._policies import FLAGS, SESSION_DEFAULTS
 from dataplane._tables import Tables
 from dataplane.compile import CompileError, compile_snapshot
 from tests.dataplane.memory import rss_kib
@@ -130,6 +130,7 @@ def test_policy_has_the_ids_port_times_and_texts() -> None:
         b'"The access token is invalid or has expired"',
         "anonymous_missing": b"",
         "anonymous": None,
+        "session": SESSION_DEFAULTS,
     }
 
 
