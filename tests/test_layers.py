@@ -76,7 +76,9 @@ CYTHON = {
     "_upstream": (*BELOW_STATES, "_admission", "_forward"),
     "_handshake": (*BELOW_STATES, "_admission", "_forward", "_upstream"),
     "_exchange": (*BELOW_STATES, "_admission", "_forward"),
-    "_relay": (*BELOW_STATES, "_admission", "_forward"),
+    "_session": ("_sys", "_core", "_frame", "_tls"),
+    "_walk": ("_sys", "_core", "_frame", "_tls", "_session"),
+    "_relay": (*BELOW_STATES, "_session", "_walk"),
     "_lines": SHARED,
     "_worker": (
         *BELOW_STATES,
@@ -85,6 +87,7 @@ CYTHON = {
         "_upstream",
         "_handshake",
         "_exchange",
+        "_session",
         "_relay",
     ),
     "_engine": (*BELOW_STATES, "_lines", "_worker"),
