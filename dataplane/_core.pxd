@@ -356,6 +356,8 @@ cdef struct Flow:
     uint64_t taken_ms  # with output pending: when the sink last took some
     uint64_t pinged_ms  # when our last Ping went to the source; 0: none yet
     uint64_t owes_ms  # FLOW_OWES_PONG: since when
+    uint32_t queued  # what the kernel held for the sink, looking for a stall; plus one; 0: not looked
+    uint32_t ping_queued  # what it held for the source when our last Ping was behind that; plus one
     uint32_t message_max  # payload bytes of one message; over it 1009
     uint32_t read_max  # bytes a read
     uint32_t utf8  # FLOW_TEXT: utf8_step's state

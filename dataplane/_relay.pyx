@@ -133,14 +133,37 @@ cdef void relay_end(
     session.ending = ENDING_CLOSE
     session.due_client = <uint16_t>client_code
     session.due_upstream = <uint16_t>upstream_code
+    if session.opaque:
+        _settle_opaque(session, &session.up, session.upstream)
+        _settle_opaque(session, &session.down, session.client)
     _send_close(worker, session, session.client)
     _send_close(worker, session, session.upstream)
-    wheel_cancel(&worker.wheel, &session.upstream.timer)
     if _not_yet(session, session.client) or _not_yet(session, session.upstream):
         wait = HEAR_OUT_MS
     elif _close_waits(session, session.client) or _close_waits(session, session.upstream):
         wait = BOUNDARY_MS
     wheel_arm(&worker.wheel, &session.client.timer, worker.now_ms + wait)
+
+
+cdef void _settle_opaque(Session* session, Flow* flow, Conn* sink) noexcept nogil:
+    """An opaque session is told to end: no Close can follow what is no frame."""
+    if flow.close_code:
+        flow.flags |= FLOW_CLOSE_SEEN
+    if flow.flags & FLOW_BLIND:
+        _tear(flow, sink)
+
+
+cdef void _end_tcp(
+    Worker* worker, Session* session, const char* why, int ended_by
+) noexcept nogil:
+    """End both sides without a Close, once what is pending for them is out."""
+    if session.ending:
+        return
+    _first_reason(session, why, ended_by)
+    session.ending = ENDING_CLOSE
+    session.up.flags |= FLOW_TORN | FLOW_ENDED
+    session.down.flags |= FLOW_TORN | FLOW_ENDED
+    wheel_arm(&worker.wheel, &session.client.timer, worker.now_ms + CLOSE_MS)
 
 
 # --- passing on ------------------------------------------------------------------------------------
@@ -163,6 +186,16 @@ cdef void _violated(Worker* worker, Session* session, Conn* source, int code) no
         relay_end(worker, session, why, 1001 if code == 1009 else 1011, code, BY_UPSTREAM)
 
 
+cdef inline bint _is_dropped(const Session* session, const Flow* flow) noexcept nogil:
+    """Whether what the source sends goes nowhere: the sink's stream has ended, or will.
+
+    An opaque session goes on behind a Close that only passed.
+    """
+    if nx_likely(not flow.flags & (FLOW_ENDED | FLOW_CLOSE_SENT | FLOW_TORN)):
+        return False
+    return flow.flags & (FLOW_ENDED | FLOW_TORN) or session.ending or not session.opaque
+
+
 cdef int _send_on(
     Worker* worker, Session* session, Flow* flow, Conn* sink, uint8_t* data, const Walked* walked
 ) noexcept nogil:
@@ -170,7 +203,7 @@ cdef int _send_on(
     cdef uint32_t size = walked.ready
     cdef bint was_pending
     cdef int result
-    if flow.flags & (FLOW_CLOSE_SENT | FLOW_TORN) or sink.flags & FLAG_BROKEN:
+    if nx_unlikely(_is_dropped(session, flow)) or sink.flags & FLAG_BROKEN:
         return 1
     if nx_unlikely(walked.head_len):
         # There is room: a header of the source's that was dropped, or the headroom of the read.
@@ -179,8 +212,8 @@ cdef int _send_on(
         size += walked.head_len
     was_pending = buffer_size(&sink.output) != 0
     result = session_write(session, sink, data, size)
-    if nx_unlikely(buffer_size(&sink.output)) and not was_pending and sink.timer.prev == NULL:
-        wheel_arm(&worker.wheel, &sink.timer, worker.now_ms + session.policy.stall_timeout_ms)
+    if nx_unlikely(buffer_size(&sink.output)) and not was_pending:
+        heartbeat_pending(worker, session, flow)
     return result
 
 
@@ -212,6 +245,8 @@ cdef int _pass_on(
         if nx_unlikely(flow.flags & FLOW_CLOSE_SEEN):
             _close_passed(worker, session, source)
             return result
+        if nx_unlikely(flow.flags & FLOW_OPAQUE) and flow.close_code:
+            _close_named(session, source)
         if nx_unlikely(result < 0):
             return result
         data += walked.ready + walked.dropped
@@ -227,13 +262,17 @@ cdef int _pass_on(
     return result
 
 
-cdef void _close_passed(Worker* worker, Session* session, Conn* source) noexcept nogil:
-    """An endpoint closed, and its Close went on as it was: wait for the other's, within bounds."""
+cdef void _close_named(Session* session, Conn* source) noexcept nogil:
     _first_reason(
         session,
         b"closed by the client" if source == session.client else b"closed by the upstream",
         BY_CLIENT if source == session.client else BY_UPSTREAM,
     )
+
+
+cdef void _close_passed(Worker* worker, Session* session, Conn* source) noexcept nogil:
+    """An endpoint closed, and its Close went on as it was: wait for the other's, within bounds."""
+    _close_named(session, source)
     if not session.ending:
         session.ending = ENDING_CLOSE
         wheel_arm(&worker.wheel, &session.client.timer, worker.now_ms + CLOSE_MS)
@@ -246,6 +285,12 @@ cdef void _lost(Worker* worker, Session* session, Conn* source) noexcept nogil:
     """The source's TCP ended, with or without a Close before."""
     cdef Flow* flow = flow_from(session, source)
     flow.flags |= FLOW_ENDED
+    if session.opaque and not session.ending:  # §11: a half-close closes both
+        if source == session.client:
+            _end_tcp(worker, session, b"client went away", BY_CLIENT)
+        else:
+            _end_tcp(worker, session, b"upstream went away", BY_UPSTREAM)
+        return
     if not flow_at_boundary(flow) and not flow.flags & FLOW_CLOSE_SENT:
         flow.flags |= FLOW_TORN  # the sink has half a frame: its stream can only end
     if source == session.client:
@@ -275,9 +320,7 @@ cdef void _pump(Worker* worker, Session* session, Conn* source) noexcept nogil:
     cdef ssize_t got
     cdef int budget = READS_MAX
     while source.flags & FLAG_READABLE:
-        if nx_unlikely(not session_has_room(session, sink)) and not (
-            flow.flags & (FLOW_ENDED | FLOW_CLOSE_SENT | FLOW_TORN)
-        ):
+        if nx_unlikely(not session_has_room(session, sink)) and not _is_dropped(session, flow):
             nx_bump(&worker.counters.reads_held, 1)
             break  # back-pressure: goes on when the sink has taken enough
         if budget == 0:
@@ -307,6 +350,7 @@ cdef void _pump(Worker* worker, Session* session, Conn* source) noexcept nogil:
 
 cdef void relay_begin(Worker* worker, Session* session) noexcept nogil:
     session_begin(worker, session)
+    heartbeat(worker, session)
     _begin_side(worker, session, session.upstream)
     _begin_side(worker, session, session.client)
     relay_event(worker, session.upstream)
@@ -330,14 +374,14 @@ cdef void _begin_side(Worker* worker, Session* session, Conn* source) noexcept n
 
 cdef void _flush(Worker* worker, Session* session, Conn* sink) noexcept nogil:
     """Send what is pending for a side."""
+    cdef uint32_t pending = buffer_size(&sink.output)
     cdef int result = conn_flush(sink)
     if result < 0:
         sink.flags |= FLAG_BROKEN
         _lost(worker, session, sink)
-    elif result and not session.ending:
-        wheel_cancel(&worker.wheel, &sink.timer)
-    elif not result and sink.timer.prev != NULL and not session.ending:
-        wheel_arm(&worker.wheel, &sink.timer, worker.now_ms + session.policy.stall_timeout_ms)
+    elif buffer_size(&sink.output) < pending:
+        flow_from(session, session_other(session, sink)).taken_ms = worker.now_ms
+        flow_from(session, session_other(session, sink)).queued = 0
 
 
 cdef void relay_event(Worker* worker, Conn* conn) noexcept nogil:
@@ -367,7 +411,7 @@ cdef void _tear(Flow* flow, Conn* sink) noexcept nogil:
 
 
 cdef void relay_timer(Worker* worker, Conn* conn) noexcept nogil:
-    """A side took nothing for too long, or an end was not completed in time."""
+    """The session's heartbeat, or an end was not completed in time."""
     cdef Session* session = conn.session
     cdef bint client_waits, upstream_waits
     if session.ending and session.heard_out:
@@ -390,12 +434,42 @@ cdef void relay_timer(Worker* worker, Conn* conn) noexcept nogil:
         wheel_arm(&worker.wheel, &session.client.timer, worker.now_ms + CLOSE_MS - BOUNDARY_MS)
         _finish(worker, session)
         return
-    if buffer_size(&conn.output) == 0:
+    _beat_ends(worker, session, heartbeat(worker, session))
+    if session.ending:
+        _finish(worker, session)
+
+
+cdef void _beat_ends(Worker* worker, Session* session, int beat) noexcept nogil:
+    """End a session as its heartbeat says: the table of ends, architecture.md."""
+    if beat == BEAT_CLIENT_LOST or beat == BEAT_UPSTREAM_LOST:
+        _lost(worker, session, session.client if beat == BEAT_CLIENT_LOST else session.upstream)
+    elif beat == BEAT_CLIENT_SILENT:
+        relay_end(worker, session, b"no Pong from the client", 4408, 1001, BY_CLIENT)
+    elif beat == BEAT_UPSTREAM_SILENT:
+        session.upstream.flags |= FLAG_BROKEN
+        relay_end(worker, session, b"no Pong from the upstream", 1011, 0, BY_UPSTREAM)
+    elif beat == BEAT_IDLE:
+        relay_end(worker, session, b"idle for too long", 4408, 1001, BY_GATEWAY)
+    elif beat == BEAT_QUIET:
+        _end_tcp(worker, session, b"nothing came for too long", BY_GATEWAY)
+    elif beat == BEAT_CLIENT_STALLED:
+        _cut_stalled(worker, session, session.client)
+    elif beat == BEAT_UPSTREAM_STALLED:
+        _cut_stalled(worker, session, session.upstream)
+
+
+cdef void _cut_stalled(Worker* worker, Session* session, Conn* side) noexcept nogil:
+    """A side took nothing for too long: its stream is stuck, and 1013 stands in the record only."""
+    cdef bint by_client = side == session.client
+    cdef const char* why = b"upstream took nothing for too long"
+    if by_client:
+        why = b"client took nothing for too long"
+    side.flags |= FLAG_BROKEN
+    if session.opaque:
+        _end_tcp(worker, session, why, BY_CLIENT if by_client else BY_UPSTREAM)
         return
-    conn.flags |= FLAG_BROKEN
-    session_note_close(worker, session, conn, 1013)
-    if conn == session.client:
-        relay_end(worker, session, b"client took nothing for too long", 0, 1001, BY_CLIENT)
+    session_note_close(worker, session, side, 1013)
+    if by_client:
+        relay_end(worker, session, why, 0, 1001, BY_CLIENT)
     else:
-        relay_end(worker, session, b"upstream took nothing for too long", 1011, 0, BY_UPSTREAM)
-    _finish(worker, session)
+        relay_end(worker, session, why, 1011, 0, BY_UPSTREAM)

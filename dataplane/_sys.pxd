@@ -73,6 +73,12 @@ cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int count, int flags)
     int EFD_NONBLOCK, EFD_CLOEXEC
 
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, void* argument)
+
+cdef extern from "<linux/sockios.h>" nogil:
+    unsigned long SIOCOUTQ  # bytes sent and not acknowledged
+
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
     ssize_t read(int fd, void* data, size_t size)

@@ -164,14 +164,19 @@ cdef void _note_opaque(
             header.length,
         )
     elif header.opcode == FRAME_CLOSE:
-        flow.flags |= FLOW_CLOSE_SENT  # none of ours may follow; what does still goes on
         flow.close_code = FRAME_NO_CODE
         if header.length >= 2:
             memcpy(code, flow.head + header.header_len, 2)
             if header.masked:
                 frame_unmask(code, 2, header.mask, 0)
             flow.close_code = (<uint16_t>code[0] << 8) | code[1]
-        session_note_close(worker, session, sink, flow.close_code)
+            if flow.close_code == 0:
+                flow.close_code = FRAME_NO_CODE  # 0 says that none came yet
+        if session.ending:
+            flow.flags |= FLOW_CLOSE_SEEN
+        if not flow.flags & FLOW_CLOSE_SENT:
+            flow.flags |= FLOW_CLOSE_SENT  # none of ours may follow; what does still goes on
+            session_note_close(worker, session, sink, flow.close_code)
     elif header.opcode == FRAME_PING:
         _ping_passes(worker, session, sink)
     else:
@@ -203,7 +208,7 @@ cdef void _walk_opaque(
     cdef uint32_t at = 0
     cdef uint32_t more, have, need
     cdef int got
-    while at < size and not flow.flags & (FLOW_BLIND | FLOW_CLOSE_SENT):
+    while at < size and not flow.flags & FLOW_BLIND and flow.close_code == 0:
         if flow.frame_left:
             more = size - at if size - at < flow.frame_left else <uint32_t>flow.frame_left
             flow.frame_left -= more

@@ -78,7 +78,8 @@ CYTHON = {
     "_exchange": (*BELOW_STATES, "_admission", "_forward"),
     "_session": ("_sys", "_core", "_frame", "_tls"),
     "_walk": ("_sys", "_core", "_frame", "_tls", "_session"),
-    "_relay": (*BELOW_STATES, "_session", "_walk"),
+    "_heartbeat": ("_sys", "_core", "_frame", "_tls", "_session"),
+    "_relay": (*BELOW_STATES, "_session", "_walk", "_heartbeat"),
     "_lines": SHARED,
     "_worker": (
         *BELOW_STATES,
