@@ -130,7 +130,9 @@ def _policies(
         box = kept.get(content)
         if box is None:
             try:
-                box = _policy(names, content, route, service, oauth2, anonymous, limit, rules)
+                box = _policy(
+                    names, content, len(own), route, service, oauth2, anonymous, limit, rules
+                )
             except ValueError as error:
                 raise ValueError(f"route {_label(route)}: {error}") from None
         boxes[content] = box
@@ -144,6 +146,7 @@ def _label(route: wire.Route) -> str:
 def _policy(
     names: NameTable,
     content: bytes,
+    own: int,
     route: wire.Route,
     service: wire.Service | None,
     oauth2: wire.OAuth2 | None,
@@ -190,6 +193,8 @@ def _policy(
             header_value(missing) if missing is not None else b"",
         ),
         session_rules(route, service, limit, rules),
+        own,
+        sum(1 << place for place, plugin in enumerate((oauth2, limit, rules)) if plugin),
     )
 
 

@@ -134,6 +134,8 @@ def test_policy_has_the_ids_port_times_and_texts() -> None:
         "anonymous_missing": b"",
         "anonymous": None,
         "session": SESSION_DEFAULTS,
+        "parting": 0,
+        "drain_ms": (0, 0),
     }
 
 
