@@ -38,6 +38,9 @@ cdef struct Visit:
 cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept nogil
 # What still holds right before our 101: expiry, revocation, the credential.
 cdef bint still_admitted(Worker* worker, const Request* request) noexcept nogil
+# Whether a session may still begin on the policy of the request, likewise.  STEP_ADMITTED, or
+# STEP_ANSWER with `worker.answer` filled.
+cdef int still_routed(Worker* worker, const Request* request) noexcept nogil
 cdef bint query_part_is_token(const uint8_t* part, uint32_t size, uint8_t* spare) noexcept nogil
 # Fill `worker.answer.type_wanted` and `head_only` from what the request asks for.
 cdef void negotiate(Worker* worker, const Visit* visit) noexcept nogil

@@ -522,6 +522,22 @@ cdef bint still_admitted(Worker* worker, const Request* request) noexcept nogil:
     )
 
 
+cdef int still_routed(Worker* worker, const Request* request) noexcept nogil:
+    cdef uint64_t parting = nx_load_u64(&request.policy.parting)
+    if nx_likely(not parting & PARTING_SHUT):
+        return STEP_ADMITTED
+    if parting & PARTING_GONE:
+        return answer(
+            worker, 404, b"no Route matched with those values", b"route gone during the handshake"
+        )
+    answer(
+        worker, 503, b"the configuration of this route has just changed, try again",
+        b"configuration changed during the handshake",
+    )
+    worker.answer.fields = RETRY_FIELDS
+    return STEP_ANSWER
+
+
 # --- all of it --------------------------------------------------------------------------------------
 
 

@@ -72,6 +72,13 @@ cdef enum PolicyChange:
     CHANGE_DRAIN  # Close 1012, spread over time
     CHANGE_CLOSE  # Close 1012 at once
 
+cdef enum Parting:
+    # What became of a policy that no tables have any more; none: the sessions on it stay.
+    PARTING_SHUT = 1 << 0  # no session may begin on it
+    PARTING_GONE = 1 << 1  # its route is gone, or its service disabled
+    PARTING_DRAIN = 1 << 2  # its sessions end, spread over time
+    PARTING_CLOSE = 1 << 3  # its sessions end at once
+
 cdef struct Principal:
     uint8_t consumer[16]
     uint8_t credential[16]  # zeros for an anonymous consumer
@@ -108,7 +115,10 @@ cdef struct Policy:
     Span anonymous_missing  # owned: the configured anonymous consumer that does not exist, or empty
     Principal* anonymous  # owned; NULL when none is configured
     uint64_t users[64]  # [worker]: sessions and parked handshakes that hold this policy
-    # Invariant: everything but `users` never changes; freed when unpublished and sum(users) == 0.
+    uint64_t parting  # Parting; set by the Python thread when unpublished, bits are only added
+    uint64_t drain_from_ms  # monotonic; written once, before PARTING_DRAIN
+    uint64_t drain_until_ms
+    # Invariant: all up to `users` never changes; freed when unpublished and sum(users) == 0.
 
 # --- memory ---------------------------------------------------------------------------------------
 
@@ -403,6 +413,7 @@ cdef enum NoteKind:
     NOTE_RESPONSE  # text: a whole response, owned by the note
     NOTE_DRAIN  # value: milliseconds to spread the ends over
     NOTE_STOP
+    NOTE_PARTED  # sessions of this worker hold a policy whose `parting` ends them
 
 cdef struct Note:
     uint64_t ref
@@ -503,6 +514,15 @@ cdef struct Shared:
     int trusted_count
     void* tls  # SSL_CTX*
 
+cdef struct Walk:
+    # The search for sessions that end with their policy: rounds over all connections, see _parting.
+
+    uint8_t under_way
+    uint8_t once_more  # a note came during the round
+    uint8_t not_yet_due  # sessions met in this round end later
+    uint32_t at  # index of the next connection
+    uint64_t next_ms  # when to go on
+
 cdef struct Worker:
     int index
     int epoll_fd
@@ -531,6 +551,7 @@ cdef struct Worker:
     uint64_t drain_until_ms
     uint64_t drain_total  # sessions when the drain began
     uint64_t drain_ended  # of them, told to end so far
+    Walk walk
     Ring inbox
     Ring questions
     Ring records

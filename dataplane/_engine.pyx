@@ -465,6 +465,11 @@ cdef class Engine:
         for i in range(self.worker_count):
             self._post(i, 0, NOTE_DRAIN, <uint64_t>(seconds * 1000), None)
 
+    def tell_parted(self, workers):
+        """Have these workers look for sessions whose policy's `parting` ends them."""
+        for i in workers:
+            self._post(i, 0, NOTE_PARTED, 0, None)
+
     def stop(self):
         """End the workers at once: what is left is cut."""
         for i in range(self.worker_count):

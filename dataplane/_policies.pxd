@@ -33,4 +33,6 @@ cdef class PolicyBox:
     cdef NameBox name  # owner of c.name, or None
     cdef readonly bytes content  # what it was compiled from
     cdef readonly tuple virtual  # its virtual routes, for the next compile
+    cdef readonly uint32_t own  # bytes of `content` about its route, service and plugins
+    cdef readonly uint32_t plugins  # a bit for each plugin that runs on the route
     cpdef uint64_t users(self)

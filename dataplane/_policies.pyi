@@ -2,6 +2,7 @@ from dataplane._core import Reclaimer
 
 FLAGS: dict[str, int]
 CHANGES: dict[str, int]
+PARTING: dict[str, int]
 
 # Largest message from the client, from the upstream; ping interval, ping timeout, idle timeout,
 # stall timeout in ms; most bytes buffered a direction; on_edit, on_delete.
@@ -41,6 +42,11 @@ Virtual = tuple[
 class PolicyBox:
     content: bytes
     virtual: tuple[Virtual, ...]
+    own: int
+    plugins: int
+    on_edit: int
+    on_delete: int
+    parting: int
     def __init__(
         self,
         names: NameTable,
@@ -54,10 +60,13 @@ class PolicyBox:
         anonymous: tuple[bytes, bytes] | None,
         texts: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes],
         session: Session = ...,
+        own: int = 0,
+        plugins: int = 0,
     ) -> None: ...
     def users(self) -> int: ...
     @property
     def route(self) -> bytes: ...
+    def part(self, parting: int, from_ms: int = 0, until_ms: int = 0) -> list[int]: ...
     def hold(self, worker: int, by: int) -> None: ...
     def describe(self) -> dict[str, object]: ...
 

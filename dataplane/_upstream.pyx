@@ -338,6 +338,8 @@ cdef int _judge_upstream(
         return _refused_by_upstream(worker, upstream, client, data, size, &http)
     if not _accepts(data, &http, request):
         return _bad_upstream(worker, b"upstream's 101 is not an answer to this handshake")
+    if nx_unlikely(still_routed(worker, request) != STEP_ADMITTED):
+        return STEP_ANSWER
     if not still_admitted(worker, request):
         answer(worker, 401, NULL, b"token ended during the handshake")
         worker.answer.body.data = <const uint8_t*>(

@@ -208,6 +208,8 @@ cdef void _read_inbox(Worker* worker) noexcept nogil:
             worker.stopping = 1
         elif note.kind == NOTE_DRAIN:
             _begin_drain(worker, note.value)
+        elif note.kind == NOTE_PARTED:
+            parting_begin(worker)
         else:
             client = conn_find(worker, note.ref)
             if client != NULL and client.state == STATE_PARKED and client.request != NULL:
@@ -315,6 +317,8 @@ cdef void worker_run(Worker* worker) noexcept nogil:
         sleep_ms = 0 if worker.ready != NULL else wheel_sleep_ms(&worker.wheel, worker.now_ms)
         if worker.draining and sleep_ms > PULSE_MS:
             sleep_ms = PULSE_MS
+        if nx_unlikely(worker.walk.under_way):
+            sleep_ms = parting_sleep_ms(worker, sleep_ms)
         nx_store_u64(&worker.turn, worker.turn + 1)  # even: no published memory is in use
         count = epoll_wait(worker.epoll_fd, events, EVENTS_MAX, sleep_ms)
         nx_exchange_u64(&worker.turn, worker.turn + 1)  # odd, before anything published is read
@@ -326,6 +330,8 @@ cdef void worker_run(Worker* worker) noexcept nogil:
         wheel_run(&worker.wheel, worker.now_ms, _timer_fired, worker)
         if worker.draining:
             _go_on_draining(worker)
+        if nx_unlikely(worker.walk.under_way):
+            parting_go_on(worker)
         if worker.graveyard != NULL:
             conn_bury(worker)
     _end_all(worker)

@@ -18,7 +18,7 @@ import msgspec
 
 SUBPROTOCOL = "narthex.link.1"
 WIRE_MAJOR = 1
-WIRE_MINOR = 0
+WIRE_MINOR = 1  # 1: SizeLimit, SessionRules
 CHUNK_BYTES = 64 * 1024  # a snapshot is cut so that nothing waits behind more than this
 SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024  # uncompressed; larger is refused on both ends
 CHUNKS_MAX = SNAPSHOT_BYTES_MAX // CHUNK_BYTES
@@ -54,6 +54,28 @@ class OAuth2(Record, frozen=True):
     anonymous_missing: str | None = None
 
 
+class SizeLimit(Record, frozen=True):
+    """One `websocket-size-limit` instance, in payload bytes.  routing-and-proxy.md §12.4."""
+
+    plugin_id: bytes
+    client_max_payload: int = 1048576
+    upstream_max_payload: int = 16777216
+
+
+class SessionRules(Record, frozen=True):
+    """One `websocket-session` instance; times in milliseconds, 0 is off.  §12.6."""
+
+    plugin_id: bytes
+    ping_interval_ms: int = 30000
+    ping_timeout_ms: int = 20000
+    idle_timeout_ms: int = 0
+    stall_timeout_ms: int = 60000
+    buffered_max: int = 65536
+    validate_utf8: bool = False
+    on_edit: str = "keep"
+    on_delete: str = "drain"
+
+
 class Service(Record, frozen=True):
     """Where a route's traffic goes.  Kong `services`; times in milliseconds."""
 
@@ -85,7 +107,10 @@ class Route(Record, frozen=True):
     preserve_host: bool = False
     path_handling: str = "v0"
     service: bytes | None = None  # Service.id
-    oauth2: bytes | None = None  # OAuth2.plugin_id: the instance chosen for this route
+    # The plugin instances chosen for this route, by their plugin_id.
+    oauth2: bytes | None = None
+    size_limit: bytes | None = None
+    session: bytes | None = None
 
 
 class Consumer(Record, frozen=True):
@@ -106,8 +131,8 @@ class Snapshot(Record, frozen=True):
     """All a data plane needs to route and admit; never a secret, signing key or token row.
 
     `check_key` makes the six check characters of opaque tokens (`token_check`). References between
-    records (Route.service, Route.oauth2, Credential.consumer) always resolve: `problems` says
-    which do not.
+    records (Route.service, Route.oauth2 and its like, Credential.consumer) always resolve:
+    `problems` says which do not.
     """
 
     epoch: bytes
@@ -118,11 +143,15 @@ class Snapshot(Record, frozen=True):
     oauth2: list[OAuth2] = []
     consumers: list[Consumer] = []
     credentials: list[Credential] = []
+    size_limits: list[SizeLimit] = []
+    sessions: list[SessionRules] = []
 
     def problems(self) -> list[str]:
         """What keeps this snapshot from being applied, one line each; empty when it is sound."""
         services = {s.id for s in self.services}
         plugins = {p.plugin_id for p in self.oauth2}
+        limits = {p.plugin_id for p in self.size_limits}
+        sessions = {p.plugin_id for p in self.sessions}
         consumers = {c.id for c in self.consumers}
         found = [
             f"route {r.id.hex()} names a service that is not there"
@@ -133,6 +162,16 @@ class Snapshot(Record, frozen=True):
             f"route {r.id.hex()} names an oauth2 plugin that is not there"
             for r in self.routes
             if r.oauth2 is not None and r.oauth2 not in plugins
+        ]
+        found += [
+            f"route {r.id.hex()} names a websocket-size-limit plugin that is not there"
+            for r in self.routes
+            if r.size_limit is not None and r.size_limit not in limits
+        ]
+        found += [
+            f"route {r.id.hex()} names a websocket-session plugin that is not there"
+            for r in self.routes
+            if r.session is not None and r.session not in sessions
         ]
         found += [
             f"credential {c.id.hex()} names a consumer that is not there"

@@ -77,6 +77,7 @@ CYTHON = {
     "_handshake": (*BELOW_STATES, "_admission", "_forward", "_upstream"),
     "_exchange": (*BELOW_STATES, "_admission", "_forward"),
     "_relay": (*BELOW_STATES, "_admission", "_forward"),
+    "_parting": (*BELOW_STATES, "_relay"),
     "_lines": SHARED,
     "_worker": (
         *BELOW_STATES,
@@ -86,6 +87,7 @@ CYTHON = {
         "_handshake",
         "_exchange",
         "_relay",
+        "_parting",
     ),
     "_engine": (*BELOW_STATES, "_lines", "_worker"),
 }
