@@ -1,3 +1,4 @@
+from dataplane._contexts import Context, Contexts
 from dataplane._core import Reclaimer
 
 FLAGS: dict[str, int]
@@ -19,6 +20,7 @@ class NameBox:
     def failed(self) -> bool: ...
 
 class NameTable:
+    contexts: Contexts
     def __init__(self, reclaimer: Reclaimer) -> None: ...
     def intern(self, host: str) -> NameBox: ...
     def set_addresses(self, host: str, addresses: list[tuple[str, bool]]) -> None: ...
@@ -40,6 +42,7 @@ Virtual = tuple[
 
 class PolicyBox:
     content: bytes
+    tls: Context | None
     virtual: tuple[Virtual, ...]
     def __init__(
         self,
@@ -54,6 +57,7 @@ class PolicyBox:
         anonymous: tuple[bytes, bytes] | None,
         texts: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes],
         session: Session = ...,
+        tls: Context | None = ...,
     ) -> None: ...
     def users(self) -> int: ...
     @property

@@ -15,6 +15,7 @@ import msgspec
 from dataplane import wire
 from dataplane._policies import FLAGS, PolicyBox
 from dataplane._tables import Tables
+from dataplane.certificates import upstream_tls
 from dataplane.patterns import virtual_routes
 from dataplane.prepared import (
     ANONYMOUS_LINE,
@@ -30,6 +31,7 @@ from dataplane.prepared import (
 )
 
 if TYPE_CHECKING:
+    from dataplane._contexts import Context
     from dataplane._policies import NameTable
 
 VERSION_MAX = 2**63 - 1
@@ -82,6 +84,8 @@ def _check(snapshot: wire.Snapshot) -> None:
     _check_ids("oauth2 plugin", [plugin.plugin_id for plugin in snapshot.oauth2])
     _check_ids("consumer", [consumer.id for consumer in snapshot.consumers])
     _check_ids("credential", [credential.id for credential in snapshot.credentials])
+    _check_ids("certificate", [certificate.id for certificate in snapshot.certificates])
+    _check_ids("CA certificate", [authority.id for authority in snapshot.ca_certificates])
 
 
 def _check_ids(what: str, ids: list[bytes]) -> None:
@@ -97,7 +101,11 @@ def _policies(
 ) -> dict[bytes, PolicyBox]:
     """Every route's policy by its content, those of `previous` where they are there already."""
     kept = previous.boxes if previous is not None else {}
-    services = {service.id: (service, _encode(service)) for service in snapshot.services}
+    secured = upstream_tls(snapshot, names.contexts)
+    services = {
+        service.id: (service, _encode(service) + secured[service.id][0])
+        for service in snapshot.services
+    }
     consumers = {consumer.id: consumer for consumer in snapshot.consumers}
     plugins: dict[bytes, tuple[wire.OAuth2, wire.Consumer | None, bytes]] = {}
     for plugin in snapshot.oauth2:
@@ -116,7 +124,8 @@ def _policies(
         box = kept.get(content)
         if box is None:
             try:
-                box = _policy(names, content, route, service, oauth2, anonymous)
+                tls = None if service is None else secured[service.id][1]
+                box = _policy(names, content, route, service, oauth2, anonymous, tls)
             except ValueError as error:
                 raise ValueError(f"route {_label(route)}: {error}") from None
         boxes[content] = box
@@ -134,6 +143,7 @@ def _policy(
     service: wire.Service | None,
     oauth2: wire.OAuth2 | None,
     anonymous: wire.Consumer | None,
+    tls: Context | None,
 ) -> PolicyBox:
     if route.https_redirect_status_code not in REDIRECT_STATUSES:
         raise ValueError(f"https_redirect_status_code {route.https_redirect_status_code}")
@@ -172,6 +182,7 @@ def _policy(
             invalid,
             header_value(missing) if missing is not None else b"",
         ),
+        tls=tls,
     )
 
 
