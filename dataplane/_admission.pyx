@@ -585,11 +585,11 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
             return step
     if not visit.policy.flags & POLICY_SERVICE:
         return answer(worker, 503, b"no Service found with those values", NULL)
-    if not visit.policy.flags & POLICY_WS or visit.policy.flags & POLICY_UPSTREAM_TLS:
+    if not visit.policy.flags & POLICY_WS:
         return answer(
             worker,
             503,
-            b"this gateway does not carry this kind of service yet: use protocol ws",
+            b"this gateway does not carry this kind of service yet: use protocol ws or wss",
             b"kind of service not supported yet",
         )
     if nx_load_ptr(&visit.policy.name.addresses) == NULL:

@@ -34,6 +34,7 @@ cdef enum:  # results that are not -errno; see style.md, one error channel
     IO_EOF = -900  # the peer ended its side in an orderly way
     IO_TLS = -901  # TLS broke: alert, bad record
     CORE_FULL = -902  # a bound was reached; the caller answers 503
+    IO_VERIFY = -5000  # minus X509_V_ERR_*: the peer's certificate was refused
 
 # --- configuration, as published: read-only once a worker can see it -----------------------------
 
@@ -106,6 +107,7 @@ cdef struct Policy:
     uint8_t on_edit  # PolicyChange
     uint8_t on_delete  # PolicyChange
     NameCell* name  # borrowed from the policy's Python owner; NULL without POLICY_SERVICE
+    void* tls  # SSL_CTX*, borrowed likewise; NULL without POLICY_UPSTREAM_TLS
     Span host_header  # owned: Host value to the upstream without preserve_host (port as §7 says)
     Span host_name  # owned: service host as written, for questions and logs
     Span service_path  # owned: service.path, empty when null
@@ -205,7 +207,7 @@ cdef enum ConnKind:
     CONN_UPSTREAM
 
 cdef enum ConnState:
-    STATE_TLS = 1  # client: TLS handshake
+    STATE_TLS = 1  # TLS handshake; upstream: the TCP connect before it too
     STATE_HEAD  # client: reading a request head; upstream: reading the answer's head
     STATE_PARKED  # client: a question is out
     STATE_BODY  # client: reading the body of a token request
@@ -512,7 +514,8 @@ cdef struct Shared:
     Address trusted[64]  # IPv4 as mapped IPv6
     uint8_t trusted_bits[64]
     int trusted_count
-    void* tls  # SSL_CTX*
+    void* tls  # SSL_CTX* of TLS_CERT
+    void* snis  # SniTable*, published with the tables
 
 cdef struct Walk:
     # The search for sessions that end with their policy: rounds over all connections, see _parting.

@@ -155,6 +155,14 @@ cdef dict _request_dict(const Question* question):
     }
 
 
+cdef bytes _file(str path, str what):
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ValueError(f"{what} {path} cannot be used: {error.strerror}") from None
+
+
 cdef class Engine:
     """The workers and what they share.  Every method is for the one Python thread.
 
@@ -247,7 +255,8 @@ cdef class Engine:
         Raises:
             ValueError: a file cannot be read, or they are not a pair; says which.
         """
-        cdef Context context = Context(certificate, key)
+        pair = tuple(_file(path, what) for path, what in ((certificate, "certificate"), (key, "key")))
+        cdef Context context = server_context((pair,), (certificate, key))
         old = self.context
         self.context = context
         nx_store_ptr(&self.shared.tls, context.c)

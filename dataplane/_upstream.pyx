@@ -1,6 +1,6 @@
 """The upstream's side of a handshake: connect, deliver the head, judge the answer, make the session.
 
-        CONNECT ──head out──► HEAD ──101──► RELAY
+  TLS ► CONNECT ──head out──► HEAD ──101──► RELAY
            │ next address ◄──── │ ──other──► BODY ──whole──► handed on to the client
 """
 
@@ -45,7 +45,8 @@ cdef int _give_up(Worker* worker, int error) noexcept nogil:
         return answer(worker, 503, b"the gateway is full, try again", b"no room for a connection")
     return answer_engine(
         worker, 502, b"An invalid response was received from the upstream server",
-        b"upstream refused or ended the connection",
+        tls_why(error) if error == IO_TLS or error <= IO_VERIFY else
+        <const char*>b"upstream refused or ended the connection",
     )
 
 
@@ -115,6 +116,8 @@ cdef int _try_address(
     cdef int result = _open_upstream(address, request.policy.port, &fd)
     if result < 0:
         return result
+    if request.policy.tls != NULL:
+        return _begin_tls(worker, client, fd, head, size)
     put = send(fd, head, size, MSG_NOSIGNAL)
     if put < 0:
         if errno != EAGAIN and errno != ENOTCONN:
@@ -140,6 +143,32 @@ cdef int _try_address(
         &worker.wheel, &upstream.timer, worker.now_ms + (
             request.policy.connect_timeout_ms if put == 0 else request.policy.read_timeout_ms
         ),
+    )
+    return 1
+
+
+cdef int _begin_tls(
+    Worker* worker, Conn* client, int fd, const uint8_t* head, uint32_t size
+) noexcept nogil:
+    """Begin TLS on a socket that is being connected.  Returns 1 when it is under way."""
+    cdef Request* request = client.request
+    cdef Conn* upstream = conn_new(worker, fd, CONN_UPSTREAM, STATE_TLS)
+    if upstream == NULL:
+        close(fd)
+        return CORE_FULL
+    if (
+        tls_connect(upstream, request.policy.tls, head, size) < 0
+        or _keep_upstream_head(request, head, size, 0) < 0
+        or conn_register(worker, upstream) < 0
+    ):
+        conn_end(worker, upstream)
+        return CORE_FULL
+    upstream.peer = client
+    request.upstream = upstream
+    request.upstream_sent = 0
+    # The connect and the TLS handshake together, as nginx has it for the second one.
+    wheel_arm(
+        &worker.wheel, &upstream.timer, worker.now_ms + request.policy.connect_timeout_ms
     )
     return 1
 
@@ -180,6 +209,12 @@ cdef int upstream_event(Worker* worker, Conn* upstream) noexcept nogil:
     cdef Conn* client = upstream.peer
     cdef Request* request = client.request
     cdef ssize_t put
+    if upstream.state == STATE_TLS:
+        put = tls_handshake(upstream)
+        if put <= 0:
+            return STEP_WAIT if put == 0 else upstream_failed(worker, client, <int>put)
+        upstream.state = STATE_CONNECT
+        upstream.flags |= FLAG_WRITABLE
     if upstream.state == STATE_CONNECT and upstream.flags & FLAG_WRITABLE:
         put = conn_send(
             upstream, request.upstream_head + request.upstream_sent,

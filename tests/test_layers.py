@@ -61,16 +61,17 @@ FOREIGN = {
 
 PURE = ("_sys",)
 SHARED = (*PURE, "_core")
-BELOW_STATES = (*SHARED, "_http", "_frame", "_policies", "_tables", "_tokens", "_tls")
+BELOW_STATES = (*SHARED, "_http", "_frame", "_contexts", "_policies", "_tables", "_tokens", "_tls")
 CYTHON = {
     "_sys": (),
     "_core": PURE,
     "_http": PURE,
     "_frame": PURE,
-    "_policies": SHARED,
-    "_tables": (*SHARED, "_policies"),
+    "_contexts": SHARED,
+    "_policies": (*SHARED, "_contexts"),
+    "_tables": (*SHARED, "_contexts", "_policies"),
     "_tokens": SHARED,
-    "_tls": SHARED,
+    "_tls": (*SHARED, "_contexts"),
     "_admission": BELOW_STATES,
     "_forward": (*BELOW_STATES, "_admission"),
     "_upstream": (*BELOW_STATES, "_admission", "_forward"),

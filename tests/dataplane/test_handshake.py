@@ -467,14 +467,6 @@ def test_trusted_peer_says_whether_the_client_came_by_tls() -> None:
         rig.session(b"X-Forwarded-Proto: HTTPS")
 
 
-def test_kind_of_service_not_carried_yet_is_said(rig: Rig) -> None:
-    rig.publish(service(rig.upstream.port, protocol="wss"), route(paths=["/"], oauth2=None))
-    head, body = refusal(rig, handshake())
-    assert head.status == 503
-    assert "not" in template(body)["message"] or "yet" in template(body)["message"]
-    assert rig.upstream.untouched()
-
-
 # --- faults of the upstream -----------------------------------------------------------------------
 
 
