@@ -241,8 +241,8 @@ def descriptors_open() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_ten_thousand_connections_aborted_leave_nothing(rig: Rig) -> None:
-    """S71: no descriptor, no slot and no memory, whatever stage they were in."""
+def test_s71_ten_thousand_connections_aborted_leave_nothing(rig: Rig) -> None:
+    """No descriptor, no slot and no memory, whatever stage they were in."""
     rig.open_route()
     whole = handshake()
 
