@@ -3,6 +3,7 @@
 Knows no protocol.  docs/relay.md is the theory of operation.
 """
 
+from dataplane._limits cimport *
 from dataplane._sys cimport *
 
 cdef enum:
@@ -257,6 +258,7 @@ cdef struct Conn:
     uint16_t local_port
     uint32_t scanned  # http_scan_head's memory; lingering: bytes dropped so far
     uint32_t skip  # body bytes of a request answered early, dropped as they come
+    uint32_t address_cell  # in Limits.addresses, 0: not counted there (client only)
 
 cdef struct Request:
     # One request being served, from its head to its answer; taken from a slab.
@@ -278,6 +280,8 @@ cdef struct Request:
     uint8_t offered_extension
     uint8_t interim  # 1xx answers of the upstream so far
     uint8_t type_wanted  # AnswerType of an error met later
+    uint8_t counted  # in Limits.sessions, until a session takes that over
+    uint32_t consumer_cell  # likewise, in Limits.consumers; 0: not counted there
     int64_t body_left  # of the message in hand; BODY_*
     uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
     uint8_t digest[32]  # SHA-256 of the token
@@ -383,6 +387,7 @@ cdef struct Session:
     uint16_t due_client  # the Close that is due to the client once its stream stands at a boundary
     uint16_t due_upstream
     uint8_t heard_out  # EndedBy of the side that broke a rule: its Close waits for the other's
+    uint32_t consumer_cell  # in Limits.consumers, 0: not counted there
     const char* why  # static text for the close record
 
 # --- what workers tell the Python thread, and hear from it ----------------------------------------
@@ -480,6 +485,18 @@ cdef enum:
     # slots: 0-15: 1000-1015, 16: 4401, 17: 4403, 18: 4408, 19: 4429, 20: 3xxx, 21: 4xxx, 22: other
     CLOSE_SLOTS = 24
 
+cdef enum Refusal:
+    # What was refused, by the bound that it met.
+    REFUSED_CONNECTIONS = 0  # MAX_CONNECTIONS
+    REFUSED_SESSIONS  # MAX_SESSIONS
+    REFUSED_DESCRIPTORS  # the process's own limit
+    REFUSED_ADDRESS  # MAX_CONNECTIONS_PER_ADDRESS
+    REFUSED_RATE  # HANDSHAKE_RATE_PER_ADDRESS
+    REFUSED_CONSUMER  # MAX_SESSIONS_PER_CONSUMER
+    REFUSED_HEAD  # HEAD_BYTES
+    REFUSED_DRAINING
+    REFUSALS
+
 cdef struct Counters:
     # One writer, the worker; read torn-free by the Python thread.
 
@@ -498,7 +515,8 @@ cdef struct Counters:
     uint64_t records_dropped
     uint64_t questions_dropped
     uint64_t requests  # answers of ours, token requests among them
-    uint64_t refused_full
+    uint64_t refused_full  # without memory for one more
+    uint64_t refused[16]  # by Refusal
 
 cdef struct Shared:
     # What all workers read; written by the Python thread.
@@ -509,7 +527,10 @@ cdef struct Shared:
     uint64_t realtime_offset_ms  # realtime minus monotonic, refreshed by the Python thread
     int question_fd
     int workers
-    uint32_t max_sessions  # a worker
+    uint32_t max_sessions
+    uint32_t max_connections  # of clients
+    uint32_t head_max  # bytes of a request's head
+    Limits limits
     Span server_token
     Address trusted[64]  # IPv4 as mapped IPv6
     uint8_t trusted_bits[64]
@@ -530,6 +551,7 @@ cdef struct Worker:
     int index
     int epoll_fd
     int inbox_fd
+    int spare_fd  # open for nothing: closed to accept and refuse when there are no others
     uint8_t stopping
     uint8_t draining
     uint64_t turn  # odd while working, even while asleep
@@ -570,6 +592,11 @@ cdef void conn_ready(Worker* worker, Conn* conn) noexcept nogil
 cdef void policy_hold(Worker* worker, Policy* policy) noexcept nogil
 cdef void policy_release(Worker* worker, Policy* policy) noexcept nogil
 cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil
+cdef void session_uncount(Worker* worker, uint32_t consumer_cell) noexcept nogil
+# Count a client under its address of now, and no more under the one before.  Returns False when
+# that has too many: then it is counted nowhere.
+cdef bint conn_count_address(Worker* worker, Conn* client) noexcept nogil
+cdef void conn_uncount_address(Worker* worker, Conn* client) noexcept nogil
 cdef Record* record_reserve(Worker* worker) noexcept nogil
 cdef uint64_t worker_random(Worker* worker) noexcept nogil
 cdef void worker_mask(Worker* worker, uint8_t* out4) noexcept nogil
@@ -589,6 +616,9 @@ cdef inline uint64_t conn_ref(const Worker* worker, const Conn* conn) noexcept n
 cdef inline void conn_renew(Conn* conn) noexcept nogil:
     """Let no ref made before find the connection: answers to older questions come to nothing."""
     conn.generation = conn.generation % 0xFFFFFF + 1
+
+cdef inline void refused(Worker* worker, int refusal) noexcept nogil:
+    nx_bump(&worker.counters.refused[refusal], 1)
 
 cdef inline uint64_t clock_ms(int clock) noexcept nogil:
     cdef timespec now

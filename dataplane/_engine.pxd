@@ -3,6 +3,7 @@
 from dataplane._contexts cimport Context, server_context
 from dataplane._core cimport *
 from dataplane._http cimport *
+from dataplane._limits cimport *
 from dataplane._lines cimport *
 from dataplane._sys cimport *
 from dataplane._tables cimport Tables

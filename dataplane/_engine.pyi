@@ -21,6 +21,11 @@ class Engine:
         server_token: str,
         trusted: Iterable[tuple[bytes, int]] = (),
         seed: bytes,
+        max_connections: int = 0,
+        max_address_connections: int = 0,
+        address_handshakes: int = 0,
+        max_consumer_sessions: int = 0,
+        head_bytes: int = 32768,
     ) -> None: ...
     def listen(self, address: str, port: int, tls: bool) -> int: ...
     def certificate(self, certificate: str, key: str) -> None: ...

@@ -12,8 +12,8 @@ cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexce
     cdef Request* request = client.request
     cdef const HttpField* key = &visit.http.fields[visit.http.ws_key]
     cdef int size
-    if worker.sessions.taken >= worker.sessions.ceiling or worker.draining:
-        return _too_many(worker)
+    if reserve_session(worker, request, visit) != STEP_ADMITTED:
+        return STEP_ANSWER
     memset(&worker.answer, 0, sizeof(Answer))
     worker.answer.engine = 1
     negotiate(worker, visit)
@@ -30,19 +30,17 @@ cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexce
     return _connect(worker, client, worker.compose + AT_HEAD, <uint32_t>size, 0)
 
 
-cdef int _too_many(Worker* worker) noexcept nogil:
-    nx_bump(&worker.counters.refused_full, 1)
-    return answer(worker, 503, b"the gateway is full, try again", b"too many sessions")
-
-
 cdef int _give_up(Worker* worker, int error) noexcept nogil:
     if error == -ETIMEDOUT:
         return answer_engine(
             worker, 504, b"The upstream server is timing out", b"upstream timed out"
         )
-    if error == CORE_FULL or error == -EMFILE or error == -ENFILE:
+    if error == -EMFILE or error == -ENFILE:
+        refused(worker, REFUSED_DESCRIPTORS)
+        return answer_full(worker, b"no descriptor for a connection")
+    if error == CORE_FULL:
         nx_bump(&worker.counters.refused_full, 1)
-        return answer(worker, 503, b"the gateway is full, try again", b"no room for a connection")
+        return answer_full(worker, b"no room for a connection")
     return answer_engine(
         worker, 502, b"An invalid response was received from the upstream server",
         tls_why(error) if error == IO_TLS or error <= IO_VERIFY else
@@ -384,8 +382,6 @@ cdef int _judge_upstream(
         worker.answer.body.size = <uint32_t>strlen(<const char*>worker.answer.body.data)
         worker.answer.challenge = request.policy.challenge_invalid
         return STEP_ANSWER
-    if worker.sessions.taken >= worker.sessions.ceiling:
-        return _too_many(worker)  # others took the last slots while this one was on its way
     compression = _agrees_compression(data, &http)
     result = forward_switching(worker, data, &http, request)
     if result < 0:
@@ -495,6 +491,8 @@ cdef int _establish(
     memcpy(session.credential, request.credential, 16)
     session.has_consumer = request.has_consumer
     session.has_credential = request.has_token
+    session.consumer_cell = request.consumer_cell  # it is counted until it ends
+    request.counted = 0
     session.up.flags = FLOW_MASKED
     if compression:
         session.up.flags |= FLOW_RSV1

@@ -3,6 +3,7 @@
 from dataplane._core cimport *
 from dataplane._exchange cimport *
 from dataplane._handshake cimport *
+from dataplane._limits cimport *
 from dataplane._parting cimport *
 from dataplane._relay cimport *
 from dataplane._sys cimport *

@@ -60,11 +60,12 @@ FOREIGN = {
 }
 
 PURE = ("_sys",)
-SHARED = (*PURE, "_core")
+SHARED = (*PURE, "_limits", "_core")
 BELOW_STATES = (*SHARED, "_http", "_frame", "_contexts", "_policies", "_tables", "_tokens", "_tls")
 CYTHON = {
     "_sys": (),
-    "_core": PURE,
+    "_limits": PURE,
+    "_core": (*PURE, "_limits"),
     "_http": PURE,
     "_frame": PURE,
     "_contexts": SHARED,
