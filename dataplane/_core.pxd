@@ -11,7 +11,7 @@ cdef enum:
     ADDRESSES_MAX = 16  # of one upstream name
     SCRATCH_BYTES = 65536  # what one read can take
     HEADROOM = 256  # bytes before the read window, for what was held back from the last read
-    OUTPUT_BYTES_MAX = 65536 + 2048  # pending output of one socket; past it the fast side waits
+    OUTPUT_BYTES_MAX = 65536 + 2048  # pending output of a socket outside a session
     INPUT_BYTES_MAX = 32768 + 65536  # a request head and the body of a token request
     COMPOSE_BYTES = 262144  # of heads being put together: what came in, escaped, and ours
     EVENTS_MAX = 256  # a turn
@@ -29,7 +29,7 @@ cdef enum:  # times, milliseconds
     HEAD_MS = 10000  # from the first byte of a head to its last; also for the TLS handshake
     KEEPALIVE_MS = 60000  # a client connection without a request in hand
     PARK_MS = 5000  # a question out: the Python side's own bounds are shorter
-    WRITE_MS = 60000  # for a side that takes nothing
+    WRITE_MS = 60000  # for a client that takes nothing of an answer of ours
 
 cdef enum:  # results that are not -errno; see style.md, one error channel
     IO_EOF = -900  # the peer ended its side in an orderly way
@@ -187,6 +187,7 @@ cdef struct Timer:
 
 cdef struct Wheel:
     Timer slots[512]  # heads of circular lists
+    uint64_t filled[8]  # a bit a slot: set while it holds a timer, and perhaps for a while after
     uint64_t now_tick
     uint64_t armed
 
@@ -196,7 +197,7 @@ cdef void wheel_init(Wheel* wheel, uint64_t now_ms) noexcept nogil
 cdef void wheel_arm(Wheel* wheel, Timer* timer, uint64_t deadline_ms) noexcept nogil
 cdef void wheel_cancel(Wheel* wheel, Timer* timer) noexcept nogil
 cdef int wheel_run(Wheel* wheel, uint64_t now_ms, timer_fired fired, void* context) noexcept nogil
-cdef int wheel_sleep_ms(const Wheel* wheel, uint64_t now_ms) noexcept nogil
+cdef int wheel_sleep_ms(Wheel* wheel, uint64_t now_ms) noexcept nogil
 
 # --- connections ----------------------------------------------------------------------------------
 
@@ -349,8 +350,15 @@ cdef enum FlowFlag:
     FLOW_RSV1 = 1 << 3  # permessage-deflate was negotiated
     FLOW_ENDED = 1 << 4  # nothing more is read from the source
     FLOW_MASKED = 1 << 5  # the source is the client
-    FLOW_CLOSE_PASSES = 1 << 7  # the source's Close is in what goes on now
     FLOW_TORN = 1 << 6  # the sink's stream ends inside a frame: no Close can follow
+    FLOW_CLOSE_PASSES = 1 << 7  # the source's Close is in what goes on now
+    FLOW_CHECKED = 1 << 8  # text is checked as it passes
+    FLOW_TEXT = 1 << 9  # the message in hand is text to be checked
+    FLOW_CHUNKED = 1 << 10  # the frame in hand goes on as fragments, each after its check
+    FLOW_PINGED = 1 << 11  # a Ping of ours went to the source, and its Pong has not come
+    FLOW_OWES_PONG = 1 << 12  # the sink's last Ping went to the source, and no Pong has come since
+    FLOW_OPAQUE = 1 << 13  # on an http or https route: no rule is enforced
+    FLOW_BLIND = 1 << 14  # opaque, and what came is no frame: its bytes only pass
 
 cdef struct Flow:
     # One direction of a session: what the source sends, on its way to the sink.
@@ -359,9 +367,23 @@ cdef struct Flow:
     uint64_t message_bytes  # payload so far of the message in hand
     uint64_t messages  # whole data messages sent on
     uint64_t bytes  # payload bytes of data messages sent on
+    uint64_t heard_ms  # when the source last sent anything; 0: nothing since our last Ping
+    uint64_t data_ms  # when it last sent a data frame, or part of one
+    uint64_t taken_ms  # with output pending: when the sink last took some
+    uint64_t pinged_ms  # when our last Ping went to the source; 0: none yet
+    uint64_t owes_ms  # FLOW_OWES_PONG: since when
+    uint32_t message_max  # payload bytes of one message; over it 1009
+    uint32_t read_max  # bytes a read
+    uint32_t utf8  # FLOW_TEXT: utf8_step's state
     uint16_t close_code  # the source's own Close: its code, 1005 when empty, 0 when none
-    uint8_t flags  # FlowFlag
-    uint8_t held  # bytes of an incomplete header or Close, in the source's `input`
+    uint16_t flags  # FlowFlag
+    uint8_t held  # bytes of an incomplete header, Close or Pong, in the source's `input`
+    uint8_t seen  # FLOW_OPAQUE: bytes in `head`, which have gone on
+    uint8_t opcode  # FLOW_CHUNKED: of the next fragment
+    uint8_t fin  # FLOW_CHUNKED: of the last one
+    uint8_t mask[4]  # FLOW_CHUNKED: of the next one, turned to where its payload begins
+    uint8_t ping[8]  # payload of our last Ping to the source
+    uint8_t head[14]  # FLOW_OPAQUE: an incomplete header
 
 cdef struct Session:
     # An established WebSocket: two connections and what they are allowed.
@@ -510,6 +532,9 @@ cdef struct Counters:
     uint64_t bytes_up
     uint64_t bytes_down
     uint64_t closes[48]  # [side * CLOSE_SLOTS + slot]: what was sent to client (0), upstream (1)
+    uint64_t pings  # of ours, to either side
+    uint64_t reads_held  # the fast side was not read, as the slow one had enough pending
+    uint64_t budgets_spent  # a session had more to read than its turn allows
     uint64_t token_hits
     uint64_t token_misses
     uint64_t records_dropped

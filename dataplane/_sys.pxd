@@ -113,6 +113,7 @@ cdef extern from *:
     #define nx_store_ptr(p, v) __atomic_store_n((void**)(p), (void*)(v), __ATOMIC_SEQ_CST)
     #define nx_bump(p, n) __atomic_store_n((p), __atomic_load_n((p), __ATOMIC_RELAXED) + (n), __ATOMIC_RELAXED)
     #define nx_peek(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+    #define nx_ctz(x) ((uint64_t)__builtin_ctzll(x))
     #define nx_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     #define nx_likely(x) __builtin_expect(!!(x), 1)
     #define nx_unlikely(x) __builtin_expect(!!(x), 0)
@@ -143,6 +144,7 @@ cdef extern from *:
     void nx_store_ptr(void* p, const void* v) noexcept nogil  # sequentially consistent
     void nx_bump(uint64_t* p, uint64_t n) noexcept nogil  # one writer, torn-free readers
     uint64_t nx_peek(const uint64_t* p) noexcept nogil
+    uint64_t nx_ctz(uint64_t x) noexcept nogil  # zero bits below the lowest one; `x` is not 0
     void nx_fence() noexcept nogil
     bint nx_likely(bint x) noexcept nogil
     bint nx_unlikely(bint x) noexcept nogil

@@ -17,6 +17,7 @@ TOTALS = {
     "closes": {(1000, "client"): 2, (1001, "upstream"): 1}, "token_hits": 50, "token_misses": 4,
     "records_dropped": 6, "questions_dropped": 7, "accepts": 9,
     "connections": 4, "requests": 8, "refused": {"sessions": 10, "descriptors": 11},
+    "pings": 21, "reads_held": 22, "budgets_spent": 23,
 }  # fmt: skip
 
 
@@ -57,6 +58,9 @@ def test_metrics_have_every_counter_of_the_engine(engine: FakeEngine) -> None:
             "narthex_token_cache_hits_total": 50,
             "narthex_token_cache_misses_total": 4,
             "narthex_token_cache_entries": 1,
+            "narthex_pings_total": 21,
+            "narthex_reads_held_total": 22,
+            "narthex_read_budgets_spent_total": 23,
             "narthex_records_dropped_total": 6,
             "narthex_questions_dropped_total": 7,
             "narthex_connections_accepted_total": 9,
