@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 
-.PHONY: run build test check openapi judges sanitize fuzz lock clean
+.PHONY: run build test check openapi judges bench sanitize fuzz lock clean
 
 run: build  ## build, start both planes with SQLite, load the example into an empty database
 	exec .venv/bin/narthex start --example
@@ -28,6 +28,11 @@ openapi:  ## write openapi.json from the app
 judges:  ## what others wrote, asked about us; the last lines say which ran
 	tools/bootstrap.sh test
 	tools/judges.sh
+
+BENCH := --readme
+bench:  ## ours beside nginx, HAProxy and Envoy, ten minutes; writes the table of the README
+	tools/bootstrap.sh run
+	$(PYTHON) -m bench $(BENCH)
 
 sanitize:  ## the engine's tests under AddressSanitizer and UBSan, its races under ThreadSanitizer
 	tools/bootstrap.sh test
