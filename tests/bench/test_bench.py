@@ -11,6 +11,7 @@ import pytest
 
 from bench import report
 from bench.bench import OURS, Bench, Sizes
+from bench.profile import read_annotated
 from bench.tools import Trouble
 from bench.works import WORKS, Goal, Row
 from tests.harness import ROOT
@@ -93,3 +94,22 @@ def test_readme_table_has_every_work() -> None:
     readme = (ROOT / "README.md").read_text()
     between = readme.split(report.BEGIN)[1].split(report.END)[0]
     assert set(re.findall(r"^\| `([\w-]+)`", between, re.MULTILINE)) == set(WORKS)
+
+
+def test_profile_reads_what_callgrind_annotates() -> None:
+    text = """
+--------------------------------------------------------------------------------
+Ir
+--------------------------------------------------------------------------------
+49,294,228 (100.0%)  PROGRAM TOTALS
+
+ 4,076,000 ( 8.27%)  ???:0x000000000029ad80 [/usr/lib/x86_64-linux-gnu/libcrypto.so.3]
+ 1,364,000 ( 2.77%)  a/_relay.c:__pyx_f_9dataplane_6_relay__pump'2 [/a/_relay.cpython-311.so]
+   852,000 ( 1.73%)  ./stdio/./stdio/process.c:__vfprintf_internal
+"""
+    assert read_annotated(text) == [
+        (49_294_228, "PROGRAM []"),
+        (4_076_000, "0x000000000029ad80 [libcrypto]"),
+        (1_364_000, "6_relay__pump'2 [_relay]"),
+        (852_000, "__vfprintf_internal []"),
+    ]
