@@ -1,6 +1,6 @@
 """The upstream's side of a handshake: connect, deliver the head, judge the answer, make the session.
 
-        CONNECT ──head out──► HEAD ──101──► RELAY
+  TLS ► CONNECT ──head out──► HEAD ──101──► RELAY
            │ next address ◄──── │ ──other──► BODY ──whole──► handed on to the client
 """
 
@@ -12,8 +12,8 @@ cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexce
     cdef Request* request = client.request
     cdef const HttpField* key = &visit.http.fields[visit.http.ws_key]
     cdef int size
-    if worker.sessions.taken >= worker.sessions.ceiling or worker.draining:
-        return _too_many(worker)
+    if reserve_session(worker, request, visit) != STEP_ADMITTED:
+        return STEP_ANSWER
     memset(&worker.answer, 0, sizeof(Answer))
     worker.answer.engine = 1
     negotiate(worker, visit)
@@ -30,22 +30,21 @@ cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexce
     return _connect(worker, client, worker.compose + AT_HEAD, <uint32_t>size, 0)
 
 
-cdef int _too_many(Worker* worker) noexcept nogil:
-    nx_bump(&worker.counters.refused_full, 1)
-    return answer(worker, 503, b"the gateway is full, try again", b"too many sessions")
-
-
 cdef int _give_up(Worker* worker, int error) noexcept nogil:
     if error == -ETIMEDOUT:
         return answer_engine(
             worker, 504, b"The upstream server is timing out", b"upstream timed out"
         )
-    if error == CORE_FULL or error == -EMFILE or error == -ENFILE:
+    if error == -EMFILE or error == -ENFILE:
+        refused(worker, REFUSED_DESCRIPTORS)
+        return answer_full(worker, b"no descriptor for a connection")
+    if error == CORE_FULL:
         nx_bump(&worker.counters.refused_full, 1)
-        return answer(worker, 503, b"the gateway is full, try again", b"no room for a connection")
+        return answer_full(worker, b"no room for a connection")
     return answer_engine(
         worker, 502, b"An invalid response was received from the upstream server",
-        b"upstream refused or ended the connection",
+        tls_why(error) if error == IO_TLS or error <= IO_VERIFY else
+        <const char*>b"upstream refused or ended the connection",
     )
 
 
@@ -115,6 +114,8 @@ cdef int _try_address(
     cdef int result = _open_upstream(address, request.policy.port, &fd)
     if result < 0:
         return result
+    if request.policy.tls != NULL:
+        return _begin_tls(worker, client, fd, head, size)
     put = send(fd, head, size, MSG_NOSIGNAL)
     if put < 0:
         if errno != EAGAIN and errno != ENOTCONN:
@@ -140,6 +141,32 @@ cdef int _try_address(
         &worker.wheel, &upstream.timer, worker.now_ms + (
             request.policy.connect_timeout_ms if put == 0 else request.policy.read_timeout_ms
         ),
+    )
+    return 1
+
+
+cdef int _begin_tls(
+    Worker* worker, Conn* client, int fd, const uint8_t* head, uint32_t size
+) noexcept nogil:
+    """Begin TLS on a socket that is being connected.  Returns 1 when it is under way."""
+    cdef Request* request = client.request
+    cdef Conn* upstream = conn_new(worker, fd, CONN_UPSTREAM, STATE_TLS)
+    if upstream == NULL:
+        close(fd)
+        return CORE_FULL
+    if (
+        tls_connect(upstream, request.policy.tls, head, size) < 0
+        or _keep_upstream_head(request, head, size, 0) < 0
+        or conn_register(worker, upstream) < 0
+    ):
+        conn_end(worker, upstream)
+        return CORE_FULL
+    upstream.peer = client
+    request.upstream = upstream
+    request.upstream_sent = 0
+    # The connect and the TLS handshake together, as nginx has it for the second one.
+    wheel_arm(
+        &worker.wheel, &upstream.timer, worker.now_ms + request.policy.connect_timeout_ms
     )
     return 1
 
@@ -180,6 +207,12 @@ cdef int upstream_event(Worker* worker, Conn* upstream) noexcept nogil:
     cdef Conn* client = upstream.peer
     cdef Request* request = client.request
     cdef ssize_t put
+    if upstream.state == STATE_TLS:
+        put = tls_handshake(upstream)
+        if put <= 0:
+            return STEP_WAIT if put == 0 else upstream_failed(worker, client, <int>put)
+        upstream.state = STATE_CONNECT
+        upstream.flags |= FLAG_WRITABLE
     if upstream.state == STATE_CONNECT and upstream.flags & FLAG_WRITABLE:
         put = conn_send(
             upstream, request.upstream_head + request.upstream_sent,
@@ -338,6 +371,8 @@ cdef int _judge_upstream(
         return _refused_by_upstream(worker, upstream, client, data, size, &http)
     if not _accepts(data, &http, request):
         return _bad_upstream(worker, b"upstream's 101 is not an answer to this handshake")
+    if nx_unlikely(still_routed(worker, request) != STEP_ADMITTED):
+        return STEP_ANSWER
     if not still_admitted(worker, request):
         answer(worker, 401, NULL, b"token ended during the handshake")
         worker.answer.body.data = <const uint8_t*>(
@@ -347,8 +382,6 @@ cdef int _judge_upstream(
         worker.answer.body.size = <uint32_t>strlen(<const char*>worker.answer.body.data)
         worker.answer.challenge = request.policy.challenge_invalid
         return STEP_ANSWER
-    if worker.sessions.taken >= worker.sessions.ceiling:
-        return _too_many(worker)  # others took the last slots while this one was on its way
     compression = _agrees_compression(data, &http)
     result = forward_switching(worker, data, &http, request)
     if result < 0:
@@ -458,6 +491,8 @@ cdef int _establish(
     memcpy(session.credential, request.credential, 16)
     session.has_consumer = request.has_consumer
     session.has_credential = request.has_token
+    session.consumer_cell = request.consumer_cell  # it is counted until it ends
+    request.counted = 0
     session.up.flags = FLOW_MASKED
     if compression:
         session.up.flags |= FLOW_RSV1

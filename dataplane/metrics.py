@@ -42,7 +42,6 @@ class EngineCollector(Collector):
             ("token_hits", "narthex_token_cache_hits", "Tokens found in the cache"),
             ("token_misses", "narthex_token_cache_misses", "Tokens not found in the cache"),
             ("requests", "narthex_requests", "Answers of ours, the token endpoint's among them"),
-            ("refused_full", "narthex_refused_full", "Connections and sessions over a bound"),
             ("records_dropped", "narthex_records_dropped", "Log records lost to a full ring"),
             ("questions_dropped", "narthex_questions_dropped", "Questions refused by a full ring"),
         ):
@@ -67,6 +66,12 @@ def _labelled(totals: dict[str, Any]) -> Iterator[Metric]:
     for status, count in sorted(cast("dict[int, int]", totals.get("handshakes", {})).items()):
         handshakes.add_metric([str(status)], count)
     yield handshakes
+    refused = CounterMetricFamily(
+        "narthex_refused", "Refused for a bound: connections, sessions, requests", labels=["reason"]
+    )
+    for reason, count in cast("dict[str, int]", totals.get("refused", {})).items():
+        refused.add_metric([reason], count)
+    yield refused
     for what in ("messages", "bytes"):
         family = CounterMetricFamily(
             f"narthex_{what}", f"WebSocket {what} relayed, by who sent them", labels=["sender"]

@@ -357,6 +357,10 @@ class Rig:
             of(wire.OAuth2),
             of(wire.Consumer) or [wire.Consumer(CONSUMER, "alex", "custom-7")],
             of(wire.Credential) or [wire.Credential(CREDENTIAL, "client-1", CONSUMER)],
+            size_limits=of(wire.SizeLimit),
+            sessions=of(wire.SessionRules),
+            certificates=of(wire.Certificate),
+            ca_certificates=of(wire.CaCertificate),
         )
         previous = self.tables[-1] if self.tables else None
         self.tables.append(compile_snapshot(snapshot, previous, self.names))

@@ -16,7 +16,7 @@ TOTALS = {
     "messages_in": 11, "messages_out": 12, "bytes_in": 1300, "bytes_out": 1400,
     "closes": {(1000, "client"): 2, (1001, "upstream"): 1}, "token_hits": 50, "token_misses": 4,
     "records_dropped": 6, "questions_dropped": 7, "accepts": 9,
-    "connections": 4, "requests": 8, "refused_full": 10,
+    "connections": 4, "requests": 8, "refused": {"sessions": 10, "descriptors": 11},
 }  # fmt: skip
 
 
@@ -62,7 +62,8 @@ def test_metrics_have_every_counter_of_the_engine(engine: FakeEngine) -> None:
             "narthex_connections_accepted_total": 9,
             "narthex_connections": 4,
             "narthex_requests_total": 8,
-            "narthex_refused_full_total": 10,
+            "narthex_refused_total|reason=sessions": 10,
+            "narthex_refused_total|reason=descriptors": 11,
             "narthex_config_version": 17,
             "narthex_link_up": 1,
             "narthex_draining": 0,
