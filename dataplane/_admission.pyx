@@ -563,17 +563,19 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
         _ends_with(&visit.path, b"/oauth2/token") or _ends_with(&visit.path, b"/oauth2/authorize")
     ):
         return STEP_REQUEST
+    elif visit.http.upgrade_websocket and (visit.http.chunked or visit.http.content_length > 0):
+        return _invalid(worker, 400, b"a body is not allowed")  # S52
     if visit.policy.flags & POLICY_OAUTH2:
         step = _authenticate(worker, visit, tables, verdict)
         if step != STEP_ADMITTED:
             return step
     if not visit.policy.flags & POLICY_SERVICE:
         return answer(worker, 503, b"no Service found with those values", NULL)
-    if not visit.policy.flags & POLICY_WS or visit.policy.flags & POLICY_UPSTREAM_TLS:
+    if visit.policy.flags & POLICY_UPSTREAM_TLS:
         return answer(
             worker,
             503,
-            b"this gateway does not carry this kind of service yet: use protocol ws",
+            b"this gateway does not carry this kind of service yet: use ws or http",
             b"kind of service not supported yet",
         )
     if nx_load_ptr(&visit.policy.name.addresses) == NULL:

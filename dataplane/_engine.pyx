@@ -410,6 +410,7 @@ cdef class Engine:
         """Totals over the workers since the start."""
         cdef dict handshakes = {}
         cdef dict closes = {}
+        cdef dict proxied = {}
         cdef dict totals = {}
         cdef Counters* c
         cdef int i, status, slot
@@ -420,6 +421,10 @@ cdef class Engine:
                 n = nx_peek(&c.handshakes[status])
                 if n:
                     handshakes[status] = handshakes.get(status, 0) + n
+            for status in range(1, 6):
+                n = nx_peek(&c.proxied[status])
+                if n:
+                    proxied[status] = proxied.get(status, 0) + n
             for slot in range(2 * CLOSE_SLOTS):
                 n = nx_peek(&c.closes[slot])
                 if n:
@@ -440,6 +445,8 @@ cdef class Engine:
                 ("questions_dropped", nx_peek(&c.questions_dropped)),
                 ("requests", nx_peek(&c.requests)),
                 ("refused_full", nx_peek(&c.refused_full)),
+                ("live_exchanges", nx_peek(&c.exchanges_live)),
+                ("upstream_reused", nx_peek(&c.upstream_reused)),
             ):
                 totals[name] = totals.get(name, 0) + value
         # Our own listeners and inboxes are connections to the workers, not to an operator.
@@ -447,6 +454,7 @@ cdef class Engine:
             totals["connections"] -= self.workers[i].listener_count + 1
         totals["handshakes"] = handshakes
         totals["closes"] = closes
+        totals["proxied"] = proxied
         return totals
 
     def sessions_by_worker(self):
@@ -458,6 +466,14 @@ cdef class Engine:
         cdef uint64_t total = 0
         for i in range(self.worker_count):
             total += nx_peek(&self.workers[i].counters.sessions_live)
+        return total
+
+    def live_exchanges(self):
+        """Requests that an upstream of an http or https route has in hand."""
+        cdef int i
+        cdef uint64_t total = 0
+        for i in range(self.worker_count):
+            total += nx_peek(&self.workers[i].counters.exchanges_live)
         return total
 
     def drain(self, double seconds):
