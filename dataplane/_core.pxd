@@ -24,6 +24,8 @@ cdef enum:
     RECORD_SLOTS = 4096
     SLAB_CHUNK = 256  # structs taken from the system at a time
     STATUS_MAX = 600
+    POOL_IDLE_MAX = 256  # upstream connections kept for a next request
+    POOL_CHAINS = 64  # a power of two
 
 cdef enum:  # times, milliseconds
     HEAD_MS = 10000  # from the first byte of a head to its last; also for the TLS handshake
@@ -213,8 +215,9 @@ cdef enum ConnState:
     STATE_HEAD  # client: reading a request head; upstream: reading the answer's head
     STATE_PARKED  # client: a question is out
     STATE_BODY  # client: reading the body of a token request
-    STATE_WAIT  # client: its upstream is being connected; what it sends is held
-    STATE_CONNECT  # upstream: TCP connect in flight
+    STATE_PROXY  # client: an upstream has its request; upstream: its answer is on its way
+    STATE_CONNECT  # upstream: TCP connect in flight, or the request's head not all out
+    STATE_IDLE  # upstream: kept in the pool, nobody's
     STATE_RELAY  # both: an established session
     STATE_LINGER  # both: our last byte is out, the peer may end in its own time
 
@@ -248,17 +251,17 @@ cdef struct Conn:
     void* ssl  # SSL*, owned; NULL: plaintext
     Session* session  # owned by the pair; NULL outside a WebSocket
     Request* request  # owned; NULL when no request is in hand (client only)
-    Conn* peer  # upstream being connected: its client; NULL else
+    Conn* peer  # upstream with a request in hand: its client; NULL else
     Conn* next  # in the ready list or the graveyard
     Buffer input  # bytes read and not consumed: partial heads, bodies, held-back frames
     Buffer output  # bytes the socket did not take
-    uint8_t remote[16]  # the client's address, network order; IPv4 in the first 4
+    uint8_t remote[16]  # the client's address, or the upstream's; network order, IPv4 in the first 4
     uint8_t socket_address[16]  # the peer's own, likewise: `remote` may be a trusted peer's word
     uint16_t remote_port  # 0: a trusted peer named the address
     uint16_t socket_port
     uint16_t local_port
     uint32_t scanned  # http_scan_head's memory; lingering: bytes dropped so far
-    uint32_t skip  # body bytes of a request answered early, dropped as they come
+    uint32_t skip  # body bytes of a request answered early, dropped as they come; idle: its slot
     uint32_t address_cell  # in Limits.addresses, 0: not counted there (client only)
 
 cdef struct Request:
@@ -283,20 +286,36 @@ cdef struct Request:
     uint8_t type_wanted  # AnswerType of an error met later
     uint8_t counted  # in Limits.sessions, until a session takes that over
     uint32_t consumer_cell  # likewise, in Limits.consumers; 0: not counted there
-    int64_t body_left  # of the message in hand; BODY_*
+    uint8_t proxied  # on an http or https route; else a handshake of a ws or wss route
+    uint8_t switches  # asks for a WebSocket: 101 is an answer to it
+    uint8_t keys  # Sec-WebSocket-Key: 0 none, 1 `accept` answers it, 2 nothing can
+    uint8_t version_minor
+    uint8_t idempotent  # may be sent again after bytes of it went out
+    uint8_t body_chunked  # the body comes, and goes on, in chunks
+    uint8_t body_begun  # some of the body was taken: it cannot be sent again
+    uint8_t deaf  # the upstream takes no more of the body
+    uint8_t reused  # the upstream's connection came out of the pool
+    uint8_t fresh  # one from the pool was dead: no more of those
+    uint8_t answer_coded  # the answer's body goes to the client in chunks
+    uint8_t upstream_keeps  # the upstream's connection can serve another
+    uint8_t moved  # bytes moved since the timers were armed
+    int64_t answer_left  # of the answer's body, BODY_*
+    uint64_t answer_passed  # bytes of it so far
+    uint64_t answer_chunked[4]  # the chunked decoder's state
+    int64_t body_left  # of the request's body; BODY_*
     uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
     uint8_t digest[32]  # SHA-256 of the token
     uint8_t consumer[16]
     uint8_t credential[16]
     double expires_at  # 0: never
-    uint8_t* upstream_head  # owned; the handshake for the upstream, until it is out
+    uint8_t* upstream_head  # owned; for the upstream, kept for another try
     uint32_t upstream_head_len
     uint32_t upstream_sent  # bytes of it
     uint32_t address  # of the upstream's list: where this attempt goes
     uint32_t body_have  # bytes of the body of a token request, decoded, behind its head
     uint32_t body_raw  # offset behind the head where undecoded chunks start
     uint64_t chunked[4]  # the chunked decoder's state
-    Conn* upstream  # being connected for this request; NULL else
+    Conn* upstream  # has this request, or is being connected for it; NULL else
 
 cdef enum BodyLength:  # in the place of a length
     BODY_CHUNKED = -1
@@ -319,6 +338,8 @@ cdef enum Step:
     STEP_ESTABLISHED  # the WebSocket stands: relay
     STEP_ADMITTED  # the request may go to its upstream
     STEP_PARK  # a question must be answered first
+    STEP_PROXY  # move what can be moved between client and upstream
+    STEP_ANSWERED  # an upstream's answer has ended: the connection goes on, or lingers
 
 cdef struct Answer:
     # An answer of our own, being made.  Spans are borrowed for this turn.
@@ -330,8 +351,7 @@ cdef struct Answer:
     const char* message  # static text of the error template; NULL: `body` is sent as it is
     Span message_more  # goes behind `message`; clean of control bytes
     const char* message_end  # static text behind that, or NULL
-    Span body  # JSON, or what an upstream sent
-    Span head  # an upstream's status line and fields, ready but for Connection; or empty
+    Span body  # JSON
     Span challenge  # value of WWW-Authenticate, or empty
     Span location  # value of Location, or empty
     const char* fields  # static header lines, each ended by CRLF, or NULL
@@ -542,6 +562,20 @@ cdef struct Counters:
     uint64_t requests  # answers of ours, token requests among them
     uint64_t refused_full  # without memory for one more
     uint64_t refused[16]  # by Refusal
+    uint64_t proxied[6]  # answers of upstreams handed on, by the first digit of their status
+    uint64_t exchanges_live  # requests that an upstream of an http or https route has in hand
+    uint64_t upstream_reused  # requests sent on a connection out of the pool
+
+cdef struct Pool:
+    # Upstream connections without a request, chained by address and port, newest first.
+
+    Conn* idle[256]  # NULL: a free slot
+    uint16_t after[256]  # slot + 1 of the next in its chain, or of the next free slot
+    uint16_t first[64]  # slot + 1
+    uint16_t free_first  # slot + 1
+    uint16_t used  # slots ever used
+    uint16_t count
+    # Invariant: count <= used <= POOL_IDLE_MAX.
 
 cdef struct Shared:
     # What all workers read; written by the Python thread.
@@ -595,6 +629,7 @@ cdef struct Worker:
     Conn* ready  # connections that have more to read than their budget allowed
     Conn* graveyard  # closed in this turn
     Session all_sessions  # head of the circular list
+    Pool pool
     Conn* listeners[16]
     int listener_count
     uint64_t drain_from_ms
@@ -623,6 +658,8 @@ cdef void session_uncount(Worker* worker, uint32_t consumer_cell) noexcept nogil
 cdef bint conn_count_address(Worker* worker, Conn* client) noexcept nogil
 cdef void conn_uncount_address(Worker* worker, Conn* client) noexcept nogil
 cdef Record* record_reserve(Worker* worker) noexcept nogil
+# Count an answer other than 101, and leave a record when it refuses a handshake.
+cdef void request_note(Worker* worker, Conn* client, int status, const char* why) noexcept nogil
 cdef uint64_t worker_random(Worker* worker) noexcept nogil
 cdef void worker_mask(Worker* worker, uint8_t* out4) noexcept nogil
 cdef int conn_keep(Conn* client, const uint8_t* data, uint32_t size) noexcept nogil

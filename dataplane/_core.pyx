@@ -551,6 +551,8 @@ cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil:
         policy_release(worker, request.policy)
     if request.counted:
         session_uncount(worker, request.consumer_cell)
+    if request.proxied:
+        nx_bump(&worker.counters.exchanges_live, <uint64_t>-1)
     free(request.upstream_head)
     slab_give(&worker.requests, request)
 
@@ -591,6 +593,30 @@ cdef Record* record_reserve(Worker* worker) noexcept nogil:
         return NULL
     memset(record, 0, sizeof(Record))
     return record
+
+
+cdef void request_note(Worker* worker, Conn* client, int status, const char* why) noexcept nogil:
+    cdef Request* request = client.request
+    cdef Record* record
+    if not request.is_handshake:
+        return
+    if status < STATUS_MAX:
+        nx_bump(&worker.counters.handshakes[status], 1)
+    record = record_reserve(worker)
+    if record == NULL:
+        return
+    record.kind = RECORD_REFUSED
+    record.status = <uint16_t>status
+    record.why = why
+    memcpy(record.id, request.id, 16)
+    memcpy(record.remote, client.remote, 16)
+    record.remote_port = client.remote_port
+    record.v6 = 1 if client.flags & FLAG_V6 else 0
+    record.duration_ms = worker.now_ms - request.began_ms
+    if request.policy != NULL:
+        memcpy(record.route, request.policy.route, 16)
+        record.flags |= RECORD_HAS_ROUTE
+    ring_publish(&worker.records)
 
 
 # --- heads in a connection's input -----------------------------------------------------------------

@@ -32,6 +32,9 @@ cdef extern from "<sys/socket.h>" nogil:
     int getsockname(int fd, sockaddr* addr, socklen_t* size)
     ssize_t recv(int fd, void* data, size_t size, int flags)
     ssize_t send(int fd, const void* data, size_t size, int flags)
+    struct linger_option "linger":
+        int l_onoff
+        int l_linger
     int AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_REUSEADDR
     int SO_REUSEPORT, SO_ERROR, SO_LINGER, SHUT_WR, SHUT_RD, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_PEEK
 
