@@ -82,12 +82,15 @@ cdef int _give_up(Worker* worker, int error) noexcept nogil:
 cdef uint32_t _tries(const Request* request, uint32_t addresses, int error) noexcept nogil:
     """How often this request is tried in all.  routing-and-proxy.md §6, Retries.
 
-    An address that answered nothing in its time is not asked again: only others are.
+    An address that answered nothing in its time, or whose TLS was no good, is not asked again: only
+    others are.
     """
     cdef uint32_t tries = 1 + request.policy.retries
     if tries > TRIES_MAX:
         tries = TRIES_MAX
-    return addresses if error == -ETIMEDOUT and addresses < tries else tries
+    if error == -ETIMEDOUT or error == IO_TLS or error <= IO_VERIFY:
+        return addresses if addresses < tries else tries
+    return tries
 
 
 cdef int _connect(
