@@ -3,6 +3,7 @@
 Knows no protocol.  docs/relay.md is the theory of operation.
 """
 
+from dataplane._limits cimport *
 from dataplane._sys cimport *
 
 cdef enum:
@@ -10,7 +11,7 @@ cdef enum:
     ADDRESSES_MAX = 16  # of one upstream name
     SCRATCH_BYTES = 65536  # what one read can take
     HEADROOM = 256  # bytes before the read window, for what was held back from the last read
-    OUTPUT_BYTES_MAX = 65536 + 2048  # pending output of one socket; past it the fast side waits
+    OUTPUT_BYTES_MAX = 65536 + 2048  # pending output of a socket outside a session
     INPUT_BYTES_MAX = 32768 + 65536  # a request head and the body of a token request
     COMPOSE_BYTES = 262144  # of heads being put together: what came in, escaped, and ours
     EVENTS_MAX = 256  # a turn
@@ -30,12 +31,13 @@ cdef enum:  # times, milliseconds
     HEAD_MS = 10000  # from the first byte of a head to its last; also for the TLS handshake
     KEEPALIVE_MS = 60000  # a client connection without a request in hand
     PARK_MS = 5000  # a question out: the Python side's own bounds are shorter
-    WRITE_MS = 60000  # for a side that takes nothing
+    WRITE_MS = 60000  # for a client that takes nothing of an answer of ours
 
 cdef enum:  # results that are not -errno; see style.md, one error channel
     IO_EOF = -900  # the peer ended its side in an orderly way
     IO_TLS = -901  # TLS broke: alert, bad record
     CORE_FULL = -902  # a bound was reached; the caller answers 503
+    IO_VERIFY = -5000  # minus X509_V_ERR_*: the peer's certificate was refused
 
 # --- configuration, as published: read-only once a worker can see it -----------------------------
 
@@ -74,6 +76,13 @@ cdef enum PolicyChange:
     CHANGE_DRAIN  # Close 1012, spread over time
     CHANGE_CLOSE  # Close 1012 at once
 
+cdef enum Parting:
+    # What became of a policy that no tables have any more; none: the sessions on it stay.
+    PARTING_SHUT = 1 << 0  # no session may begin on it
+    PARTING_GONE = 1 << 1  # its route is gone, or its service disabled
+    PARTING_DRAIN = 1 << 2  # its sessions end, spread over time
+    PARTING_CLOSE = 1 << 3  # its sessions end at once
+
 cdef struct Principal:
     uint8_t consumer[16]
     uint8_t credential[16]  # zeros for an anonymous consumer
@@ -101,6 +110,7 @@ cdef struct Policy:
     uint8_t on_edit  # PolicyChange
     uint8_t on_delete  # PolicyChange
     NameCell* name  # borrowed from the policy's Python owner; NULL without POLICY_SERVICE
+    void* tls  # SSL_CTX*, borrowed likewise; NULL without POLICY_UPSTREAM_TLS
     Span host_header  # owned: Host value to the upstream without preserve_host (port as §7 says)
     Span host_name  # owned: service host as written, for questions and logs
     Span service_path  # owned: service.path, empty when null
@@ -110,7 +120,10 @@ cdef struct Policy:
     Span anonymous_missing  # owned: the configured anonymous consumer that does not exist, or empty
     Principal* anonymous  # owned; NULL when none is configured
     uint64_t users[64]  # [worker]: sessions and parked handshakes that hold this policy
-    # Invariant: everything but `users` never changes; freed when unpublished and sum(users) == 0.
+    uint64_t parting  # Parting; set by the Python thread when unpublished, bits are only added
+    uint64_t drain_from_ms  # monotonic; written once, before PARTING_DRAIN
+    uint64_t drain_until_ms
+    # Invariant: all up to `users` never changes; freed when unpublished and sum(users) == 0.
 
 # --- memory ---------------------------------------------------------------------------------------
 
@@ -176,6 +189,7 @@ cdef struct Timer:
 
 cdef struct Wheel:
     Timer slots[512]  # heads of circular lists
+    uint64_t filled[8]  # a bit a slot: set while it holds a timer, and perhaps for a while after
     uint64_t now_tick
     uint64_t armed
 
@@ -185,7 +199,7 @@ cdef void wheel_init(Wheel* wheel, uint64_t now_ms) noexcept nogil
 cdef void wheel_arm(Wheel* wheel, Timer* timer, uint64_t deadline_ms) noexcept nogil
 cdef void wheel_cancel(Wheel* wheel, Timer* timer) noexcept nogil
 cdef int wheel_run(Wheel* wheel, uint64_t now_ms, timer_fired fired, void* context) noexcept nogil
-cdef int wheel_sleep_ms(const Wheel* wheel, uint64_t now_ms) noexcept nogil
+cdef int wheel_sleep_ms(Wheel* wheel, uint64_t now_ms) noexcept nogil
 
 # --- connections ----------------------------------------------------------------------------------
 
@@ -197,7 +211,7 @@ cdef enum ConnKind:
     CONN_UPSTREAM
 
 cdef enum ConnState:
-    STATE_TLS = 1  # client: TLS handshake
+    STATE_TLS = 1  # TLS handshake; upstream: the TCP connect before it too
     STATE_HEAD  # client: reading a request head; upstream: reading the answer's head
     STATE_PARKED  # client: a question is out
     STATE_BODY  # client: reading the body of a token request
@@ -248,6 +262,7 @@ cdef struct Conn:
     uint16_t local_port
     uint32_t scanned  # http_scan_head's memory; lingering: bytes dropped so far
     uint32_t skip  # body bytes of a request answered early, dropped as they come; idle: its slot
+    uint32_t address_cell  # in Limits.addresses, 0: not counted there (client only)
 
 cdef struct Request:
     # One request being served, from its head to its answer; taken from a slab.
@@ -285,6 +300,8 @@ cdef struct Request:
     int64_t answer_left  # of the answer's body, BODY_*
     uint64_t answer_passed  # bytes of it so far
     uint64_t answer_chunked[4]  # the chunked decoder's state
+    uint8_t counted  # in Limits.sessions, until a session takes that over
+    uint32_t consumer_cell  # likewise, in Limits.consumers; 0: not counted there
     int64_t body_left  # of the request's body; BODY_*
     uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
     uint8_t digest[32]  # SHA-256 of the token
@@ -353,8 +370,15 @@ cdef enum FlowFlag:
     FLOW_RSV1 = 1 << 3  # permessage-deflate was negotiated
     FLOW_ENDED = 1 << 4  # nothing more is read from the source
     FLOW_MASKED = 1 << 5  # the source is the client
-    FLOW_CLOSE_PASSES = 1 << 7  # the source's Close is in what goes on now
     FLOW_TORN = 1 << 6  # the sink's stream ends inside a frame: no Close can follow
+    FLOW_CLOSE_PASSES = 1 << 7  # the source's Close is in what goes on now
+    FLOW_CHECKED = 1 << 8  # text is checked as it passes
+    FLOW_TEXT = 1 << 9  # the message in hand is text to be checked
+    FLOW_CHUNKED = 1 << 10  # the frame in hand goes on as fragments, each after its check
+    FLOW_PINGED = 1 << 11  # a Ping of ours went to the source, and its Pong has not come
+    FLOW_OWES_PONG = 1 << 12  # the sink's last Ping went to the source, and no Pong has come since
+    FLOW_OPAQUE = 1 << 13  # on an http or https route: no rule is enforced
+    FLOW_BLIND = 1 << 14  # opaque, and what came is no frame: its bytes only pass
 
 cdef struct Flow:
     # One direction of a session: what the source sends, on its way to the sink.
@@ -363,9 +387,23 @@ cdef struct Flow:
     uint64_t message_bytes  # payload so far of the message in hand
     uint64_t messages  # whole data messages sent on
     uint64_t bytes  # payload bytes of data messages sent on
+    uint64_t heard_ms  # when the source last sent anything; 0: nothing since our last Ping
+    uint64_t data_ms  # when it last sent a data frame, or part of one
+    uint64_t taken_ms  # with output pending: when the sink last took some
+    uint64_t pinged_ms  # when our last Ping went to the source; 0: none yet
+    uint64_t owes_ms  # FLOW_OWES_PONG: since when
+    uint32_t message_max  # payload bytes of one message; over it 1009
+    uint32_t read_max  # bytes a read
+    uint32_t utf8  # FLOW_TEXT: utf8_step's state
     uint16_t close_code  # the source's own Close: its code, 1005 when empty, 0 when none
-    uint8_t flags  # FlowFlag
-    uint8_t held  # bytes of an incomplete header or Close, in the source's `input`
+    uint16_t flags  # FlowFlag
+    uint8_t held  # bytes of an incomplete header, Close or Pong, in the source's `input`
+    uint8_t seen  # FLOW_OPAQUE: bytes in `head`, which have gone on
+    uint8_t opcode  # FLOW_CHUNKED: of the next fragment
+    uint8_t fin  # FLOW_CHUNKED: of the last one
+    uint8_t mask[4]  # FLOW_CHUNKED: of the next one, turned to where its payload begins
+    uint8_t ping[8]  # payload of our last Ping to the source
+    uint8_t head[14]  # FLOW_OPAQUE: an incomplete header
 
 cdef struct Session:
     # An established WebSocket: two connections and what they are allowed.
@@ -391,6 +429,7 @@ cdef struct Session:
     uint16_t due_client  # the Close that is due to the client once its stream stands at a boundary
     uint16_t due_upstream
     uint8_t heard_out  # EndedBy of the side that broke a rule: its Close waits for the other's
+    uint32_t consumer_cell  # in Limits.consumers, 0: not counted there
     const char* why  # static text for the close record
 
 # --- what workers tell the Python thread, and hear from it ----------------------------------------
@@ -423,6 +462,7 @@ cdef enum NoteKind:
     NOTE_RESPONSE  # text: a whole response, owned by the note
     NOTE_DRAIN  # value: milliseconds to spread the ends over
     NOTE_STOP
+    NOTE_PARTED  # sessions of this worker hold a policy whose `parting` ends them
 
 cdef struct Note:
     uint64_t ref
@@ -487,6 +527,18 @@ cdef enum:
     # slots: 0-15: 1000-1015, 16: 4401, 17: 4403, 18: 4408, 19: 4429, 20: 3xxx, 21: 4xxx, 22: other
     CLOSE_SLOTS = 24
 
+cdef enum Refusal:
+    # What was refused, by the bound that it met.
+    REFUSED_CONNECTIONS = 0  # MAX_CONNECTIONS
+    REFUSED_SESSIONS  # MAX_SESSIONS
+    REFUSED_DESCRIPTORS  # the process's own limit
+    REFUSED_ADDRESS  # MAX_CONNECTIONS_PER_ADDRESS
+    REFUSED_RATE  # HANDSHAKE_RATE_PER_ADDRESS
+    REFUSED_CONSUMER  # MAX_SESSIONS_PER_CONSUMER
+    REFUSED_HEAD  # HEAD_BYTES
+    REFUSED_DRAINING
+    REFUSALS
+
 cdef struct Counters:
     # One writer, the worker; read torn-free by the Python thread.
 
@@ -500,12 +552,16 @@ cdef struct Counters:
     uint64_t bytes_up
     uint64_t bytes_down
     uint64_t closes[48]  # [side * CLOSE_SLOTS + slot]: what was sent to client (0), upstream (1)
+    uint64_t pings  # of ours, to either side
+    uint64_t reads_held  # the fast side was not read, as the slow one had enough pending
+    uint64_t budgets_spent  # a session had more to read than its turn allows
     uint64_t token_hits
     uint64_t token_misses
     uint64_t records_dropped
     uint64_t questions_dropped
     uint64_t requests  # answers of ours, token requests among them
-    uint64_t refused_full
+    uint64_t refused_full  # without memory for one more
+    uint64_t refused[16]  # by Refusal
     uint64_t proxied[6]  # answers of upstreams handed on, by the first digit of their status
     uint64_t exchanges_live  # requests that an upstream of an http or https route has in hand
     uint64_t upstream_reused  # requests sent on a connection out of the pool
@@ -530,17 +586,31 @@ cdef struct Shared:
     uint64_t realtime_offset_ms  # realtime minus monotonic, refreshed by the Python thread
     int question_fd
     int workers
-    uint32_t max_sessions  # a worker
+    uint32_t max_sessions
+    uint32_t max_connections  # of clients
+    uint32_t head_max  # bytes of a request's head
+    Limits limits
     Span server_token
     Address trusted[64]  # IPv4 as mapped IPv6
     uint8_t trusted_bits[64]
     int trusted_count
-    void* tls  # SSL_CTX*
+    void* tls  # SSL_CTX* of TLS_CERT
+    void* snis  # SniTable*, published with the tables
+
+cdef struct Walk:
+    # The search for sessions that end with their policy: rounds over all connections, see _parting.
+
+    uint8_t under_way
+    uint8_t once_more  # a note came during the round
+    uint8_t not_yet_due  # sessions met in this round end later
+    uint32_t at  # index of the next connection
+    uint64_t next_ms  # when to go on
 
 cdef struct Worker:
     int index
     int epoll_fd
     int inbox_fd
+    int spare_fd  # open for nothing: closed to accept and refuse when there are no others
     uint8_t stopping
     uint8_t draining
     uint64_t turn  # odd while working, even while asleep
@@ -566,6 +636,7 @@ cdef struct Worker:
     uint64_t drain_until_ms
     uint64_t drain_total  # sessions when the drain began
     uint64_t drain_ended  # of them, told to end so far
+    Walk walk
     Ring inbox
     Ring questions
     Ring records
@@ -581,6 +652,11 @@ cdef void conn_ready(Worker* worker, Conn* conn) noexcept nogil
 cdef void policy_hold(Worker* worker, Policy* policy) noexcept nogil
 cdef void policy_release(Worker* worker, Policy* policy) noexcept nogil
 cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil
+cdef void session_uncount(Worker* worker, uint32_t consumer_cell) noexcept nogil
+# Count a client under its address of now, and no more under the one before.  Returns False when
+# that has too many: then it is counted nowhere.
+cdef bint conn_count_address(Worker* worker, Conn* client) noexcept nogil
+cdef void conn_uncount_address(Worker* worker, Conn* client) noexcept nogil
 cdef Record* record_reserve(Worker* worker) noexcept nogil
 # Count an answer other than 101, and leave a record when it refuses a handshake.
 cdef void request_note(Worker* worker, Conn* client, int status, const char* why) noexcept nogil
@@ -602,6 +678,9 @@ cdef inline uint64_t conn_ref(const Worker* worker, const Conn* conn) noexcept n
 cdef inline void conn_renew(Conn* conn) noexcept nogil:
     """Let no ref made before find the connection: answers to older questions come to nothing."""
     conn.generation = conn.generation % 0xFFFFFF + 1
+
+cdef inline void refused(Worker* worker, int refusal) noexcept nogil:
+    nx_bump(&worker.counters.refused[refusal], 1)
 
 cdef inline uint64_t clock_ms(int clock) noexcept nogil:
     cdef timespec now

@@ -41,6 +41,8 @@ cdef const char* _reason(int status) noexcept nogil:
         return b"URI Too Long"
     if status == 426:
         return b"Upgrade Required"
+    if status == 429:
+        return b"Too Many Requests"
     if status == 500:
         return b"Internal Server Error"
     if status == 502:

@@ -1,7 +1,7 @@
 """The upstream's side of a request: connect or take a connection from the pool, deliver the head,
 try again where that is allowed; and the switch from a 101 to a session.
 
-        CONNECT ──head out──► HEAD ──► what it answers is _proxy's
+  TLS ► CONNECT ──head out──► HEAD ──► what it answers is _proxy's
            ▲                   │
            └── next try ◄──────┘ failed before a byte of the answer went on
 """
@@ -17,10 +17,8 @@ cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexce
         request.switches = 1
     else:
         _note_exchange(worker, request, &visit.http)
-    if request.switches and (
-        worker.sessions.taken >= worker.sessions.ceiling or worker.draining
-    ):
-        return _too_many(worker)
+    if request.switches and reserve_session(worker, request, visit) != STEP_ADMITTED:
+        return STEP_ANSWER
     memset(&worker.answer, 0, sizeof(Answer))
     worker.answer.engine = 1
     negotiate(worker, visit)
@@ -63,34 +61,36 @@ cdef void _note_key(Request* request, const Visit* visit) noexcept nogil:
             http_websocket_accept(visit.head + key.value_off, request.accept)
 
 
-cdef int _too_many(Worker* worker) noexcept nogil:
-    nx_bump(&worker.counters.refused_full, 1)
-    return answer(worker, 503, b"the gateway is full, try again", b"too many sessions")
-
-
 cdef int _give_up(Worker* worker, int error) noexcept nogil:
     if error == -ETIMEDOUT:
         return answer_engine(
             worker, 504, b"The upstream server is timing out", b"upstream timed out"
         )
-    if error == CORE_FULL or error == -EMFILE or error == -ENFILE:
+    if error == -EMFILE or error == -ENFILE:
+        refused(worker, REFUSED_DESCRIPTORS)
+        return answer_full(worker, b"no descriptor for a connection")
+    if error == CORE_FULL:
         nx_bump(&worker.counters.refused_full, 1)
-        return answer(worker, 503, b"the gateway is full, try again", b"no room for a connection")
+        return answer_full(worker, b"no room for a connection")
     return answer_engine(
         worker, 502, b"An invalid response was received from the upstream server",
-        b"upstream refused or ended the connection",
+        tls_why(error) if error == IO_TLS or error <= IO_VERIFY else
+        <const char*>b"upstream refused or ended the connection",
     )
 
 
 cdef uint32_t _tries(const Request* request, uint32_t addresses, int error) noexcept nogil:
     """How often this request is tried in all.  routing-and-proxy.md §6, Retries.
 
-    An address that answered nothing in its time is not asked again: only others are.
+    An address that answered nothing in its time, or whose TLS failed, is not asked again: only
+    others are.
     """
     cdef uint32_t tries = 1 + request.policy.retries
     if tries > TRIES_MAX:
         tries = TRIES_MAX
-    return addresses if error == -ETIMEDOUT and addresses < tries else tries
+    if (error == -ETIMEDOUT or error == IO_TLS or error <= IO_VERIFY) and addresses < tries:
+        return addresses
+    return tries
 
 
 cdef int _connect(
@@ -125,7 +125,7 @@ cdef bint _try_idle(
 ) noexcept nogil:
     """Send on a connection of the pool.  False: there is none that lives."""
     cdef Request* request = client.request
-    cdef Conn* upstream = pool_take(worker, address, request.policy.port)
+    cdef Conn* upstream = pool_take(worker, address, request.policy)
     cdef ssize_t put
     while upstream != NULL:
         put = CORE_FULL
@@ -143,7 +143,7 @@ cdef bint _try_idle(
             nx_bump(&worker.counters.upstream_reused, 1)
             return True
         conn_end(worker, upstream)
-        upstream = pool_take(worker, address, request.policy.port)
+        upstream = pool_take(worker, address, request.policy)
     return False
 
 
@@ -179,6 +179,13 @@ cdef int _open_upstream(const Address* address, uint16_t port, int* out_fd) noex
     return 1
 
 
+cdef void _remember_address(Conn* upstream, const Address* address, uint16_t port) noexcept nogil:
+    memcpy(upstream.remote, address.bytes, 16)
+    upstream.remote_port = port
+    if address.v6:
+        upstream.flags |= FLAG_V6
+
+
 cdef int _try_address(
     Worker* worker, Conn* client, const Address* address, const uint8_t* head, uint32_t size
 ) noexcept nogil:
@@ -190,6 +197,8 @@ cdef int _try_address(
     cdef int result = _open_upstream(address, request.policy.port, &fd)
     if result < 0:
         return result
+    if request.policy.tls != NULL:
+        return _begin_tls(worker, client, address, fd, head, size)
     put = send(fd, head, size, MSG_NOSIGNAL)
     if put < 0:
         if errno != EAGAIN and errno != ENOTCONN:
@@ -201,10 +210,7 @@ cdef int _try_address(
     if upstream == NULL:
         close(fd)
         return CORE_FULL
-    memcpy(upstream.remote, address.bytes, 16)
-    upstream.remote_port = request.policy.port
-    if address.v6:
-        upstream.flags |= FLAG_V6
+    _remember_address(upstream, address, request.policy.port)
     if _keep_upstream_head(request, head, size) < 0 or (
         conn_register(worker, upstream) < 0
     ):
@@ -221,6 +227,34 @@ cdef int _try_address(
         &worker.wheel, &upstream.timer, worker.now_ms + (
             request.policy.connect_timeout_ms if put == 0 else request.policy.read_timeout_ms
         ),
+    )
+    return 1
+
+
+cdef int _begin_tls(
+    Worker* worker, Conn* client, const Address* address, int fd, const uint8_t* head, uint32_t size
+) noexcept nogil:
+    """Begin TLS on a socket that is being connected.  Returns 1 when it is under way."""
+    cdef Request* request = client.request
+    cdef Conn* upstream = conn_new(worker, fd, CONN_UPSTREAM, STATE_TLS)
+    if upstream == NULL:
+        close(fd)
+        return CORE_FULL
+    _remember_address(upstream, address, request.policy.port)
+    if (
+        tls_connect(upstream, request.policy.tls, head, size) < 0
+        or _keep_upstream_head(request, head, size) < 0
+        or conn_register(worker, upstream) < 0
+    ):
+        conn_end(worker, upstream)
+        return CORE_FULL
+    upstream.peer = client
+    request.upstream = upstream
+    request.reused = 0
+    request.upstream_sent = 0
+    # The connect and the TLS handshake together, as nginx has it for the second one.
+    wheel_arm(
+        &worker.wheel, &upstream.timer, worker.now_ms + request.policy.connect_timeout_ms
     )
     return 1
 
@@ -269,9 +303,18 @@ cdef int upstream_failed(Worker* worker, Conn* client, int error) noexcept nogil
 
 
 cdef int upstream_deliver(Worker* worker, Conn* upstream) noexcept nogil:
-    """Send what is left of the head.  Returns 1 when it is out, 0, or the error."""
+    """Go on with TLS, then with the head.  Returns 1 when the head is out, 0, or the error."""
     cdef Request* request = upstream.peer.request
-    cdef ssize_t put = conn_send(
+    cdef ssize_t put
+    if upstream.state == STATE_TLS:
+        put = tls_handshake(upstream)
+        if put <= 0:
+            return <int>put
+        upstream.state = STATE_CONNECT
+        upstream.flags |= FLAG_WRITABLE
+    if not upstream.flags & FLAG_WRITABLE:
+        return 0
+    put = conn_send(
         upstream, request.upstream_head + request.upstream_sent,
         request.upstream_head_len - request.upstream_sent,
     )
@@ -385,6 +428,8 @@ cdef int upstream_switch(
     cdef int result
     if not _accepts(data, http, request):
         return upstream_bad(worker, b"upstream's 101 is not an answer to this handshake")
+    if nx_unlikely(still_routed(worker, request) != STEP_ADMITTED):
+        return STEP_ANSWER
     if not still_admitted(worker, request):
         answer(worker, 401, NULL, b"token ended during the handshake")
         worker.answer.body.data = <const uint8_t*>(
@@ -394,8 +439,6 @@ cdef int upstream_switch(
         worker.answer.body.size = <uint32_t>strlen(<const char*>worker.answer.body.data)
         worker.answer.challenge = request.policy.challenge_invalid
         return STEP_ANSWER
-    if worker.sessions.taken >= worker.sessions.ceiling:
-        return _too_many(worker)  # others took the last slots while this one was on its way
     compression = _agrees_compression(data, http)
     result = forward_switching(worker, data, http, request)
     if result < 0:
@@ -427,6 +470,8 @@ cdef int _establish(
     session.has_consumer = request.has_consumer
     session.has_credential = request.has_token
     session.opaque = request.proxied
+    session.consumer_cell = request.consumer_cell  # it is counted until it ends
+    request.counted = 0
     session.up.flags = FLOW_MASKED
     if compression:
         session.up.flags |= FLOW_RSV1

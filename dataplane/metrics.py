@@ -41,13 +41,11 @@ class EngineCollector(Collector):
             ("accepts", "narthex_connections_accepted", "Client connections accepted"),
             ("token_hits", "narthex_token_cache_hits", "Tokens found in the cache"),
             ("token_misses", "narthex_token_cache_misses", "Tokens not found in the cache"),
+            ("pings", "narthex_pings", "Pings of ours to clients and upstreams"),
+            ("reads_held", "narthex_reads_held", "Times a fast side waited for a slow one"),
+            ("budgets_spent", "narthex_read_budgets_spent", "Turns that ended with input left"),
             ("requests", "narthex_requests", "Answers of ours, the token endpoint's among them"),
-            (
-                "upstream_reused",
-                "narthex_upstream_reused",
-                "Requests on a kept upstream connection",
-            ),
-            ("refused_full", "narthex_refused_full", "Connections and sessions over a bound"),
+            ("upstream_reused", "narthex_upstream_reused", "Requests on a kept connection"),
             ("records_dropped", "narthex_records_dropped", "Log records lost to a full ring"),
             ("questions_dropped", "narthex_questions_dropped", "Questions refused by a full ring"),
         ):
@@ -83,6 +81,12 @@ def _labelled(totals: dict[str, Any]) -> Iterator[Metric]:
     for first, count in sorted(cast("dict[int, int]", totals.get("proxied", {})).items()):
         proxied.add_metric([f"{first}xx"], count)
     yield proxied
+    refused = CounterMetricFamily(
+        "narthex_refused", "Refused for a bound: connections, sessions, requests", labels=["reason"]
+    )
+    for reason, count in cast("dict[str, int]", totals.get("refused", {})).items():
+        refused.add_metric([reason], count)
+    yield refused
     for what in ("messages", "bytes"):
         family = CounterMetricFamily(
             f"narthex_{what}", f"WebSocket {what} relayed, by who sent them", labels=["sender"]

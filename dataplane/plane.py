@@ -19,6 +19,7 @@ import structlog
 
 from dataplane import records, wire
 from dataplane.answers import Answers
+from dataplane.changes import Changes
 from dataplane.compile import compile_snapshot
 from dataplane.known import KnownTokens
 from dataplane.link import Link
@@ -61,6 +62,7 @@ class Plane:
         self._names = names
         self._fd_limit = fd_limit
         self._tables: Tables | None = None
+        self._changes = Changes(engine, settings.drain_seconds)
         self._version = 0
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
@@ -89,6 +91,7 @@ class Plane:
         """Compile beside the live tables, then swap. CompileError is the link's to report."""
         tables = compile_snapshot(snapshot, self._tables, self._names)
         self._engine.publish(tables)
+        self._changes.published(self._tables, tables)
         self._tables = tables
         self._version = snapshot.version
         self._engine.sweep()

@@ -20,10 +20,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
+from dataplane import compile as compiling
 from dataplane import wire
 from dataplane._engine import Engine
-from dataplane._policies import NameTable
+from dataplane._policies import FLAGS, SESSION_DEFAULTS, NameTable, PolicyBox
 from dataplane._tables import Tables
 from dataplane.compile import compile_snapshot
 from tests.dataplane.snapshots import uid
@@ -40,6 +42,17 @@ UPGRADE = (
     b"Connection: Upgrade",
     b"Sec-WebSocket-Key: " + KEY,
     b"Sec-WebSocket-Version: 13",
+)
+SESSION_FIELDS = (  # of a policy, in the order of SESSION_DEFAULTS
+    "client_message_max",
+    "upstream_message_max",
+    "ping_interval_ms",
+    "ping_timeout_ms",
+    "idle_timeout_ms",
+    "stall_timeout_ms",
+    "buffered_max",
+    "on_edit",
+    "on_delete",
 )
 SERVICE, ROUTE, PLUGIN, CONSUMER, CREDENTIAL = uid(1), uid(2), uid(3), uid(4), uid(5)
 
@@ -378,11 +391,32 @@ class Rig:
             of(wire.OAuth2),
             of(wire.Consumer) or [wire.Consumer(CONSUMER, "alex", "custom-7")],
             of(wire.Credential) or [wire.Credential(CREDENTIAL, "client-1", CONSUMER)],
+            size_limits=of(wire.SizeLimit),
+            sessions=of(wire.SessionRules),
+            certificates=of(wire.Certificate),
+            ca_certificates=of(wire.CaCertificate),
         )
         previous = self.tables[-1] if self.tables else None
         self.tables.append(compile_snapshot(snapshot, previous, self.names))
         self.engine.publish(self.tables[-1])
         return self.tables[-1]
+
+    @contextlib.contextmanager
+    def session_policy(self, *, validate_utf8: bool = False, **changed: int) -> Iterator[None]:
+        """What is published within has these session fields and else the defaults.
+
+        The engine is driven here without the plugins that set them.
+        """
+        values = dict(zip(SESSION_FIELDS, SESSION_DEFAULTS, strict=True))
+        assert set(changed) <= set(values)
+        session = tuple({**values, **changed}.values())
+
+        def box(*given: Any, **named: Any) -> PolicyBox:
+            flags = given[5] | (FLAGS["validate_utf8"] if validate_utf8 else 0)
+            return PolicyBox(*given[:5], flags, *given[6:11], **{**named, "session": session})
+
+        with mock.patch.object(compiling, "PolicyBox", box):
+            yield
 
     def open_route(self, service_fields: dict[str, Any] | None = None, **fields: Any) -> None:
         """A ws route to the upstream, `/` unless told otherwise, that asks for no token."""
