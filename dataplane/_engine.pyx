@@ -435,8 +435,8 @@ cdef class Engine:
         """Totals over the workers since the start."""
         cdef dict handshakes = {}
         cdef dict closes = {}
-        cdef dict refusals = dict.fromkeys(_REFUSALS, 0)
         cdef dict proxied = {}
+        cdef dict refusals = dict.fromkeys(_REFUSALS, 0)
         cdef dict totals = {}
         cdef Counters* c
         cdef int i, status, slot
@@ -485,8 +485,8 @@ cdef class Engine:
             totals["connections"] -= self.workers[i].listener_count + 1
         totals["handshakes"] = handshakes
         totals["closes"] = closes
-        totals["refused"] = refusals
         totals["proxied"] = proxied
+        totals["refused"] = refusals
         return totals
 
     def sessions_by_worker(self):
