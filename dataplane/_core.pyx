@@ -81,6 +81,17 @@ cdef void* slab_at(Slab* slab, uint32_t index) noexcept nogil:
 # --- buffers --------------------------------------------------------------------------------------
 
 
+cdef inline uint32_t _capacity_for(uint32_t used, uint32_t size) noexcept nogil:
+    """Small ones double; large ones take pages, a quarter more where they grow piece by piece."""
+    cdef uint32_t wanted = used + size
+    cdef uint32_t capacity = 512
+    if wanted > 16384:
+        return (wanted + (wanted >> 2 if used else 0) + 4095) & ~<uint32_t>4095
+    while capacity < wanted:
+        capacity *= 2
+    return capacity
+
+
 cdef int buffer_append(
     Buffer* buffer, const uint8_t* data, uint32_t size, uint32_t most
 ) noexcept nogil:
@@ -96,9 +107,7 @@ cdef int buffer_append(
         if buffer.capacity >= used + size and buffer.head >= buffer.capacity // 2:
             memmove(buffer.data, buffer.data + buffer.head, used)
         else:
-            capacity = 512
-            while capacity < used + size:
-                capacity *= 2
+            capacity = _capacity_for(used, size)
             grown = <uint8_t*>malloc(capacity)
             if grown == NULL:
                 return CORE_FULL
@@ -204,6 +213,7 @@ cdef void wheel_arm(Wheel* wheel, Timer* timer, uint64_t deadline_ms) noexcept n
     timer.prev = slot.prev
     slot.prev.next = timer
     slot.prev = timer
+    wheel.filled[(tick % WHEEL_SLOTS) >> 6] |= <uint64_t>1 << (tick & 63)
     wheel.armed += 1
 
 
@@ -252,11 +262,30 @@ cdef int wheel_run(Wheel* wheel, uint64_t now_ms, timer_fired fired, void* conte
     return count
 
 
-cdef int wheel_sleep_ms(const Wheel* wheel, uint64_t now_ms) noexcept nogil:
-    """How long a worker may sleep: to the next tick while anything is armed, else 1 s."""
-    if wheel.armed == 0:
-        return 1000
-    return <int>(WHEEL_TICK_MS - now_ms % WHEEL_TICK_MS)
+cdef uint64_t _next_filled(Wheel* wheel) noexcept nogil:
+    """The first tick after now whose slot holds a timer; a whole turn of the wheel for none."""
+    cdef uint64_t tick = wheel.now_tick + 1
+    cdef uint64_t last = wheel.now_tick + WHEEL_SLOTS
+    cdef uint64_t word
+    cdef Timer* slot
+    while tick < last:
+        word = wheel.filled[(tick % WHEEL_SLOTS) >> 6] >> (tick & 63)
+        if word == 0:
+            tick = (tick | 63) + 1
+            continue
+        tick += nx_ctz(word)
+        slot = &wheel.slots[tick % WHEEL_SLOTS]
+        if slot.next != slot:
+            return tick if tick < last else last
+        # Its timers were cancelled, or it fired: found here, so that neither has to look.
+        wheel.filled[(tick % WHEEL_SLOTS) >> 6] &= ~(<uint64_t>1 << (tick & 63))
+    return last
+
+
+cdef int wheel_sleep_ms(Wheel* wheel, uint64_t now_ms) noexcept nogil:
+    """How long a worker may sleep: until the next slot that holds a timer comes round."""
+    cdef uint64_t until_ms = _next_filled(wheel) * WHEEL_TICK_MS
+    return <int>(until_ms - now_ms) if until_ms > now_ms else 0
 
 
 # --- rings ----------------------------------------------------------------------------------------
@@ -297,12 +326,15 @@ cdef void ring_release(Ring* ring) noexcept nogil:
 
 # --- a worker -------------------------------------------------------------------------------------
 
+cdef enum:
+    CLOSED_A_TURN = 2048  # connections: accepted and ended, 16 listeners; those of a batch of events
+
 
 cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
     """Prepare a zeroed worker: memory, epoll, rings.  Returns 1 or -errno; listeners come later."""
     cdef epoll_event event
     cdef Conn* inbox
-    cdef uint32_t sessions = shared.max_sessions
+    cdef uint32_t clients = shared.max_connections
     worker.index = index
     worker.shared = shared
     worker.all_sessions.next = &worker.all_sessions
@@ -315,15 +347,16 @@ cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
     worker.compose = <uint8_t*>malloc(COMPOSE_BYTES)
     if worker.scratch == NULL or worker.compose == NULL:
         return -ENOMEM
-    # Two connections a session, as many again without one (handshakes, lingering), and our own.
+    # Any worker may have them all: `Limits` keeps the totals, and memory is taken as it is used.
+    # A client has one upstream at the most; what was closed is held to the end of its turn.
     # A free connection still tells that it is free, and of which generation it was.
     if slab_init(
-        &worker.conns, sizeof(Conn), <size_t>&(<Conn*>NULL).ssl, sessions * 2 + sessions + 64
+        &worker.conns, sizeof(Conn), <size_t>&(<Conn*>NULL).ssl, clients * 2 + CLOSED_A_TURN
     ) < 0:
         return -ENOMEM
-    if slab_init(&worker.sessions, sizeof(Session), sizeof(void*), sessions) < 0:
+    if slab_init(&worker.sessions, sizeof(Session), sizeof(void*), shared.max_sessions) < 0:
         return -ENOMEM
-    if slab_init(&worker.requests, sizeof(Request), sizeof(void*), sessions + 64) < 0:
+    if slab_init(&worker.requests, sizeof(Request), sizeof(void*), clients) < 0:
         return -ENOMEM
     if (
         ring_init(&worker.inbox, sizeof(Note), INBOX_SLOTS) < 0
@@ -337,6 +370,7 @@ cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
     worker.inbox_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
     if worker.inbox_fd < 0:
         return -errno
+    worker.spare_fd = eventfd(0, EFD_CLOEXEC)
     inbox = conn_new(worker, worker.inbox_fd, CONN_INBOX, 0)
     event.events = EPOLLIN
     event.data.ptr = inbox
@@ -367,6 +401,8 @@ cdef void worker_free(Worker* worker) noexcept nogil:
         close(worker.epoll_fd)
     if worker.inbox_fd > 0:
         close(worker.inbox_fd)
+    if worker.spare_fd > 0:
+        close(worker.spare_fd)
 
 
 cdef uint64_t _rotate(uint64_t value, int by) noexcept nogil:
@@ -480,6 +516,9 @@ cdef void conn_close(Worker* worker, Conn* conn) noexcept nogil:
     buffer_drop(&conn.output)
     if conn.request != NULL:
         request_drop(worker, conn)
+    if conn.kind == CONN_CLIENT:
+        quota_give(&worker.shared.limits.connections)
+        conn_uncount_address(worker, conn)
     if not conn.flags & FLAG_READY:
         conn.next = worker.graveyard
         worker.graveyard = conn
@@ -510,8 +549,40 @@ cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil:
     conn.request = NULL
     if request.policy != NULL:
         policy_release(worker, request.policy)
+    if request.counted:
+        session_uncount(worker, request.consumer_cell)
+    if request.proxied:
+        nx_bump(&worker.counters.exchanges_live, <uint64_t>-1)
     free(request.upstream_head)
     slab_give(&worker.requests, request)
+
+
+# --- what is counted over all workers -------------------------------------------------------------
+
+
+cdef void session_uncount(Worker* worker, uint32_t consumer_cell) noexcept nogil:
+    quota_give(&worker.shared.limits.sessions)
+    if consumer_cell:
+        limit_give(&worker.shared.limits.consumers, consumer_cell)
+
+
+cdef bint conn_count_address(Worker* worker, Conn* client) noexcept nogil:
+    cdef LimitTable* table = &worker.shared.limits.addresses
+    cdef int64_t cell
+    conn_uncount_address(worker, client)
+    cell = limit_take(
+        table, limit_address(client.remote, client.flags & FLAG_V6), 0, worker.now_ms * 1000000
+    )
+    if cell == LIMIT_OVER:
+        return False
+    client.address_cell = <uint32_t>cell
+    return True
+
+
+cdef void conn_uncount_address(Worker* worker, Conn* client) noexcept nogil:
+    if client.address_cell:
+        limit_give(&worker.shared.limits.addresses, client.address_cell)
+        client.address_cell = 0
 
 
 cdef Record* record_reserve(Worker* worker) noexcept nogil:
@@ -522,6 +593,30 @@ cdef Record* record_reserve(Worker* worker) noexcept nogil:
         return NULL
     memset(record, 0, sizeof(Record))
     return record
+
+
+cdef void request_note(Worker* worker, Conn* client, int status, const char* why) noexcept nogil:
+    cdef Request* request = client.request
+    cdef Record* record
+    if not request.is_handshake:
+        return
+    if status < STATUS_MAX:
+        nx_bump(&worker.counters.handshakes[status], 1)
+    record = record_reserve(worker)
+    if record == NULL:
+        return
+    record.kind = RECORD_REFUSED
+    record.status = <uint16_t>status
+    record.why = why
+    memcpy(record.id, request.id, 16)
+    memcpy(record.remote, client.remote, 16)
+    record.remote_port = client.remote_port
+    record.v6 = 1 if client.flags & FLAG_V6 else 0
+    record.duration_ms = worker.now_ms - request.began_ms
+    if request.policy != NULL:
+        memcpy(record.route, request.policy.route, 16)
+        record.flags |= RECORD_HAS_ROUTE
+    ring_publish(&worker.records)
 
 
 # --- heads in a connection's input -----------------------------------------------------------------
@@ -575,7 +670,20 @@ cdef void put_hex(Writer* out, const uint8_t* data, uint32_t size) noexcept nogi
 
 cdef uint32_t address_text(const uint8_t* address, bint v6, char* out64) noexcept nogil:
     """Write an address as text, without brackets.  Returns its bytes, NUL not counted."""
-    if inet_ntop(AF_INET6 if v6 else AF_INET, address, out64, 64) == NULL:
+    cdef Writer out
+    cdef int i
+    if not v6:  # by hand: inet_ntop goes through printf, 1 µs of a handshake
+        out.data = <uint8_t*>out64
+        out.size = 0
+        out.capacity = 64
+        out.full = 0
+        for i in range(4):
+            if i:
+                put(&out, b".", 1)
+            put_uint(&out, address[i])
+        out64[out.size] = 0
+        return out.size
+    if inet_ntop(AF_INET6, address, out64, 64) == NULL:
         out64[0] = 0
     return <uint32_t>strlen(out64)
 

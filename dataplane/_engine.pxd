@@ -1,11 +1,12 @@
 """The engine as Python code holds it."""
 
+from dataplane._contexts cimport Context, server_context
 from dataplane._core cimport *
 from dataplane._http cimport *
+from dataplane._limits cimport *
 from dataplane._lines cimport *
 from dataplane._sys cimport *
 from dataplane._tables cimport Tables
-from dataplane._tls cimport Context
 from dataplane._tokens cimport TokenCache
 from dataplane._worker cimport *
 

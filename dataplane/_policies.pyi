@@ -1,3 +1,4 @@
+from dataplane._contexts import Context, Contexts
 from dataplane._core import Reclaimer
 
 FLAGS: dict[str, int]
@@ -20,6 +21,7 @@ class NameBox:
     def failed(self) -> bool: ...
 
 class NameTable:
+    contexts: Contexts
     def __init__(self, reclaimer: Reclaimer) -> None: ...
     def intern(self, host: str) -> NameBox: ...
     def set_addresses(self, host: str, addresses: list[tuple[str, bool]]) -> None: ...
@@ -41,6 +43,7 @@ Virtual = tuple[
 
 class PolicyBox:
     content: bytes
+    tls: Context | None
     virtual: tuple[Virtual, ...]
     own: int
     plugins: int
@@ -62,6 +65,7 @@ class PolicyBox:
         session: Session = ...,
         own: int = 0,
         plugins: int = 0,
+        tls: Context | None = ...,
     ) -> None: ...
     def users(self) -> int: ...
     @property

@@ -163,6 +163,7 @@ cdef class _Orphan:
 
     cdef Policy* c
     cdef NameBox name  # c.name lies in it
+    cdef Context tls  # c.tls is its
 
     def __dealloc__(self):
         free(self.c)
@@ -180,6 +181,7 @@ cdef class NameTable:
         self.reclaimer = reclaimer
         self.boxes = WeakValueDictionary()
         self.orphans = []
+        self.contexts = Contexts()
 
     cpdef NameBox intern(self, str host):
         """The one box of a host, in any case; an IP address has its address at once."""
@@ -208,11 +210,12 @@ cdef class NameTable:
             if not box.literal and box.c.addresses == NULL
         ]
 
-    cdef void adopt(self, Policy* policy, NameBox name):
+    cdef void adopt(self, Policy* policy, NameBox name, Context tls):
         """Take over a policy that no live tables have; sessions may hold it."""
         cdef _Orphan orphan = _Orphan.__new__(_Orphan)
         orphan.c = policy
         orphan.name = name
+        orphan.tls = tls
         if policy_users(policy) != 0:
             self.orphans.append(orphan)
         elif self.reclaimer is not None and self.reclaimer.waiting is not None:
@@ -243,12 +246,14 @@ cdef class PolicyBox:
     anonymous: (consumer id, prepared header lines) or None.  texts: host header, host name, service
     path, auth header, both challenges, name of the anonymous consumer that is missing.
     session: in the order of SESSION_DEFAULTS.  own, plugins: what `dataplane.changes` compares.
+    tls: how the upstream is spoken to, or None.
     """
 
     def __cinit__(
         self, NameTable names not None, bytes content, tuple virtual, bytes route, bytes plugin,
         uint32_t flags, uint16_t redirect_status, tuple target, tuple anonymous, tuple texts,
         tuple session=SESSION_DEFAULTS, uint32_t own=0, uint32_t plugins=0,
+        Context tls=None,
     ):
         cdef size_t size = sizeof(Policy) + sum(map(len, texts))
         if anonymous is not None:
@@ -269,6 +274,8 @@ cdef class PolicyBox:
             c.client_message_max, c.upstream_message_max, c.ping_interval_ms, c.ping_timeout_ms,
             c.idle_timeout_ms, c.stall_timeout_ms, c.buffered_max, c.on_edit, c.on_delete,
         ) = session
+        self.tls = tls
+        c.tls = NULL if tls is None else tls.c
         if anonymous is not None:
             c.anonymous = <Principal*>cursor
             cursor += sizeof(Principal)
@@ -292,7 +299,7 @@ cdef class PolicyBox:
 
     def __dealloc__(self):
         if self.c != NULL:
-            self.names.adopt(self.c, self.name)
+            self.names.adopt(self.c, self.name, self.tls)
 
     cpdef uint64_t users(self):
         """Sessions and parked handshakes that hold the policy now."""

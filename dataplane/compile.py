@@ -15,6 +15,7 @@ import msgspec
 from dataplane import wire
 from dataplane._policies import FLAGS, PolicyBox
 from dataplane._tables import Tables
+from dataplane.certificates import upstream_tls
 from dataplane.patterns import virtual_routes
 from dataplane.prepared import (
     ANONYMOUS_LINE,
@@ -31,6 +32,7 @@ from dataplane.prepared import (
 from dataplane.sessions import session_rules
 
 if TYPE_CHECKING:
+    from dataplane._contexts import Context
     from dataplane._policies import NameTable
 
 VERSION_MAX = 2**63 - 1
@@ -85,6 +87,8 @@ def _check(snapshot: wire.Snapshot) -> None:
     _check_ids("websocket-session plugin", [p.plugin_id for p in snapshot.sessions])
     _check_ids("consumer", [consumer.id for consumer in snapshot.consumers])
     _check_ids("credential", [credential.id for credential in snapshot.credentials])
+    _check_ids("certificate", [certificate.id for certificate in snapshot.certificates])
+    _check_ids("CA certificate", [authority.id for authority in snapshot.ca_certificates])
 
 
 def _check_ids(what: str, ids: list[bytes]) -> None:
@@ -100,7 +104,11 @@ def _policies(
 ) -> dict[bytes, PolicyBox]:
     """Every route's policy by its content, those of `previous` where they are there already."""
     kept = previous.boxes if previous is not None else {}
-    services = {service.id: (service, _encode(service)) for service in snapshot.services}
+    secured = upstream_tls(snapshot, names.contexts)
+    services = {
+        service.id: (service, _encode(service) + secured[service.id][0])
+        for service in snapshot.services
+    }
     consumers = {consumer.id: consumer for consumer in snapshot.consumers}
     limits = {plugin.plugin_id: (plugin, _encode(plugin)) for plugin in snapshot.size_limits}
     sessions = {plugin.plugin_id: (plugin, _encode(plugin)) for plugin in snapshot.sessions}
@@ -130,8 +138,9 @@ def _policies(
         box = kept.get(content)
         if box is None:
             try:
+                tls = None if service is None else secured[service.id][1]
                 box = _policy(
-                    names, content, len(own), route, service, oauth2, anonymous, limit, rules
+                    names, content, len(own), route, service, oauth2, anonymous, limit, rules, tls
                 )
             except ValueError as error:
                 raise ValueError(f"route {_label(route)}: {error}") from None
@@ -153,6 +162,7 @@ def _policy(
     anonymous: wire.Consumer | None,
     limit: wire.SizeLimit | None,
     rules: wire.SessionRules | None,
+    tls: Context | None,
 ) -> PolicyBox:
     if route.https_redirect_status_code not in REDIRECT_STATUSES:
         raise ValueError(f"https_redirect_status_code {route.https_redirect_status_code}")
@@ -195,6 +205,7 @@ def _policy(
         session_rules(route, service, limit, rules),
         own,
         sum(1 << place for place, plugin in enumerate((oauth2, limit, rules)) if plugin),
+        tls=tls,
     )
 
 

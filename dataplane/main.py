@@ -21,10 +21,12 @@ from dataplane.disk import DiskState
 from dataplane.plane import VERSION, Plane
 from dataplane.settings import Listener, Settings, SettingsError, load
 from dataplane.startup import (
+    FDS_OF_OURS,
     StartError,
     bind,
     certificate_pair,
     check_ports_free,
+    connections_max,
     link_trust,
     load_keyring,
     lock_data_dir,
@@ -75,7 +77,7 @@ def _serve(settings: Settings, data_dir: Path) -> None:
         plane.listeners = [_listen(engine, listener) for listener in settings.proxy_listen]
         with _signals_blocked():  # the worker threads inherit the mask: signals are asyncio's
             engine.start()
-        log.info("file_descriptors", limit=fd_limit, max_sessions=sessions_max(settings, fd_limit))
+        _say_limits(settings, fd_limit)
         gc.freeze()  # what exists now stays: collections need not look at it again
         asyncio.run(plane.run(status))
 
@@ -85,10 +87,24 @@ def _engine(settings: Settings, fd_limit: int) -> Engine:
         workers=settings.workers,
         token_cache=settings.token_cache,
         max_sessions=sessions_max(settings, fd_limit),
+        max_connections=connections_max(settings, fd_limit),
+        max_address_connections=settings.max_connections_per_address,
+        address_handshakes=settings.handshake_rate_per_address,
+        max_consumer_sessions=settings.max_sessions_per_consumer,
+        head_bytes=settings.head_bytes,
         server_token=f"narthex/{VERSION}",
         trusted=settings.trusted_prefixes,
         seed=secrets.token_bytes(SEED_BYTES),
     )
+
+
+def _say_limits(settings: Settings, fd_limit: int) -> None:
+    """What may be open at a time, and whether the system allows it."""
+    sessions, connections = sessions_max(settings, fd_limit), connections_max(settings, fd_limit)
+    log.info("file_descriptors", limit=fd_limit, max_sessions=sessions, max_connections=connections)
+    needed = sessions + connections + FDS_OF_OURS  # an upstream a session, and our own
+    if needed > fd_limit:
+        log.warning("file_descriptors_short", limit=fd_limit, needed=needed)
 
 
 def _listen(engine: Engine, listener: Listener) -> Listener:

@@ -22,6 +22,7 @@ BACKLOG = 128
 FDS_OF_OURS = 256  # listeners, epoll, the link, files, the status listener
 FDS_PER_SESSION = 2
 SESSIONS_MAX = 2**18  # without MAX_SESSIONS, however many descriptors there are
+CONNECTIONS_MAX = 2 * SESSIONS_MAX  # likewise
 
 
 class StartError(Exception):
@@ -194,3 +195,14 @@ def sessions_max(settings: Settings, fd_limit: int) -> int:
     if settings.max_sessions is not None:
         return settings.max_sessions
     return max(1, min(SESSIONS_MAX, (fd_limit - FDS_OF_OURS) // FDS_PER_SESSION))
+
+
+def connections_max(settings: Settings, fd_limit: int) -> int:
+    """MAX_CONNECTIONS, else what MAX_SESSIONS upstreams leave of the file descriptors.
+
+    So they cannot run out, for us or for the link; never fewer than half of them.
+    """
+    if settings.max_connections is not None:
+        return settings.max_connections
+    ours = fd_limit - FDS_OF_OURS
+    return max(1, min(CONNECTIONS_MAX, max(ours - sessions_max(settings, fd_limit), ours // 2)))

@@ -89,6 +89,10 @@ class Service(Record, frozen=True):
     write_timeout_ms: int = 60000
     read_timeout_ms: int = 60000
     retries: int = 5
+    tls_verify: bool | None = None  # None: as true
+    tls_verify_depth: int | None = None
+    ca_certificates: list[bytes] | None = None  # CaCertificate.id; None: the system's store
+    client_certificate: bytes | None = None  # Certificate.id
 
 
 class Route(Record, frozen=True):
@@ -127,12 +131,37 @@ class Credential(Record, frozen=True):
     consumer: bytes
 
 
-class Snapshot(Record, frozen=True):
-    """All a data plane needs to route and admit; never a secret, signing key or token row.
+class Certificate(Record, frozen=True):
+    """A pair, PEM, for listeners (`snis`) and for services that show it to their upstream.
 
-    `check_key` makes the six check characters of opaque tokens (`token_check`). References between
-    records (Route.service, Route.oauth2 and its like, Credential.consumer) always resolve:
-    `problems` says which do not.
+    `cert` may have its chain behind it; the `_alt` pair is of the other kind of key (RSA, ECDSA).
+    """
+
+    id: bytes
+    cert: str
+    key: str
+    cert_alt: str | None = None
+    key_alt: str | None = None
+    snis: list[str] = []  # server names, lower case; one label may be `*`
+
+    def __repr__(self) -> str:
+        return f"Certificate({self.id.hex()})"  # no key in any log
+
+
+class CaCertificate(Record, frozen=True):
+    """A certificate authority that a service trusts, PEM."""
+
+    id: bytes
+    cert: str
+
+
+class Snapshot(Record, frozen=True):
+    """All a data plane needs to route, admit and speak TLS.
+
+    Never a client secret, provision key, token signing key or token row. `check_key` makes the six
+    check characters of opaque tokens (`token_check`). References between records (Route.service,
+    Route.oauth2 and its like, Credential.consumer, Service.client_certificate and .ca_certificates)
+    always resolve: `problems` says which do not.
     """
 
     epoch: bytes
@@ -145,6 +174,8 @@ class Snapshot(Record, frozen=True):
     credentials: list[Credential] = []
     size_limits: list[SizeLimit] = []
     sessions: list[SessionRules] = []
+    certificates: list[Certificate] = []
+    ca_certificates: list[CaCertificate] = []
 
     def problems(self) -> list[str]:
         """What keeps this snapshot from being applied, one line each; empty when it is sound."""
@@ -177,6 +208,18 @@ class Snapshot(Record, frozen=True):
             f"credential {c.id.hex()} names a consumer that is not there"
             for c in self.credentials
             if c.consumer not in consumers
+        ]
+        pairs = {c.id for c in self.certificates} | {None}
+        found += [
+            f"service {s.id.hex()} names a client certificate that is not there"
+            for s in self.services
+            if s.client_certificate not in pairs
+        ]
+        authorities = {c.id for c in self.ca_certificates}
+        found += [
+            f"service {s.id.hex()} names a CA certificate that is not there"
+            for s in self.services
+            if not authorities.issuperset(s.ca_certificates or ())
         ]
         return found
 

@@ -76,7 +76,10 @@ def run(tmp_path: Path) -> Callable[..., int]:
 def test_engine_is_made_listened_and_started_in_order(
     engine: FakeEngine, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(trusted_ips="10.0.0.0/8", max_sessions=77, token_cache=99) == 0
+    bounds = {"max_connections_per_address": 5, "max_sessions_per_consumer": 7, "head_bytes": 2048}
+    bounds["handshake_rate_per_address"] = 6
+    given = {"max_sessions": 77, "max_connections": 88, "token_cache": 99, **bounds}
+    assert run(trusted_ips="10.0.0.0/8", **given) == 0
     assert engine.calls == [
         "certificate", "listen", "listen", "start", "drain 0", "stop", "join",
     ]  # fmt: skip
@@ -85,6 +88,11 @@ def test_engine_is_made_listened_and_started_in_order(
         "workers": 3,
         "token_cache": 99,
         "max_sessions": 77,
+        "max_connections": 88,
+        "max_address_connections": 5,
+        "address_handshakes": 6,
+        "max_consumer_sessions": 7,
+        "head_bytes": 2048,
         "server_token": "narthex/0.1.0",
         "trusted": [(b"\0" * 10 + b"\xff\xff\x0a\0\0\0", 104)],
     }

@@ -290,3 +290,20 @@ def test_file_descriptor_limit_is_raised_to_the_hard_one() -> None:
 def test_sessions_follow_the_file_descriptors(fds: int, sessions: int) -> None:
     assert startup.sessions_max(load(), fds) == sessions
     assert startup.sessions_max(load(max_sessions=7), fds) == 7
+
+
+@pytest.mark.parametrize(
+    ("fds", "given", "connections"),
+    [
+        (20000, {}, (20000 - 256) // 2),
+        (20000, {"max_sessions": 744}, 19000),
+        (20000, {"max_sessions": 20000}, (20000 - 256) // 2),
+        (20000, {"max_connections": 5}, 5),
+        (100, {}, 1),
+        (2**30, {}, startup.CONNECTIONS_MAX),
+    ],
+)
+def test_connections_are_what_the_sessions_leave_of_the_descriptors(
+    fds: int, given: dict[str, int], connections: int
+) -> None:
+    assert startup.connections_max(load(**given), fds) == connections
