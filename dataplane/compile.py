@@ -144,7 +144,7 @@ def _policies(
                 )
             except ValueError as error:
                 raise ValueError(f"route {_label(route)}: {error}") from None
-        boxes[content] = box
+        boxes[box.content] = box  # the very bytes of last time: a look-up compares no text
     return boxes
 
 
