@@ -7,11 +7,13 @@ snapshot, and not at each request (spec/routing-and-proxy.md §10).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
 from control.store.queries import (
+    CACertificateRow,
+    CertificateRow,
     ConfigRows,
     ConsumerRow,
     CredentialRow,
@@ -21,7 +23,7 @@ from control.store.queries import (
 )
 from dataplane import wire
 
-_Row = TypeVar("_Row", ServiceRow, ConsumerRow, CredentialRow)
+_Row = TypeVar("_Row", ConsumerRow, CredentialRow, CertificateRow, CACertificateRow)
 _Struct = TypeVar("_Struct")
 
 _FAMILIES = (frozenset({"http", "https"}), frozenset({"ws", "wss"}))
@@ -43,6 +45,8 @@ class Builder:
         self._routes: dict[str, tuple[RouteRow, _Chosen, wire.Route]] = {}
         self._consumers: dict[str, tuple[ConsumerRow, wire.Consumer]] = {}
         self._credentials: dict[str, tuple[CredentialRow, wire.Credential]] = {}
+        self._certificates: dict[str, tuple[CertificateRow, wire.Certificate]] = {}
+        self._authorities: dict[str, tuple[CACertificateRow, wire.CaCertificate]] = {}
         self._instances: list[_Instances] = []  # that `_routes` were made with
 
     def build(self, rows: ConfigRows) -> wire.Snapshot:
@@ -52,7 +56,8 @@ class Builder:
             ValueError: a reference leads nowhere, which the store's foreign keys rule out.
         """
         there = [row for row in rows.services if row.enabled and _carried((row.protocol,))]
-        self._services = _made(there, self._services, _service)
+        self._make_certificates(rows, there)
+        self._make_services(there)
         self._consumers = _made(rows.consumers, self._consumers, _consumer)
         self._credentials = _made(rows.credentials, self._credentials, _credential)
         self._make_routes(rows)
@@ -68,10 +73,30 @@ class Builder:
             credentials=[credential for _, credential in self._credentials.values()],
             size_limits=[wire.SizeLimit(id_bytes(p.id), **p.config) for p in limits],
             sessions=[wire.SessionRules(id_bytes(p.id), **p.config) for p in sessions],
+            certificates=[certificate for _, certificate in self._certificates.values()],
+            ca_certificates=[authority for _, authority in self._authorities.values()],
         )
         if problems := snapshot.problems():
             raise ValueError("; ".join(problems[:10]))
         return snapshot
+
+    def _make_certificates(self, rows: ConfigRows, services: list[ServiceRow]) -> None:
+        """Those that a listener or one of these services may show, or trust."""
+        shown = {row.client_certificate_id for row in services}
+        trusted = {id_ for row in services for id_ in row.ca_certificates or ()}
+        pairs = (row for row in rows.certificates if row.snis or row.id in shown)
+        authorities = (row for row in rows.ca_certificates if row.id in trusted)
+        self._certificates = _made(pairs, self._certificates, _certificate)
+        self._authorities = _made(authorities, self._authorities, _authority)
+
+    def _make_services(self, services: list[ServiceRow]) -> None:
+        before, self._services = self._services, {}
+        for row in services:
+            held = before.get(row.id)
+            # A CA certificate that comes or goes changes the services that list it.
+            if held is None or held[0] is not row or row.ca_certificates:
+                held = (row, _service(row, self._authorities.keys()))
+            self._services[row.id] = held
 
     def _make_routes(self, rows: ConfigRows) -> None:
         """The routes that data planes carry, each with the instances that run on it."""
@@ -122,7 +147,23 @@ def id_bytes(uuid: str) -> bytes:
     return bytes.fromhex(uuid.replace("-", ""))
 
 
-def _service(row: ServiceRow) -> wire.Service:
+def _certificate(row: CertificateRow) -> wire.Certificate:
+    names = sorted({name.lower() for name in row.snis})
+    return wire.Certificate(
+        id_bytes(row.id), row.cert, row.key, row.cert_alt, row.key_alt, snis=names
+    )
+
+
+def _authority(row: CACertificateRow) -> wire.CaCertificate:
+    return wire.CaCertificate(id_bytes(row.id), row.cert)
+
+
+def _service(row: ServiceRow, authorities: Collection[str]) -> wire.Service:
+    """`authorities`: the CA certificates that there are; one that is listed need not be."""
+    trusted = None
+    if row.ca_certificates:  # none listed: the system's store; none of them there: nobody
+        trusted = [id_bytes(id_) for id_ in row.ca_certificates if id_ in authorities]
+    shown = row.client_certificate_id
     return wire.Service(
         id=id_bytes(row.id),
         protocol=row.protocol,
@@ -134,6 +175,10 @@ def _service(row: ServiceRow) -> wire.Service:
         write_timeout_ms=row.write_timeout,
         read_timeout_ms=row.read_timeout,
         retries=row.retries,
+        tls_verify=row.tls_verify,
+        tls_verify_depth=row.tls_verify_depth,
+        ca_certificates=trusted,
+        client_certificate=None if shown is None else id_bytes(shown),
     )
 
 

@@ -647,6 +647,8 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
         _ends_with(&visit.path, b"/oauth2/token") or _ends_with(&visit.path, b"/oauth2/authorize")
     ):
         return STEP_REQUEST
+    elif visit.http.upgrade_websocket and (visit.http.chunked or visit.http.content_length > 0):
+        return _invalid(worker, 400, b"a body is not allowed")  # S52
     if verdict == VERDICT_NONE:
         step = _within_limits(worker, client, visit)
         if step != STEP_ADMITTED:
@@ -657,13 +659,6 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
             return step
     if not visit.policy.flags & POLICY_SERVICE:
         return answer(worker, 503, b"no Service found with those values", NULL)
-    if not visit.policy.flags & POLICY_WS:
-        return answer(
-            worker,
-            503,
-            b"this gateway does not carry this kind of service yet: use protocol ws or wss",
-            b"kind of service not supported yet",
-        )
     if nx_load_ptr(&visit.policy.name.addresses) == NULL:
         if verdict == VERDICT_NAME_FAILED or nx_load_u64(&visit.policy.name.failed):
             return answer(worker, 503, b"name resolution failed", NULL)

@@ -5,6 +5,6 @@ class Contexts:
         self,
         verify: bool,
         depth: int | None,
-        authorities: tuple[bytes, ...],
+        authorities: tuple[bytes, ...] | None,
         pair: tuple[bytes, bytes] | None,
     ) -> Context: ...

@@ -240,15 +240,15 @@ cdef class Contexts:
     cpdef Context upstream(self, bint verify, object depth, tuple authorities, tuple pair):
         """How an upstream is spoken to.
 
-        `authorities`: PEM texts that are trusted instead of the system's store, or ().  `depth`:
-        certificates between its own and one of those at the most, None for OpenSSL's limit.
+        `authorities`: PEM texts that are trusted, None for the system's store.  `depth`: certificates
+        between its own and one of those at the most, None for OpenSSL's limit.
         `pair`: our certificate and key, PEM, for an upstream that asks; or None.
 
         Raises:
             ValueError: a text is no PEM, or the pair is none; says which.
         """
         key = (
-            "upstream", verify, depth if verify else None, authorities if verify else (), pair
+            "upstream", verify, depth if verify else None, authorities if verify else None, pair
         )
         cdef Context made = self.known.get(key)
         if made is None:
@@ -257,10 +257,10 @@ cdef class Contexts:
         return made
 
     cdef Store _store(self, tuple authorities):
-        cdef Store store = self.system if not authorities else self.stores.get(authorities)
+        cdef Store store = self.system if authorities is None else self.stores.get(authorities)
         if store is None:
             store = Store()
-            if authorities:
+            if authorities is not None:
                 for pem in authorities:
                     store.add(pem)
                 self.stores[authorities] = store

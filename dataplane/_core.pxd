@@ -11,7 +11,7 @@ cdef enum:
     ADDRESSES_MAX = 16  # of one upstream name
     SCRATCH_BYTES = 65536  # what one read can take
     HEADROOM = 256  # bytes before the read window, for what was held back from the last read
-    OUTPUT_BYTES_MAX = 65536 + 2048  # pending output of one socket; past it the fast side waits
+    OUTPUT_BYTES_MAX = 65536 + 2048  # pending output of a socket outside a session
     INPUT_BYTES_MAX = 32768 + 65536  # a request head and the body of a token request
     COMPOSE_BYTES = 262144  # of heads being put together: what came in, escaped, and ours
     EVENTS_MAX = 256  # a turn
@@ -24,12 +24,14 @@ cdef enum:
     RECORD_SLOTS = 4096
     SLAB_CHUNK = 256  # structs taken from the system at a time
     STATUS_MAX = 600
+    POOL_IDLE_MAX = 256  # upstream connections kept for a next request
+    POOL_CHAINS = 64  # a power of two
 
 cdef enum:  # times, milliseconds
     HEAD_MS = 10000  # from the first byte of a head to its last; also for the TLS handshake
     KEEPALIVE_MS = 60000  # a client connection without a request in hand
     PARK_MS = 5000  # a question out: the Python side's own bounds are shorter
-    WRITE_MS = 60000  # for a side that takes nothing
+    WRITE_MS = 60000  # for a client that takes nothing of an answer of ours
 
 cdef enum:  # results that are not -errno; see style.md, one error channel
     IO_EOF = -900  # the peer ended its side in an orderly way
@@ -187,6 +189,7 @@ cdef struct Timer:
 
 cdef struct Wheel:
     Timer slots[512]  # heads of circular lists
+    uint64_t filled[8]  # a bit a slot: set while it holds a timer, and perhaps for a while after
     uint64_t now_tick
     uint64_t armed
 
@@ -196,7 +199,7 @@ cdef void wheel_init(Wheel* wheel, uint64_t now_ms) noexcept nogil
 cdef void wheel_arm(Wheel* wheel, Timer* timer, uint64_t deadline_ms) noexcept nogil
 cdef void wheel_cancel(Wheel* wheel, Timer* timer) noexcept nogil
 cdef int wheel_run(Wheel* wheel, uint64_t now_ms, timer_fired fired, void* context) noexcept nogil
-cdef int wheel_sleep_ms(const Wheel* wheel, uint64_t now_ms) noexcept nogil
+cdef int wheel_sleep_ms(Wheel* wheel, uint64_t now_ms) noexcept nogil
 
 # --- connections ----------------------------------------------------------------------------------
 
@@ -212,8 +215,9 @@ cdef enum ConnState:
     STATE_HEAD  # client: reading a request head; upstream: reading the answer's head
     STATE_PARKED  # client: a question is out
     STATE_BODY  # client: reading the body of a token request
-    STATE_WAIT  # client: its upstream is being connected; what it sends is held
-    STATE_CONNECT  # upstream: TCP connect in flight
+    STATE_PROXY  # client: an upstream has its request; upstream: its answer is on its way
+    STATE_CONNECT  # upstream: TCP connect in flight, or the request's head not all out
+    STATE_IDLE  # upstream: kept in the pool, nobody's
     STATE_RELAY  # both: an established session
     STATE_LINGER  # both: our last byte is out, the peer may end in its own time
 
@@ -247,17 +251,17 @@ cdef struct Conn:
     void* ssl  # SSL*, owned; NULL: plaintext
     Session* session  # owned by the pair; NULL outside a WebSocket
     Request* request  # owned; NULL when no request is in hand (client only)
-    Conn* peer  # upstream being connected: its client; NULL else
+    Conn* peer  # upstream with a request in hand: its client; NULL else
     Conn* next  # in the ready list or the graveyard
     Buffer input  # bytes read and not consumed: partial heads, bodies, held-back frames
     Buffer output  # bytes the socket did not take
-    uint8_t remote[16]  # the client's address, network order; IPv4 in the first 4
+    uint8_t remote[16]  # the client's address, or the upstream's; network order, IPv4 in the first 4
     uint8_t socket_address[16]  # the peer's own, likewise: `remote` may be a trusted peer's word
     uint16_t remote_port  # 0: a trusted peer named the address
     uint16_t socket_port
     uint16_t local_port
     uint32_t scanned  # http_scan_head's memory; lingering: bytes dropped so far
-    uint32_t skip  # body bytes of a request answered early, dropped as they come
+    uint32_t skip  # body bytes of a request answered early, dropped as they come; idle: its slot
     uint32_t address_cell  # in Limits.addresses, 0: not counted there (client only)
 
 cdef struct Request:
@@ -282,20 +286,36 @@ cdef struct Request:
     uint8_t type_wanted  # AnswerType of an error met later
     uint8_t counted  # in Limits.sessions, until a session takes that over
     uint32_t consumer_cell  # likewise, in Limits.consumers; 0: not counted there
-    int64_t body_left  # of the message in hand; BODY_*
+    uint8_t proxied  # on an http or https route; else a handshake of a ws or wss route
+    uint8_t switches  # asks for a WebSocket: 101 is an answer to it
+    uint8_t keys  # Sec-WebSocket-Key: 0 none, 1 `accept` answers it, 2 nothing can
+    uint8_t version_minor
+    uint8_t idempotent  # may be sent again after bytes of it went out
+    uint8_t body_chunked  # the body comes, and goes on, in chunks
+    uint8_t body_begun  # some of the body was taken: it cannot be sent again
+    uint8_t deaf  # the upstream takes no more of the body
+    uint8_t reused  # the upstream's connection came out of the pool
+    uint8_t fresh  # one from the pool was dead: no more of those
+    uint8_t answer_coded  # the answer's body goes to the client in chunks
+    uint8_t upstream_keeps  # the upstream's connection can serve another
+    uint8_t moved  # bytes moved since the timers were armed
+    int64_t answer_left  # of the answer's body, BODY_*
+    uint64_t answer_passed  # bytes of it so far
+    uint64_t answer_chunked[4]  # the chunked decoder's state
+    int64_t body_left  # of the request's body; BODY_*
     uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
     uint8_t digest[32]  # SHA-256 of the token
     uint8_t consumer[16]
     uint8_t credential[16]
     double expires_at  # 0: never
-    uint8_t* upstream_head  # owned; the handshake for the upstream, until it is out
+    uint8_t* upstream_head  # owned; for the upstream, kept for another try
     uint32_t upstream_head_len
     uint32_t upstream_sent  # bytes of it
     uint32_t address  # of the upstream's list: where this attempt goes
     uint32_t body_have  # bytes of the body of a token request, decoded, behind its head
     uint32_t body_raw  # offset behind the head where undecoded chunks start
     uint64_t chunked[4]  # the chunked decoder's state
-    Conn* upstream  # being connected for this request; NULL else
+    Conn* upstream  # has this request, or is being connected for it; NULL else
 
 cdef enum BodyLength:  # in the place of a length
     BODY_CHUNKED = -1
@@ -318,6 +338,8 @@ cdef enum Step:
     STEP_ESTABLISHED  # the WebSocket stands: relay
     STEP_ADMITTED  # the request may go to its upstream
     STEP_PARK  # a question must be answered first
+    STEP_PROXY  # move what can be moved between client and upstream
+    STEP_ANSWERED  # an upstream's answer has ended: the connection goes on, or lingers
 
 cdef struct Answer:
     # An answer of our own, being made.  Spans are borrowed for this turn.
@@ -329,8 +351,7 @@ cdef struct Answer:
     const char* message  # static text of the error template; NULL: `body` is sent as it is
     Span message_more  # goes behind `message`; clean of control bytes
     const char* message_end  # static text behind that, or NULL
-    Span body  # JSON, or what an upstream sent
-    Span head  # an upstream's status line and fields, ready but for Connection; or empty
+    Span body  # JSON
     Span challenge  # value of WWW-Authenticate, or empty
     Span location  # value of Location, or empty
     const char* fields  # static header lines, each ended by CRLF, or NULL
@@ -349,8 +370,15 @@ cdef enum FlowFlag:
     FLOW_RSV1 = 1 << 3  # permessage-deflate was negotiated
     FLOW_ENDED = 1 << 4  # nothing more is read from the source
     FLOW_MASKED = 1 << 5  # the source is the client
-    FLOW_CLOSE_PASSES = 1 << 7  # the source's Close is in what goes on now
     FLOW_TORN = 1 << 6  # the sink's stream ends inside a frame: no Close can follow
+    FLOW_CLOSE_PASSES = 1 << 7  # the source's Close is in what goes on now
+    FLOW_CHECKED = 1 << 8  # text is checked as it passes
+    FLOW_TEXT = 1 << 9  # the message in hand is text to be checked
+    FLOW_CHUNKED = 1 << 10  # the frame in hand goes on as fragments, each after its check
+    FLOW_PINGED = 1 << 11  # a Ping of ours went to the source, and its Pong has not come
+    FLOW_OWES_PONG = 1 << 12  # the sink's last Ping went to the source, and no Pong has come since
+    FLOW_OPAQUE = 1 << 13  # on an http or https route: no rule is enforced
+    FLOW_BLIND = 1 << 14  # opaque, and what came is no frame: its bytes only pass
 
 cdef struct Flow:
     # One direction of a session: what the source sends, on its way to the sink.
@@ -359,9 +387,23 @@ cdef struct Flow:
     uint64_t message_bytes  # payload so far of the message in hand
     uint64_t messages  # whole data messages sent on
     uint64_t bytes  # payload bytes of data messages sent on
+    uint64_t heard_ms  # when the source last sent anything; 0: nothing since our last Ping
+    uint64_t data_ms  # when it last sent a data frame, or part of one
+    uint64_t taken_ms  # with output pending: when the sink last took some
+    uint64_t pinged_ms  # when our last Ping went to the source; 0: none yet
+    uint64_t owes_ms  # FLOW_OWES_PONG: since when
+    uint32_t message_max  # payload bytes of one message; over it 1009
+    uint32_t read_max  # bytes a read
+    uint32_t utf8  # FLOW_TEXT: utf8_step's state
     uint16_t close_code  # the source's own Close: its code, 1005 when empty, 0 when none
-    uint8_t flags  # FlowFlag
-    uint8_t held  # bytes of an incomplete header or Close, in the source's `input`
+    uint16_t flags  # FlowFlag
+    uint8_t held  # bytes of an incomplete header, Close or Pong, in the source's `input`
+    uint8_t seen  # FLOW_OPAQUE: bytes in `head`, which have gone on
+    uint8_t opcode  # FLOW_CHUNKED: of the next fragment
+    uint8_t fin  # FLOW_CHUNKED: of the last one
+    uint8_t mask[4]  # FLOW_CHUNKED: of the next one, turned to where its payload begins
+    uint8_t ping[8]  # payload of our last Ping to the source
+    uint8_t head[14]  # FLOW_OPAQUE: an incomplete header
 
 cdef struct Session:
     # An established WebSocket: two connections and what they are allowed.
@@ -510,6 +552,9 @@ cdef struct Counters:
     uint64_t bytes_up
     uint64_t bytes_down
     uint64_t closes[48]  # [side * CLOSE_SLOTS + slot]: what was sent to client (0), upstream (1)
+    uint64_t pings  # of ours, to either side
+    uint64_t reads_held  # the fast side was not read, as the slow one had enough pending
+    uint64_t budgets_spent  # a session had more to read than its turn allows
     uint64_t token_hits
     uint64_t token_misses
     uint64_t records_dropped
@@ -517,6 +562,20 @@ cdef struct Counters:
     uint64_t requests  # answers of ours, token requests among them
     uint64_t refused_full  # without memory for one more
     uint64_t refused[16]  # by Refusal
+    uint64_t proxied[6]  # answers of upstreams handed on, by the first digit of their status
+    uint64_t exchanges_live  # requests that an upstream of an http or https route has in hand
+    uint64_t upstream_reused  # requests sent on a connection out of the pool
+
+cdef struct Pool:
+    # Upstream connections without a request, chained by address and port, newest first.
+
+    Conn* idle[256]  # NULL: a free slot
+    uint16_t after[256]  # slot + 1 of the next in its chain, or of the next free slot
+    uint16_t first[64]  # slot + 1
+    uint16_t free_first  # slot + 1
+    uint16_t used  # slots ever used
+    uint16_t count
+    # Invariant: count <= used <= POOL_IDLE_MAX.
 
 cdef struct Shared:
     # What all workers read; written by the Python thread.
@@ -570,6 +629,7 @@ cdef struct Worker:
     Conn* ready  # connections that have more to read than their budget allowed
     Conn* graveyard  # closed in this turn
     Session all_sessions  # head of the circular list
+    Pool pool
     Conn* listeners[16]
     int listener_count
     uint64_t drain_from_ms
@@ -598,6 +658,8 @@ cdef void session_uncount(Worker* worker, uint32_t consumer_cell) noexcept nogil
 cdef bint conn_count_address(Worker* worker, Conn* client) noexcept nogil
 cdef void conn_uncount_address(Worker* worker, Conn* client) noexcept nogil
 cdef Record* record_reserve(Worker* worker) noexcept nogil
+# Count an answer other than 101, and leave a record when it refuses a handshake.
+cdef void request_note(Worker* worker, Conn* client, int status, const char* why) noexcept nogil
 cdef uint64_t worker_random(Worker* worker) noexcept nogil
 cdef void worker_mask(Worker* worker, uint8_t* out4) noexcept nogil
 cdef int conn_keep(Conn* client, const uint8_t* data, uint32_t size) noexcept nogil

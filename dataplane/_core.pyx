@@ -81,6 +81,17 @@ cdef void* slab_at(Slab* slab, uint32_t index) noexcept nogil:
 # --- buffers --------------------------------------------------------------------------------------
 
 
+cdef inline uint32_t _capacity_for(uint32_t used, uint32_t size) noexcept nogil:
+    """Small ones double; large ones take pages, a quarter more where they grow piece by piece."""
+    cdef uint32_t wanted = used + size
+    cdef uint32_t capacity = 512
+    if wanted > 16384:
+        return (wanted + (wanted >> 2 if used else 0) + 4095) & ~<uint32_t>4095
+    while capacity < wanted:
+        capacity *= 2
+    return capacity
+
+
 cdef int buffer_append(
     Buffer* buffer, const uint8_t* data, uint32_t size, uint32_t most
 ) noexcept nogil:
@@ -96,9 +107,7 @@ cdef int buffer_append(
         if buffer.capacity >= used + size and buffer.head >= buffer.capacity // 2:
             memmove(buffer.data, buffer.data + buffer.head, used)
         else:
-            capacity = 512
-            while capacity < used + size:
-                capacity *= 2
+            capacity = _capacity_for(used, size)
             grown = <uint8_t*>malloc(capacity)
             if grown == NULL:
                 return CORE_FULL
@@ -204,6 +213,7 @@ cdef void wheel_arm(Wheel* wheel, Timer* timer, uint64_t deadline_ms) noexcept n
     timer.prev = slot.prev
     slot.prev.next = timer
     slot.prev = timer
+    wheel.filled[(tick % WHEEL_SLOTS) >> 6] |= <uint64_t>1 << (tick & 63)
     wheel.armed += 1
 
 
@@ -252,11 +262,30 @@ cdef int wheel_run(Wheel* wheel, uint64_t now_ms, timer_fired fired, void* conte
     return count
 
 
-cdef int wheel_sleep_ms(const Wheel* wheel, uint64_t now_ms) noexcept nogil:
-    """How long a worker may sleep: to the next tick while anything is armed, else 1 s."""
-    if wheel.armed == 0:
-        return 1000
-    return <int>(WHEEL_TICK_MS - now_ms % WHEEL_TICK_MS)
+cdef uint64_t _next_filled(Wheel* wheel) noexcept nogil:
+    """The first tick after now whose slot holds a timer; a whole turn of the wheel for none."""
+    cdef uint64_t tick = wheel.now_tick + 1
+    cdef uint64_t last = wheel.now_tick + WHEEL_SLOTS
+    cdef uint64_t word
+    cdef Timer* slot
+    while tick < last:
+        word = wheel.filled[(tick % WHEEL_SLOTS) >> 6] >> (tick & 63)
+        if word == 0:
+            tick = (tick | 63) + 1
+            continue
+        tick += nx_ctz(word)
+        slot = &wheel.slots[tick % WHEEL_SLOTS]
+        if slot.next != slot:
+            return tick if tick < last else last
+        # Its timers were cancelled, or it fired: found here, so that neither has to look.
+        wheel.filled[(tick % WHEEL_SLOTS) >> 6] &= ~(<uint64_t>1 << (tick & 63))
+    return last
+
+
+cdef int wheel_sleep_ms(Wheel* wheel, uint64_t now_ms) noexcept nogil:
+    """How long a worker may sleep: until the next slot that holds a timer comes round."""
+    cdef uint64_t until_ms = _next_filled(wheel) * WHEEL_TICK_MS
+    return <int>(until_ms - now_ms) if until_ms > now_ms else 0
 
 
 # --- rings ----------------------------------------------------------------------------------------
@@ -522,6 +551,8 @@ cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil:
         policy_release(worker, request.policy)
     if request.counted:
         session_uncount(worker, request.consumer_cell)
+    if request.proxied:
+        nx_bump(&worker.counters.exchanges_live, <uint64_t>-1)
     free(request.upstream_head)
     slab_give(&worker.requests, request)
 
@@ -562,6 +593,30 @@ cdef Record* record_reserve(Worker* worker) noexcept nogil:
         return NULL
     memset(record, 0, sizeof(Record))
     return record
+
+
+cdef void request_note(Worker* worker, Conn* client, int status, const char* why) noexcept nogil:
+    cdef Request* request = client.request
+    cdef Record* record
+    if not request.is_handshake:
+        return
+    if status < STATUS_MAX:
+        nx_bump(&worker.counters.handshakes[status], 1)
+    record = record_reserve(worker)
+    if record == NULL:
+        return
+    record.kind = RECORD_REFUSED
+    record.status = <uint16_t>status
+    record.why = why
+    memcpy(record.id, request.id, 16)
+    memcpy(record.remote, client.remote, 16)
+    record.remote_port = client.remote_port
+    record.v6 = 1 if client.flags & FLAG_V6 else 0
+    record.duration_ms = worker.now_ms - request.began_ms
+    if request.policy != NULL:
+        memcpy(record.route, request.policy.route, 16)
+        record.flags |= RECORD_HAS_ROUTE
+    ring_publish(&worker.records)
 
 
 # --- heads in a connection's input -----------------------------------------------------------------

@@ -436,6 +436,7 @@ cdef class Engine:
         cdef dict handshakes = {}
         cdef dict closes = {}
         cdef dict refusals = dict.fromkeys(_REFUSALS, 0)
+        cdef dict proxied = {}
         cdef dict totals = {}
         cdef Counters* c
         cdef int i, status, slot
@@ -446,6 +447,10 @@ cdef class Engine:
                 n = nx_peek(&c.handshakes[status])
                 if n:
                     handshakes[status] = handshakes.get(status, 0) + n
+            for status in range(1, 6):
+                n = nx_peek(&c.proxied[status])
+                if n:
+                    proxied[status] = proxied.get(status, 0) + n
             for slot in range(2 * CLOSE_SLOTS):
                 n = nx_peek(&c.closes[slot])
                 if n:
@@ -463,11 +468,16 @@ cdef class Engine:
                 ("messages_out", nx_peek(&c.messages_down)),
                 ("bytes_in", nx_peek(&c.bytes_up)),
                 ("bytes_out", nx_peek(&c.bytes_down)),
+                ("pings", nx_peek(&c.pings)),
+                ("reads_held", nx_peek(&c.reads_held)),
+                ("budgets_spent", nx_peek(&c.budgets_spent)),
                 ("token_hits", nx_peek(&c.token_hits)),
                 ("token_misses", nx_peek(&c.token_misses)),
                 ("records_dropped", nx_peek(&c.records_dropped)),
                 ("questions_dropped", nx_peek(&c.questions_dropped)),
                 ("requests", nx_peek(&c.requests)),
+                ("live_exchanges", nx_peek(&c.exchanges_live)),
+                ("upstream_reused", nx_peek(&c.upstream_reused)),
             ):
                 totals[name] = totals.get(name, 0) + value
         # Our own listeners and inboxes are connections to the workers, not to an operator.
@@ -476,6 +486,7 @@ cdef class Engine:
         totals["handshakes"] = handshakes
         totals["closes"] = closes
         totals["refused"] = refusals
+        totals["proxied"] = proxied
         return totals
 
     def sessions_by_worker(self):
@@ -487,6 +498,14 @@ cdef class Engine:
         cdef uint64_t total = 0
         for i in range(self.worker_count):
             total += nx_peek(&self.workers[i].counters.sessions_live)
+        return total
+
+    def live_exchanges(self):
+        """Requests that an upstream of an http or https route has in hand."""
+        cdef int i
+        cdef uint64_t total = 0
+        for i in range(self.worker_count):
+            total += nx_peek(&self.workers[i].counters.exchanges_live)
         return total
 
     def drain(self, double seconds):

@@ -1,6 +1,6 @@
 """From a client's first byte to its 101: read the head, admit, connect, upgrade, answer.
 
-        HEAD ──admitted──► WAIT ──(upstream: CONNECT ► HEAD ► 101)──► RELAY
+        HEAD ──admitted──► PROXY ──(upstream: CONNECT ► HEAD ► 101)──► RELAY
           │  ◄──answer──    │
           └──question──► PARKED ──note──► the head is judged again, on the tables of then
 
@@ -187,7 +187,7 @@ cdef int _judge(
     request.body_left = -1 if visit.http.chunked else (
         visit.http.content_length if visit.http.content_length > 0 else 0
     )
-    request.expects = visit.http.expect_continue
+    request.expects = visit.http.expect_continue and visit.http.version_minor
     client.flags &= ~FLAG_KEEP
     if visit.http.keep_alive:
         client.flags |= FLAG_KEEP
@@ -199,8 +199,10 @@ cdef int _judge(
         if step == STEP_WAIT:
             if conn_head_done(client, data, size, head_len) < 0:
                 return STEP_CLOSE
-            client.state = STATE_WAIT
+            client.state = STATE_PROXY
             wheel_cancel(&worker.wheel, &client.timer)  # the upstream's bounds hold from here
+            if request.body_left or client.flags & FLAG_HUNG_UP:
+                return STEP_PROXY
         if step == STEP_WAIT or step == STEP_CLOSE:
             return step
     elif step == STEP_PARK:

@@ -2,20 +2,15 @@
 
 from dataplane._core cimport *
 from dataplane._frame cimport *
+from dataplane._session cimport *
 from dataplane._sys cimport *
 from dataplane._tls cimport *
+from dataplane._walk cimport *
 
 cdef enum:
-    CLIENT_MESSAGE_MAX = 1048576  # payload bytes of one message; over it 1009
-    UPSTREAM_MESSAGE_MAX = 16777216
     CLOSE_MS = 5000  # from the first Close to the end of both sockets
     BOUNDARY_MS = 1000  # for a frame half sent to be completed before a Close of ours
     HEAR_OUT_MS = 2000  # for the innocent side to finish before the violator hears its code
-
-cdef enum EndedBy:
-    BY_GATEWAY = 0
-    BY_CLIENT = 1
-    BY_UPSTREAM = 2
 
 # The session stands: pass on what came in behind the heads, and from then on what comes.
 cdef void relay_begin(Worker* worker, Session* session) noexcept nogil

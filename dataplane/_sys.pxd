@@ -32,6 +32,9 @@ cdef extern from "<sys/socket.h>" nogil:
     int getsockname(int fd, sockaddr* addr, socklen_t* size)
     ssize_t recv(int fd, void* data, size_t size, int flags)
     ssize_t send(int fd, const void* data, size_t size, int flags)
+    struct linger_option "linger":
+        int l_onoff
+        int l_linger
     int AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_REUSEADDR
     int SO_REUSEPORT, SO_ERROR, SO_LINGER, SHUT_WR, SHUT_RD, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_PEEK
 
@@ -113,6 +116,7 @@ cdef extern from *:
     #define nx_store_ptr(p, v) __atomic_store_n((void**)(p), (void*)(v), __ATOMIC_SEQ_CST)
     #define nx_bump(p, n) __atomic_store_n((p), __atomic_load_n((p), __ATOMIC_RELAXED) + (n), __ATOMIC_RELAXED)
     #define nx_peek(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+    #define nx_ctz(x) ((uint64_t)__builtin_ctzll(x))
     #define nx_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     #define nx_likely(x) __builtin_expect(!!(x), 1)
     #define nx_unlikely(x) __builtin_expect(!!(x), 0)
@@ -143,6 +147,7 @@ cdef extern from *:
     void nx_store_ptr(void* p, const void* v) noexcept nogil  # sequentially consistent
     void nx_bump(uint64_t* p, uint64_t n) noexcept nogil  # one writer, torn-free readers
     uint64_t nx_peek(const uint64_t* p) noexcept nogil
+    uint64_t nx_ctz(uint64_t x) noexcept nogil  # zero bits below the lowest one; `x` is not 0
     void nx_fence() noexcept nogil
     bint nx_likely(bint x) noexcept nogil
     bint nx_unlikely(bint x) noexcept nogil

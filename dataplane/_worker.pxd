@@ -5,7 +5,10 @@ from dataplane._exchange cimport *
 from dataplane._handshake cimport *
 from dataplane._limits cimport *
 from dataplane._parting cimport *
+from dataplane._pool cimport *
+from dataplane._proxy cimport *
 from dataplane._relay cimport *
+from dataplane._session cimport *
 from dataplane._sys cimport *
 from dataplane._tls cimport *
 from dataplane._upstream cimport *

@@ -22,6 +22,11 @@ cdef void _act(Worker* worker, Conn* client, int step) noexcept nogil:
             step = exchange_answer(worker, client)
         elif step == STEP_REQUEST:
             step = exchange_begin(worker, client)
+        elif step == STEP_PROXY:
+            step = proxy_go(worker, client)
+        elif step == STEP_ANSWERED:
+            upstream_abandon(worker, client)
+            step = exchange_done(worker, client)
         elif step == STEP_ESTABLISHED:
             relay_begin(worker, client.session)
             return
@@ -59,6 +64,10 @@ cdef void _serve_client(Worker* worker, Conn* client, bint hung_up) noexcept nog
         step = exchange_read(worker, client)
     elif hung_up:
         step = STEP_CLOSE  # nobody is left to hear an answer
+    elif client.state == STATE_PROXY:
+        if buffer_size(&client.output) < pending:
+            client.request.moved = 1
+        step = proxy_go(worker, client)
     _act(worker, client, step)
 
 
@@ -68,9 +77,11 @@ cdef void _serve(Worker* worker, Conn* conn, bint hung_up) noexcept nogil:
         relay_event(worker, conn)
     elif conn.kind == CONN_CLIENT:
         _serve_client(worker, conn, hung_up)
+    elif conn.state == STATE_IDLE:
+        pool_event(worker, conn)
     elif conn.kind == CONN_UPSTREAM:
         client = conn.peer
-        _act(worker, client, upstream_event(worker, conn))
+        _act(worker, client, proxy_event(worker, conn))
 
 
 # --- accepting --------------------------------------------------------------------------------------
@@ -220,6 +231,7 @@ cdef void _begin_drain(Worker* worker, uint64_t spread_ms) noexcept nogil:
     for i in range(worker.listener_count):
         conn_close(worker, worker.listeners[i])
     worker.listener_count = 0
+    pool_clear(worker)
     for index in range(worker.conns.chunk_count * SLAB_CHUNK):
         conn = <Conn*>slab_at(&worker.conns, index)
         if (
@@ -307,10 +319,14 @@ cdef void _timer_fired(void* context, Timer* timer) noexcept nogil:
             wheel_arm(&worker.wheel, timer, worker.now_ms + ACCEPT_PAUSE_MS)
     elif conn.session != NULL:
         relay_timer(worker, conn)
+    elif conn.state == STATE_IDLE:
+        pool_end(worker, conn)
     elif conn.kind == CONN_UPSTREAM:
-        client = conn.peer  # upstream_failed lets go of `conn`
+        client = conn.peer  # what follows may let go of `conn`
         if client != NULL:
-            _act(worker, client, upstream_failed(worker, client, -ETIMEDOUT))
+            _act(worker, client, proxy_timer(worker, conn))
+    elif conn.state == STATE_PROXY:
+        _act(worker, conn, proxy_timer(worker, conn))
     elif conn.state == STATE_PARKED:
         _act(worker, conn, _parked_too_long(worker, conn))
     else:
@@ -402,6 +418,7 @@ cdef void _end_all(Worker* worker) noexcept nogil:
         if worker.all_sessions.next.why == NULL:
             worker.all_sessions.next.why = b"gateway is shutting down"
         relay_cut(worker, worker.all_sessions.next)
+    pool_clear(worker)
     for index in range(worker.conns.chunk_count * SLAB_CHUNK):
         conn = <Conn*>slab_at(&worker.conns, index)
         if conn.kind == CONN_CLIENT and not conn.flags & FLAG_DEAD:

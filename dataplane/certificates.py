@@ -33,10 +33,12 @@ def upstream_tls(
         pair = None
         if service.client_certificate is not None:
             pair = pairs[service.client_certificate]
-        trusted = tuple(authorities[id_] for id_ in sorted(set(service.ca_certificates)))
+        trusted = None
+        if service.ca_certificates is not None:
+            trusted = tuple(authorities[id_] for id_ in sorted(set(service.ca_certificates)))
         try:
             context = contexts.upstream(service.tls_verify is not False, depth, trusted, pair)
         except ValueError as error:
             raise ValueError(f"service {uuid_text(service.id)}: {error}") from None
-        found[service.id] = (b"".join((*trusted, *(pair or ()))), context)
+        found[service.id] = (b"".join((*(trusted or ()), *(pair or ()))), context)
     return found

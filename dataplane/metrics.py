@@ -41,7 +41,15 @@ class EngineCollector(Collector):
             ("accepts", "narthex_connections_accepted", "Client connections accepted"),
             ("token_hits", "narthex_token_cache_hits", "Tokens found in the cache"),
             ("token_misses", "narthex_token_cache_misses", "Tokens not found in the cache"),
+            ("pings", "narthex_pings", "Pings of ours to clients and upstreams"),
+            ("reads_held", "narthex_reads_held", "Times a fast side waited for a slow one"),
+            ("budgets_spent", "narthex_read_budgets_spent", "Turns that ended with input left"),
             ("requests", "narthex_requests", "Answers of ours, the token endpoint's among them"),
+            (
+                "upstream_reused",
+                "narthex_upstream_reused",
+                "Requests on a kept upstream connection",
+            ),
             ("records_dropped", "narthex_records_dropped", "Log records lost to a full ring"),
             ("questions_dropped", "narthex_questions_dropped", "Questions refused by a full ring"),
         ):
@@ -49,7 +57,12 @@ class EngineCollector(Collector):
         gauges = self._gauges()
         for name, text, value in (
             ("narthex_live_sessions", "Sessions open now", _number(totals, "live_sessions")),
-            ("narthex_connections", "Client connections open now", _number(totals, "connections")),
+            ("narthex_live_exchanges", "Requests at upstreams", _number(totals, "live_exchanges")),
+            (
+                "narthex_connections",
+                "Connections open now, both sides",
+                _number(totals, "connections"),
+            ),
             ("narthex_token_cache_entries", "Tokens in the cache", len(self._engine.tokens)),
             ("narthex_config_version", "Version of the applied config", gauges.config_version),
             ("narthex_link_up", "1 while the control plane is connected", gauges.link_up),
@@ -72,6 +85,12 @@ def _labelled(totals: dict[str, Any]) -> Iterator[Metric]:
     for reason, count in cast("dict[str, int]", totals.get("refused", {})).items():
         refused.add_metric([reason], count)
     yield refused
+    proxied = CounterMetricFamily(
+        "narthex_proxied", "Answers of http services handed on, by status class", labels=["status"]
+    )
+    for first, count in sorted(cast("dict[int, int]", totals.get("proxied", {})).items()):
+        proxied.add_metric([f"{first}xx"], count)
+    yield proxied
     for what in ("messages", "bytes"):
         family = CounterMetricFamily(
             f"narthex_{what}", f"WebSocket {what} relayed, by who sent them", labels=["sender"]

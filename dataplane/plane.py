@@ -212,7 +212,8 @@ class Plane:
                 pass
 
     def _busy(self) -> bool:
-        return self._engine.live_sessions() > 0 or self.answers.pending > 0
+        engine = self._engine
+        return engine.live_sessions() + engine.live_exchanges() + self.answers.pending > 0
 
     def _stop_engine(self) -> None:
         self._engine.stop()

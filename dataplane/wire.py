@@ -91,7 +91,7 @@ class Service(Record, frozen=True):
     retries: int = 5
     tls_verify: bool | None = None  # None: as true
     tls_verify_depth: int | None = None
-    ca_certificates: list[bytes] = []  # CaCertificate.id; none: the system's store
+    ca_certificates: list[bytes] | None = None  # CaCertificate.id; None: the system's store
     client_certificate: bytes | None = None  # Certificate.id
 
 
@@ -219,7 +219,7 @@ class Snapshot(Record, frozen=True):
         found += [
             f"service {s.id.hex()} names a CA certificate that is not there"
             for s in self.services
-            if not authorities.issuperset(s.ca_certificates)
+            if not authorities.issuperset(s.ca_certificates or ())
         ]
         return found
 

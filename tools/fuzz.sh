@@ -47,8 +47,8 @@ install_tools() {
 copy_sources() {
     local file
     mkdir -p "$out/include"
-    for file in dataplane/_http*.p* dataplane/_frame.p* dataplane/_relay.p*; do
-        sed -E '/^from dataplane\._frame cimport/d' "$file" >"$out/include/${file##*/}"
+    for file in dataplane/_http*.p* dataplane/_{frame,session,walk}.p*; do
+        sed -E '/^from dataplane\._(frame|session) cimport/d' "$file" >"$out/include/${file##*/}"
     done
 }
 

@@ -9,6 +9,8 @@ import pytest
 
 from control.snapshot import Builder, build, id_bytes
 from control.store.queries import (
+    CACertificateRow,
+    CertificateRow,
     ConfigRows,
     ConsumerRow,
     CredentialRow,
@@ -409,3 +411,66 @@ def test_build_of_many_rows_is_quick() -> None:
         snapshot(services=services, routes=routes, plugins=plugins)
         took.append(time.process_time() - began)
     assert min(took) < 0.5
+
+
+# --- TLS ------------------------------------------------------------------------------------------
+
+
+def pair_row(name: str, *snis: str) -> CertificateRow:
+    return CertificateRow(ident(name), f"{name} cert", f"{name} key", None, None, list(snis))
+
+
+def test_snapshot_has_the_certificates_that_somebody_shows_or_trusts() -> None:
+    found = snapshot(
+        services=[
+            service(
+                "s",
+                protocol="wss",
+                tls_verify=True,
+                tls_verify_depth=2,
+                client_certificate_id=ident("shown"),
+                ca_certificates=[ident("ca"), ident("gone")],
+            ),
+            service("off", enabled=False, client_certificate_id=ident("unused")),
+        ],
+        certificates=[pair_row("named", "A.Example", "*"), pair_row("shown"), pair_row("unused")],
+        ca_certificates=[
+            CACertificateRow(ident("ca"), "ca cert"),
+            CACertificateRow(ident("other"), "other cert"),
+        ],
+    )
+    (made,) = found.services
+    assert (made.tls_verify, made.tls_verify_depth) == (True, 2)
+    assert (made.client_certificate, made.ca_certificates) == (raw("shown"), [raw("ca")])
+    assert {c.id: c.snis for c in found.certificates} == {
+        raw("named"): ["*", "a.example"],
+        raw("shown"): [],
+    }
+    assert [c.cert for c in found.ca_certificates] == ["ca cert"]
+    assert "key" not in repr(found.certificates) and "key" not in repr(pair_row("named"))
+
+
+def test_service_that_lists_no_authority_that_is_there_trusts_nobody() -> None:
+    """And not the system's store, which it was told not to trust."""
+    tls: dict[str, Any] = {"protocol": "wss"}
+    rows = [
+        service("a", **tls, ca_certificates=[ident("gone")]),
+        service("b", **tls, ca_certificates=[]),
+        service("c", **tls),
+    ]
+    assert [made.ca_certificates for made in snapshot(services=rows).services] == [[], None, None]
+
+
+def test_authority_that_comes_changes_the_service_that_lists_it() -> None:
+    builder, listing = Builder(), service("a", protocol="wss", ca_certificates=[ident("ca")])
+    rows: dict[str, Any] = {"services": [listing], "routes": [], "plugins": [], "consumers": []}
+
+    def trusted(*authorities: CACertificateRow) -> list[bytes] | None:
+        config = ConfigRows(
+            EPOCH, 1, b"k" * 32, **rows, credentials=[], ca_certificates=[*authorities]
+        )
+        return builder.build(config).services[0].ca_certificates
+
+    assert trusted() == []
+    assert trusted(CACertificateRow(ident("ca"), "text")) == [raw("ca")]
+    assert trusted() == []

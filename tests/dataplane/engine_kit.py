@@ -20,10 +20,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
+from dataplane import compile as compiling
 from dataplane import wire
 from dataplane._engine import Engine
-from dataplane._policies import NameTable
+from dataplane._policies import FLAGS, SESSION_DEFAULTS, NameTable, PolicyBox
 from dataplane._tables import Tables
 from dataplane.compile import compile_snapshot
 from tests.dataplane.snapshots import uid
@@ -40,6 +42,17 @@ UPGRADE = (
     b"Connection: Upgrade",
     b"Sec-WebSocket-Key: " + KEY,
     b"Sec-WebSocket-Version: 13",
+)
+SESSION_FIELDS = (  # of a policy, in the order of SESSION_DEFAULTS
+    "client_message_max",
+    "upstream_message_max",
+    "ping_interval_ms",
+    "ping_timeout_ms",
+    "idle_timeout_ms",
+    "stall_timeout_ms",
+    "buffered_max",
+    "on_edit",
+    "on_delete",
 )
 SERVICE, ROUTE, PLUGIN, CONSUMER, CREDENTIAL = uid(1), uid(2), uid(3), uid(4), uid(5)
 
@@ -188,6 +201,27 @@ class Line:
         head = self.head()
         size = int(head.get("Content-Length") or 0) if body else 0
         return head, self.exactly(size)
+
+    def chunks(self) -> list[bytes]:
+        """The chunks of a body up to its last, which has no trailers."""
+        found: list[bytes] = []
+        while True:
+            while b"\r\n" not in self.data:
+                assert self.fill(), f"ended within a chunk's size: {self.data[-200:]!r}"
+            size = int(self.exactly(self.data.index(b"\r\n") + 2), 16)
+            chunk = self.exactly(size + 2)
+            assert chunk.endswith(b"\r\n"), chunk[-20:]
+            if size == 0:
+                return found
+            found.append(chunk[:-2])
+
+    def message(self) -> tuple[Head, bytes]:
+        """A head and the body that it announces: chunked, by length, or none."""
+        head = self.head()
+        if head.get("Transfer-Encoding") is not None:
+            assert head.get("Transfer-Encoding") == "chunked" and not head.all("Content-Length")
+            return head, b"".join(self.chunks())
+        return head, self.exactly(int(head.get("Content-Length") or 0))
 
     def frame(self) -> Frame:
         first, second = self.exactly(2)
@@ -367,10 +401,35 @@ class Rig:
         self.engine.publish(self.tables[-1])
         return self.tables[-1]
 
+    @contextlib.contextmanager
+    def session_policy(self, *, validate_utf8: bool = False, **changed: int) -> Iterator[None]:
+        """What is published within has these session fields and else the defaults.
+
+        The engine is driven here without the plugins that set them.
+        """
+        values = dict(zip(SESSION_FIELDS, SESSION_DEFAULTS, strict=True))
+        assert set(changed) <= set(values)
+        session = tuple({**values, **changed}.values())
+
+        def box(*given: Any, **named: Any) -> PolicyBox:
+            flags = given[5] | (FLAGS["validate_utf8"] if validate_utf8 else 0)
+            return PolicyBox(*given[:5], flags, *given[6:11], **{**named, "session": session})
+
+        with mock.patch.object(compiling, "PolicyBox", box):
+            yield
+
     def open_route(self, service_fields: dict[str, Any] | None = None, **fields: Any) -> None:
         """A ws route to the upstream, `/` unless told otherwise, that asks for no token."""
         given = {"paths": ["/"], "oauth2": None, **fields}
         self.publish(service(self.upstream.port, **(service_fields or {})), route(**given))
+
+    def http_route(self, service_fields: dict[str, Any] | None = None, **fields: Any) -> None:
+        """An http route to the upstream, `/` unless told otherwise, that asks for no token."""
+        given = {"paths": ["/"], "oauth2": None, "protocols": ["http", "https"], **fields}
+        self.publish(
+            service(self.upstream.port, **{"protocol": "http", **(service_fields or {})}),
+            route(**given),
+        )
 
     def guarded_route(self, plugin_fields: dict[str, Any] | None = None, **fields: Any) -> None:
         """A ws route to the upstream that asks for a token."""

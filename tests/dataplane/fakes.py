@@ -163,6 +163,9 @@ class FakeEngine:
         self._called("join")
         return self.joins
 
+    def live_exchanges(self) -> int:
+        return 0
+
     def live_sessions(self) -> int:
         return self.sessions
 

@@ -93,15 +93,43 @@ def test_wheel_catches_up_after_a_long_sleep(gap: int) -> None:
     assert wheel.run(1000 + gap + 5200) == [49]
 
 
-def test_wheel_lets_a_worker_sleep_to_the_next_tick_only_when_something_is_armed() -> None:
-    wheel = WheelFace(5000, 2)
-    assert wheel.sleep_ms(5030) == 1000
+def test_wheel_lets_a_worker_sleep_until_the_next_slot_that_holds_a_timer() -> None:
+    wheel = WheelFace(5000, 3)
+    revolution = 51200
+    assert wheel.sleep_ms(5030) == revolution - 30
     wheel.arm(0, 9000)
-    assert wheel.sleep_ms(5030) == 70
-    assert wheel.sleep_ms(5100) == 100
-    wheel.cancel(0)
-    wheel.cancel(0)
-    assert (wheel.armed, wheel.sleep_ms(5030)) == (0, 1000)
+    assert wheel.sleep_ms(5030) == 9100 - 5030  # a timer fires at the end of its tick
+    wheel.arm(1, 5999)
+    assert wheel.sleep_ms(5030) == 6000 - 5030
+    wheel.cancel(1)
+    wheel.cancel(1)
+    assert wheel.sleep_ms(5100) == 9100 - 5100
+    assert wheel.run(9100) == [0]
+    assert (wheel.armed, wheel.sleep_ms(9130)) == (0, revolution - 30)
+    wheel.arm(2, 9100 + 2 * revolution)  # met once a revolution
+    assert 0 < wheel.sleep_ms(9100) <= revolution
+
+
+def test_wheel_never_lets_a_worker_sleep_past_a_timer() -> None:
+    """Sleeping as long as it says fires each timer at most a tick late."""
+    chance = random.Random(SEED)
+    now = 777
+    wheel = WheelFace(now, 64)
+    due: dict[int, int] = {}
+    for _ in range(2000):
+        for _ in range(chance.randrange(3)):
+            number = chance.randrange(64)
+            if chance.random() < 0.3:
+                wheel.cancel(number)
+                due.pop(number, None)
+            else:
+                due[number] = now + chance.choice((5, 400, 7000, 51150, 51300, 130000))
+                wheel.arm(number, due[number])
+        now += wheel.sleep_ms(now)
+        for number in wheel.run(now):
+            assert now - 100 <= due.pop(number) <= now
+        assert all(at + 100 >= now for at in due.values())
+    assert wheel.armed == len(due)
 
 
 # --- slabs and rings ------------------------------------------------------------------------------

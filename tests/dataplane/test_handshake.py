@@ -120,8 +120,8 @@ def test_client_is_switched_wherever_the_upstreams_answer_is_cut(rig: Rig) -> No
     until(lambda: rig.count("live_sessions") == 0)
 
 
-def test_frames_behind_a_handshake_are_held_until_the_upstream_switched(rig: Rig) -> None:
-    """S46: they are never part of a request."""
+def test_s46_frames_behind_a_handshake_are_held_until_the_upstream_switched(rig: Rig) -> None:
+    """They are never part of a request."""
     rig.open_route()
     sent = up(TEXT, b"early") + up(BINARY, b"\x00" * 3000) + up(TEXT, b"GET / HTTP/1.1\r\n\r\n")
     client = rig.client(handshake(), sent)
@@ -287,7 +287,7 @@ def without(*names: bytes) -> list[bytes]:
         ),
     ],
 )
-def test_s43_s52_broken_handshake_is_refused_before_the_upstream(
+def test_s42_s43_s52_broken_handshake_is_refused_before_the_upstream(
     rig: Rig, sent: bytes, status: int, reason: str
 ) -> None:
     rig.guarded_route()
@@ -509,7 +509,6 @@ def test_upstream_that_refuses_the_connection_is_a_502(rig: Rig) -> None:
         switching(b"X: a\rb"),
         b"HTTP/1.1 101\n\n",
         b"nonsense\r\n\r\n",
-        b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"HTTP/1.1 403 Forbidden\r\nContent-Length: 1048577\r\n\r\n",
         switching(b"X: " + b"a" * 9000),
         switching(*[b"X: a"] * 101),
@@ -562,7 +561,7 @@ def test_s58_subprotocol_must_be_one_that_the_client_offered(
 
 @pytest.mark.parametrize("how", ["close", "reset", "within the head"])
 def test_upstream_that_ends_without_an_answer_is_a_502(rig: Rig, how: str) -> None:
-    rig.open_route()
+    rig.open_route({"retries": 0})
     client = rig.client(handshake())
     upstream = rig.upstream.accept()
     upstream.head()
@@ -641,7 +640,9 @@ def test_address_that_ends_or_answers_nothing_is_followed_by_the_next(rig: Rig) 
 
 
 def test_every_address_that_fails_once_is_a_502(rig: Rig) -> None:
-    rig.publish(service(rig.upstream.port, host="many.test"), route(paths=["/"], oauth2=None))
+    rig.publish(
+        service(rig.upstream.port, host="many.test", retries=2), route(paths=["/"], oauth2=None)
+    )
     rig.names.set_addresses("many.test", [("127.0.0.1", False)] * 3)
     client = rig.client(handshake())
     for _ in range(3):

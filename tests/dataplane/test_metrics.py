@@ -17,6 +17,8 @@ TOTALS = {
     "closes": {(1000, "client"): 2, (1001, "upstream"): 1}, "token_hits": 50, "token_misses": 4,
     "records_dropped": 6, "questions_dropped": 7, "accepts": 9,
     "connections": 4, "requests": 8, "refused": {"sessions": 10, "descriptors": 11},
+    "pings": 21, "reads_held": 22, "budgets_spent": 23,
+    "proxied": {2: 30, 5: 1}, "upstream_reused": 28, "live_exchanges": 2,
 }  # fmt: skip
 
 
@@ -46,6 +48,10 @@ def test_metrics_have_every_counter_of_the_engine(engine: FakeEngine) -> None:
             "narthex_handshakes_total|status=101": 5,
             "narthex_handshakes_total|status=401": 2,
             "narthex_handshakes_total|status=503": 1,
+            "narthex_proxied_total|status=2xx": 30,
+            "narthex_proxied_total|status=5xx": 1,
+            "narthex_upstream_reused_total": 28,
+            "narthex_live_exchanges": 2,
             "narthex_live_sessions": 3,
             "narthex_sessions_total": 5,
             "narthex_messages_total|sender=client": 11,
@@ -57,6 +63,9 @@ def test_metrics_have_every_counter_of_the_engine(engine: FakeEngine) -> None:
             "narthex_token_cache_hits_total": 50,
             "narthex_token_cache_misses_total": 4,
             "narthex_token_cache_entries": 1,
+            "narthex_pings_total": 21,
+            "narthex_reads_held_total": 22,
+            "narthex_read_budgets_spent_total": 23,
             "narthex_records_dropped_total": 6,
             "narthex_questions_dropped_total": 7,
             "narthex_connections_accepted_total": 9,

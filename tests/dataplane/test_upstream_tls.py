@@ -181,7 +181,7 @@ def test_authority_of_the_system_is_trusted_without_others(
     bundle.write_text(STRANGER.cert + AUTHORITY.cert)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     upstream = Secured(rig, served(GOOD, tmp_path))
-    use(rig, ca_certificates=[])
+    use(rig, ca_certificates=None)
     session(rig, upstream)
 
 
@@ -244,7 +244,18 @@ def test_s83_authority_of_nobody_is_refused_by_the_systems_store(
     rig: Rig, tmp_path: Path, verify: bool | None
 ) -> None:
     upstream = Secured(rig, served(GOOD, tmp_path))
-    use(rig, ca_certificates=[], tls_verify=verify)
+    use(rig, ca_certificates=None, tls_verify=verify)
+    assert refusal(rig, upstream) == "upstream's certificate is of an unknown CA"
+
+
+def test_s83_list_of_authorities_that_are_all_gone_trusts_nobody(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text(AUTHORITY.cert)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    upstream = Secured(rig, served(GOOD, tmp_path))
+    use(rig, ca_certificates=[])
     assert refusal(rig, upstream) == "upstream's certificate is of an unknown CA"
 
 

@@ -1,2 +1,3 @@
 include "_frame.pxd"
-include "_relay.pxd"
+include "_session.pxd"
+include "_walk.pxd"

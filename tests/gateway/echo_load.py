@@ -1,9 +1,11 @@
 """An upstream that echoes, and sessions through a gateway that check every message; one process.
 
-stdout and stdin speak JSON lines: {"upstream": port} out, {"url", "token", "sessions"} in, "ready"
-out once all sessions stand, any line in to stop, and the report out: {"messages", "problems"}. Each
-session keeps IN_FLIGHT messages on their way, the n-th of which tells by its content which it is.
-On "stop" it waits for what is on its way and closes; whatever else ends it is a problem.
+stdout and stdin speak JSON lines: {"upstream": port} out; {"url", "token", "sessions", "group"} in,
+any number of times, and "ready" out each time once all these sessions stand; "stop" in, and the
+report out: {"messages", "problems", "ends"}. Each session keeps IN_FLIGHT messages on their way,
+the n-th of which tells by its content which it is. On "stop" it waits for what is on its way and
+closes; whatever else ends it is a problem, but for 1012: `ends` has the reasons and seconds (of
+time.monotonic) of these, by group.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import asyncio
 import json
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -43,8 +46,9 @@ class Load:
     stopping: bool = False
     messages: int = 0
     problems: list[str] = field(default_factory=list)
+    ends: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
 
-    async def session(self, number: int, socket: ClientConnection) -> None:
+    async def session(self, number: int, group: str, socket: ClientConnection) -> None:
         """Send and check until told to stop."""
         sent = checked = 0
         try:
@@ -62,6 +66,10 @@ class Load:
                 checked += 1
                 self.messages += 1
         except (ConnectionClosed, TimeoutError) as error:
+            told = error.rcvd if isinstance(error, ConnectionClosed) else None
+            if told is not None and told.code == 1012:
+                self.ends.setdefault(group, []).append((told.reason, time.monotonic()))
+                return
             self.problems.append(f"session {number}, after {checked} of {sent}: {error!r}")
 
 
@@ -75,23 +83,24 @@ async def main() -> None:
         options: dict[str, Any] = {"compression": None, "ping_interval": None}
         server = await stack.enter_async_context(serve(_echo, "127.0.0.1", 0, **options))
         say({"upstream": next(iter(server.sockets)).getsockname()[1]})
-        given = json.loads(await asyncio.to_thread(sys.stdin.readline))
-        token = given.get("token")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        sockets = [
-            await stack.enter_async_context(
-                connect(given["url"], additional_headers=headers, proxy=None, **options)
-            )
-            for _ in range(given["sessions"])
-        ]
         load = Load()
+        number = 0
         async with asyncio.TaskGroup() as tasks:
-            for number, socket in enumerate(sockets):
-                tasks.create_task(load.session(number, socket))
-            say("ready")
-            await asyncio.to_thread(sys.stdin.readline)
+            while (given := json.loads(await asyncio.to_thread(sys.stdin.readline))) != "stop":
+                token = given["token"]
+                headers = {"Authorization": f"Bearer {token}"} if token else {}
+                sockets = [
+                    await stack.enter_async_context(
+                        connect(given["url"], additional_headers=headers, proxy=None, **options)
+                    )
+                    for _ in range(given["sessions"])
+                ]
+                for socket in sockets:
+                    tasks.create_task(load.session(number, given["group"], socket))
+                    number += 1
+                say("ready")
             load.stopping = True
-    say({"messages": load.messages, "problems": load.problems})
+    say({"messages": load.messages, "problems": load.problems, "ends": load.ends})
 
 
 def say(what: Any) -> None:
@@ -104,16 +113,24 @@ class EchoLoad:
     def __init__(self, popen: Popen[str]) -> None:
         self._popen = popen
         self.upstream: int = self._hear()["upstream"]
+        self.ends: dict[str, list[tuple[str, float]]] = {}
 
-    def open(self, url: str, sessions: int, token: str | None = None) -> None:
+    def open(self, url: str, sessions: int, token: str | None = None, group: str = "all") -> None:
         """Open the sessions; from then on they are busy."""
-        self._say({"url": url, "sessions": sessions, "token": token})
+        self._say({"url": url, "sessions": sessions, "token": token, "group": group})
         assert self._hear() == "ready"
 
     def stop(self) -> tuple[int, list[str]]:
-        """End the sessions in order.  Returns how many messages came back right, and problems."""
+        """End the sessions in order.  Returns how many messages came back right, and problems.
+
+        `ends` has, by group, reason and time of each session that was closed with 1012.
+        """
         self._say("stop")
         report = self._hear()
+        self.ends = {
+            group: [(reason, seconds) for reason, seconds in ends]
+            for group, ends in report["ends"].items()
+        }
         return report["messages"], report["problems"]
 
     def _say(self, what: Any) -> None:
