@@ -167,7 +167,8 @@ cdef class Engine:
     """The workers and what they share.  Every method is for the one Python thread.
 
     `workers`: threads, 1..64.  `max_sessions`: live sessions of the process.  `trusted`: networks
-    whose X-Forwarded-* are believed, as (16-byte address, IPv4 mapped; prefix bits).
+    whose X-Forwarded-* are believed, as (16-byte address, IPv4 mapped; prefix bits).  `tickets`: keys
+    of session tickets; None: each certificate has its own, until it changes.
 
     Raises:
         ValueError: a bound is out of range.
@@ -176,7 +177,7 @@ cdef class Engine:
 
     def __cinit__(
         self, *, int workers, int token_cache, int max_sessions, str server_token,
-        trusted=(), bytes seed,
+        trusted=(), bytes seed, TicketKeys tickets=None,
     ):
         cdef int i
         if not 1 <= workers <= WORKERS_MAX:
@@ -186,6 +187,7 @@ cdef class Engine:
         if len(trusted) > 64:
             raise ValueError("at most 64 trusted networks")
         self.worker_count = workers
+        self.tickets = tickets
         self.threads = []
         self.unposted = deque()
         self.reclaimer = Reclaimer()
@@ -256,7 +258,8 @@ cdef class Engine:
             ValueError: a file cannot be read, or they are not a pair; says which.
         """
         pair = tuple(_file(path, what) for path, what in ((certificate, "certificate"), (key, "key")))
-        cdef Context context = server_context((pair,), (certificate, key))
+        cdef Context context = server_context((pair,), (certificate, key), self.tickets)
+        choose_by_name(context, &self.shared)
         old = self.context
         self.context = context
         nx_store_ptr(&self.shared.tls, context.c)
@@ -283,6 +286,7 @@ cdef class Engine:
         old = self.tables
         self.tables = tables
         nx_store_ptr(&self.shared.tables, tables.c)
+        nx_store_ptr(&self.shared.snis, NULL if tables.snis is None else &tables.snis.c)
         if old is not None:
             self.reclaimer.retire_object(old)
 

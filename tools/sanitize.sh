@@ -81,7 +81,7 @@ address() {
         run "$folder" "$preload" "${files[@]}"
         return
     fi
-    for name in core tls upstream_tls admission forward handshake upstream_refusal linger exchange relay worker engine \
+    for name in core tls upstream_tls server_names admission forward handshake upstream_refusal linger exchange relay worker engine \
         http frame tables tokens policies compile lines races; do
         files+=(tests/dataplane/test_"$name".py)
     done
