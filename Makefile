@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 
-.PHONY: run build test check openapi judges sanitize fuzz lock clean
+.PHONY: run build test check openapi judges autobahn bench sanitize fuzz lock clean
 
 run: build  ## build, start both planes with SQLite, load the example into an empty database
 	exec .venv/bin/narthex start --example
@@ -28,6 +28,15 @@ openapi:  ## write openapi.json from the app
 judges:  ## what others wrote, asked about us; the last lines say which ran
 	tools/bootstrap.sh test
 	tools/judges.sh
+
+autobahn:  ## all 517 cases of the Autobahn suite, each way, half an hour; needs a CPython 2.7
+	tools/bootstrap.sh test
+	$(PYTHON) -m tests.compliance.autobahn.run --cases all
+
+BENCH := --readme
+bench:  ## ours beside nginx, HAProxy and Envoy, ten minutes; writes the table of the README
+	tools/bootstrap.sh run
+	$(PYTHON) -m bench $(BENCH)
 
 sanitize:  ## the engine's tests under AddressSanitizer and UBSan, its races under ThreadSanitizer
 	tools/bootstrap.sh test

@@ -1,36 +1,136 @@
 """Start a gateway for a load tool, and print where it is: NAME:PORT:PID:PATH:HEADER.
 
-    .venv/bin/python bench/target.py --echo-port 9001 [--workers 1] [--tls]
+    .venv/bin/python -m bench.target --echo-port 9001 [--workers 1] [--tls]
 
 The upstream is whatever WebSocket server listens on --echo-port.  The gateway runs as a user would
-run it: a bearer token is checked at every handshake, metrics and close records are on.  It ends
-with SIGTERM or when standard input ends.
+run it: a bearer token is checked at every handshake, message sizes are limited, metrics and close
+records are on.  It ends with SIGTERM or when standard input ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import secrets
 import signal
-import socket
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+if __package__ in (None, ""):  # run by its file name
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.tools import Process, Trouble, free_ports, quiet_environment
+
 SECONDS_TO_START = 60
+SLOWER = 10  # times that, under valgrind
+PATH = "/anything"
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+class Gateway:
+    """A gateway of its own folder and ports; `stop` ends it.
+
+    Each of `plugins` is put on the service, beside oauth2.  With `wrap`, a command such as
+    valgrind's, the planes are started one by one and the data plane under it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        echo_port: int,
+        workers: int = 1,
+        plugins: Sequence[dict[str, Any]] = (),
+        wrap: Sequence[str] = (),
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        self.port, self.tls_port, admin, link, self.status_port = free_ports(5)
+        self.admin = f"http://127.0.0.1:{admin}"
+        self._patience = SECONDS_TO_START * (SLOWER if wrap else 1)
+        own = {
+            "PROXY_LISTEN": f"127.0.0.1:{self.port}, 127.0.0.1:{self.tls_port} ssl",
+            "ADMIN_LISTEN": f"127.0.0.1:{admin}",
+            "LINK_LISTEN": f"127.0.0.1:{link}",
+            "LINK_URL": f"ws://127.0.0.1:{link}",
+            "LINK_SECRET": secrets.token_hex(32),
+            "STATUS_LISTEN": f"127.0.0.1:{self.status_port}",
+            "DATA_DIR": f"{folder}/data",
+            "WORKERS": str(workers),
+            "DRAIN_SECONDS": "1",
+        } | (settings or {})
+        env = quiet_environment() | {f"NARTHEX_{name}": value for name, value in own.items()}
+        self._processes: list[Process] = []
+        try:
+            self._start(folder, env, wrap)
+            self._configure(echo_port, plugins)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, folder: Path, env: dict[str, str], wrap: Sequence[str]) -> None:
+        narthex = [sys.executable, "-m", "narthex"]
+        commands = [[*narthex, "start"]]
+        if wrap:
+            commands = [[*narthex, "control"], [*wrap, *narthex, "dataplane"]]
+        for command in commands:
+            self._processes.append(Process(command, folder / "log", env))
+            self._once_up(f"{self.admin}/status")
+        self._once_up(f"http://127.0.0.1:{self.status_port}/status/ready")
+        last = self._processes[-1]
+        self.pid = last.pid if wrap else data_plane_pid(last.pid)
+
+    def _configure(self, echo_port: int, plugins: Sequence[dict[str, Any]]) -> None:
+        """The how-to's entities, with the load's upstream, and a token."""
+        self.post("/services", {"name": "bench", "url": f"ws://127.0.0.1:{echo_port}/"})
+        route = {"name": "bench", "paths": [PATH], "protocols": ["ws", "wss"]}
+        self.post("/services/bench/routes", route)
+        tokens = {"name": "token", "paths": ["/token"], "protocols": ["https"], "methods": ["POST"]}
+        self.post("/routes", tokens)
+        config = {
+            "scopes": ["email", "profile"],
+            "global_credentials": True,
+            "enable_client_credentials": True,
+        }
+        for owner in ("services/bench", "routes/token"):
+            self.post(f"/{owner}/plugins", {"name": "oauth2", "config": config})
+        for plugin in plugins:
+            self.post("/services/bench/plugins", plugin)
+        self.post("/consumers", {"username": "alex"})
+        made = self.post("/consumers/alex/oauth2", {"name": "bench"})
+        body = {name: made[name] for name in ("client_id", "client_secret")}
+        body["grant_type"] = "client_credentials"
+        url = f"https://127.0.0.1:{self.tls_port}/token/oauth2/token"
+        self.header = f"Authorization: Bearer {self._once_up(url, body)['access_token']}"
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Create an entity by the Admin API; what it refuses is said in its words."""
+        try:
+            return call(f"{self.admin}{path}", body)
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")
+            raise Trouble(f"POST {path} {body.get('name', '')}: {error.code} {said}") from None
+
+    def _once_up(self, url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """As `call`, as soon as the gateway is there to answer it well."""
+        end = time.monotonic() + self._patience
+        while True:
+            try:
+                return call(url, body)
+            except (OSError, ValueError) as error:
+                for process in self._processes:
+                    process.check()
+                if time.monotonic() > end:
+                    raise Trouble(f"{url}: {error}") from error
+                time.sleep(0.1)
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            process.stop()
 
 
 def call(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -43,58 +143,13 @@ def call(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         return found
 
 
-def once_up(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """As `call`, as soon as the gateway is there to answer it well."""
-    end = time.monotonic() + SECONDS_TO_START
-    while True:
-        try:
-            return call(url, body)
-        except (OSError, ValueError):
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)
-
-
-def configure(admin: str, echo_port: int) -> tuple[str, str]:
-    """The how-to's entities, with the load's upstream.  Returns client id and secret."""
-    call(f"{admin}/services", {"name": "bench", "url": f"ws://127.0.0.1:{echo_port}/"})
-    call(
-        f"{admin}/services/bench/routes",
-        {"name": "bench", "paths": ["/anything"], "protocols": ["ws", "wss"]},
-    )
-    call(
-        f"{admin}/routes",
-        {"name": "token", "paths": ["/token-route"], "protocols": ["https"], "methods": ["POST"]},
-    )
-    config = {
-        "scopes": ["email", "profile"],
-        "global_credentials": True,
-        "enable_client_credentials": True,
-    }
-    for owner in ("services/bench", "routes/token"):
-        call(f"{admin}/{owner}/plugins", {"name": "oauth2", "config": config})
-    call(f"{admin}/consumers", {"username": "alex"})
-    made = call(f"{admin}/consumers/alex/oauth2", {"name": "bench"})
-    return made["client_id"], made["client_secret"]
-
-
-def get_token(port: int, client_id: str, client_secret: str) -> str:
-    body = {
-        "client_id": client_id,
-        "client_secret": client_secret,
-        "grant_type": "client_credentials",
-    }
-    url = f"https://127.0.0.1:{port}/token-route/oauth2/token"
-    return str(once_up(url, body)["access_token"])
-
-
 def data_plane_pid(supervisor: int) -> int:
     """The child whose command line says dataplane."""
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
     for child in children:
         if b"dataplane" in Path(f"/proc/{child}/cmdline").read_bytes():
             return int(child)
-    raise SystemExit("bench: the gateway has no data plane")
+    raise Trouble("the gateway has no data plane")
 
 
 def main() -> int:
@@ -105,35 +160,16 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--tls", action="store_true", help="print the TLS port")
     options = parser.parse_args()
-    plain, tls, admin, link, status = (free_port() for _ in range(5))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="narthex-bench-") as work:
-        settings = {
-            "PROXY_LISTEN": f"127.0.0.1:{plain}, 127.0.0.1:{tls} ssl",
-            "ADMIN_LISTEN": f"127.0.0.1:{admin}",
-            "LINK_LISTEN": f"127.0.0.1:{link}",
-            "LINK_URL": f"ws://127.0.0.1:{link}",
-            "STATUS_LISTEN": f"127.0.0.1:{status}",
-            "DATA_DIR": f"{work}/data",
-            "WORKERS": str(options.workers),
-        }
-        environment = os.environ | {f"NARTHEX_{name}": value for name, value in settings.items()}
-        with (Path(work) / "log").open("wb") as log:
-            gateway = subprocess.Popen(
-                [sys.executable, "-m", "narthex", "start"],
-                cwd=ROOT, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+        gateway = Gateway(Path(work), options.echo_port, options.workers)
         try:
-            once_up(f"http://127.0.0.1:{admin}/status")
-            once_up(f"http://127.0.0.1:{status}/status/ready")
-            token = get_token(tls, *configure(f"http://127.0.0.1:{admin}", options.echo_port))
-            pid = data_plane_pid(gateway.pid)
-            name, port = ("narthex+tls", tls) if options.tls else ("narthex", plain)
-            print(f"{name}:{port}:{pid}:/anything:Authorization: Bearer {token}", flush=True)
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            name = "narthex+tls" if options.tls else "narthex"
+            port = gateway.tls_port if options.tls else gateway.port
+            print(f"{name}:{port}:{gateway.pid}:{PATH}:{gateway.header}", flush=True)
             sys.stdin.read()
         finally:
-            gateway.terminate()
-            gateway.wait(30)
+            gateway.stop()
     return 0
 
 

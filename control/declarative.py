@@ -8,6 +8,7 @@ mention stays. The endpoint is what `narthex config apply` calls.
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from control.admin.apply import apply, lookup
+from control.admin.ca_certificates import certificate_id
 from control.admin.errors import AdminError
 from control.admin.registry import BY_NAME
 from control.admin.resource import Resource, Values
@@ -31,9 +33,19 @@ NODES_MAX = 1_000_000  # aliases make a small file large: this is what they may 
 DEPTH_MAX = 30
 
 # In the order in which they are written: what is referred to comes first.
-ORDER = ("services", "consumers", "routes", "oauth2_credentials", "plugins")
+ORDER = (
+    "certificates",
+    "ca_certificates",
+    "snis",
+    "services",
+    "consumers",
+    "routes",
+    "oauth2_credentials",
+    "plugins",
+)
 # collection → {member: (collection of its items, the field that points back)}
 NESTED = {
+    "certificates": {"snis": ("snis", "certificate")},
     "services": {"routes": ("routes", "service"), "plugins": ("plugins", "service")},
     "routes": {"plugins": ("plugins", "route")},
     "consumers": {
@@ -43,6 +55,7 @@ NESTED = {
 }
 IGNORED = ("_comment", "_transform", "_workspace")
 SCOPE = ("service", "route", "consumer")
+_CERTIFICATES = uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")  # whose names are PEM texts
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -229,6 +242,9 @@ def _collect(
     nested = NESTED.get(name, {})
     for entry in entries:
         values = {key: value for key, value in entry.items() if key not in nested}
+        if name == "certificates" and not values.get("id"):
+            # Nothing else names one: the same certificate is the same entity.
+            values["id"] = str(uuid.uuid5(_CERTIFICATES, str(values.get("cert")).strip()))
         item = Item(BY_NAME[name], {**values, **injected})
         found[name].append(item)
         for member, (kind, field) in nested.items():
@@ -263,6 +279,8 @@ def _known(session: WriteSession, item: Item) -> str | None:
         return None
     if resource.name == "consumers" and isinstance(values.get("custom_id"), str):
         return rows.find_id(session, resource.model, {"custom_id": values["custom_id"]})
+    if resource.name == "ca_certificates" and isinstance(values.get("cert"), str):
+        return certificate_id(session, values["cert"])
     if resource.name == "oauth2_credentials":
         # Without a client id, which is then made: the consumer's application of that name.
         owner = values.get("consumer")

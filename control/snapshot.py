@@ -1,17 +1,19 @@
 """Configuration rows in, one checked `wire.Snapshot` out; pure.
 
 What a data plane need not know stays here: plugins that no route uses, disabled services and their
-routes, and every secret. Which `oauth2` instance runs on a route is decided here, once a snapshot,
-and not at each request (spec/routing-and-proxy.md §10).
+routes, and every secret. Which instance of each plugin runs on a route is decided here, once a
+snapshot, and not at each request (spec/routing-and-proxy.md §10).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
 from control.store.queries import (
+    CACertificateRow,
+    CertificateRow,
     ConfigRows,
     ConsumerRow,
     CredentialRow,
@@ -21,12 +23,14 @@ from control.store.queries import (
 )
 from dataplane import wire
 
-_Row = TypeVar("_Row", ServiceRow, ConsumerRow, CredentialRow)
+_Row = TypeVar("_Row", ConsumerRow, CredentialRow, CertificateRow, CACertificateRow)
 _Struct = TypeVar("_Struct")
 
 _FAMILIES = (frozenset({"http", "https"}), frozenset({"ws", "wss"}))
+_PLUGINS = ("oauth2", "websocket-size-limit", "websocket-session")
 _Scope = tuple[str | None, str | None]  # route id, service id
-_Instances = dict[_Scope, PluginRow]
+_Instances = dict[_Scope, PluginRow]  # of one plugin
+_Chosen = tuple[PluginRow | None, ...]  # the instance that runs on a route, of each of _PLUGINS
 
 
 class Builder:
@@ -38,10 +42,12 @@ class Builder:
 
     def __init__(self) -> None:
         self._services: dict[str, tuple[ServiceRow, wire.Service]] = {}
-        self._routes: dict[str, tuple[RouteRow, PluginRow | None, wire.Route]] = {}
+        self._routes: dict[str, tuple[RouteRow, _Chosen, wire.Route]] = {}
         self._consumers: dict[str, tuple[ConsumerRow, wire.Consumer]] = {}
         self._credentials: dict[str, tuple[CredentialRow, wire.Credential]] = {}
-        self._instances: _Instances = {}  # that `_routes` were made with
+        self._certificates: dict[str, tuple[CertificateRow, wire.Certificate]] = {}
+        self._authorities: dict[str, tuple[CACertificateRow, wire.CaCertificate]] = {}
+        self._instances: list[_Instances] = []  # that `_routes` were made with
 
     def build(self, rows: ConfigRows) -> wire.Snapshot:
         """The snapshot of these rows; equal rows give equal snapshots.
@@ -50,27 +56,50 @@ class Builder:
             ValueError: a reference leads nowhere, which the store's foreign keys rule out.
         """
         there = [row for row in rows.services if row.enabled and _carried((row.protocol,))]
-        self._services = _made(there, self._services, _service)
+        self._make_certificates(rows, there)
+        self._make_services(there)
         self._consumers = _made(rows.consumers, self._consumers, _consumer)
         self._credentials = _made(rows.credentials, self._credentials, _credential)
         self._make_routes(rows)
-        chosen = {plugin.id: plugin for _, plugin, _ in self._routes.values() if plugin is not None}
+        oauth2, limits, sessions = self._in_use()
         snapshot = wire.Snapshot(
             epoch=id_bytes(rows.epoch),
             version=rows.version,
             check_key=rows.check_key,
             services=[service for _, service in self._services.values()],
             routes=[route for _, _, route in self._routes.values()],
-            oauth2=_policies(chosen, rows.consumers),
+            oauth2=_policies(oauth2, rows.consumers),
             consumers=[consumer for _, consumer in self._consumers.values()],
             credentials=[credential for _, credential in self._credentials.values()],
+            size_limits=[wire.SizeLimit(id_bytes(p.id), **p.config) for p in limits],
+            sessions=[wire.SessionRules(id_bytes(p.id), **p.config) for p in sessions],
+            certificates=[certificate for _, certificate in self._certificates.values()],
+            ca_certificates=[authority for _, authority in self._authorities.values()],
         )
         if problems := snapshot.problems():
             raise ValueError("; ".join(problems[:10]))
         return snapshot
 
+    def _make_certificates(self, rows: ConfigRows, services: list[ServiceRow]) -> None:
+        """Those that a listener or one of these services may show, or trust."""
+        shown = {row.client_certificate_id for row in services}
+        trusted = {id_ for row in services for id_ in row.ca_certificates or ()}
+        pairs = (row for row in rows.certificates if row.snis or row.id in shown)
+        authorities = (row for row in rows.ca_certificates if row.id in trusted)
+        self._certificates = _made(pairs, self._certificates, _certificate)
+        self._authorities = _made(authorities, self._authorities, _authority)
+
+    def _make_services(self, services: list[ServiceRow]) -> None:
+        before, self._services = self._services, {}
+        for row in services:
+            held = before.get(row.id)
+            # A CA certificate that comes or goes changes the services that list it.
+            if held is None or held[0] is not row or row.ca_certificates:
+                held = (row, _service(row, self._authorities.keys()))
+            self._services[row.id] = held
+
     def _make_routes(self, rows: ConfigRows) -> None:
-        """The routes that data planes carry, each with its `oauth2` instance."""
+        """The routes that data planes carry, each with the instances that run on it."""
         instances = _instances(rows.plugins)
         before = self._routes if instances == self._instances else {}
         self._routes, self._instances = {}, instances
@@ -81,9 +110,18 @@ class Builder:
             if held is None or held[0] is not row:
                 if not _carried(tuple(row.protocols)):
                     continue  # tcp, grpc, …: for Kong's sake, and not to match HTTP by accident
-                plugin = _select(instances, row)
-                held = (row, plugin, _route(row, plugin))
+                chosen = tuple(_select(of_one, row) for of_one in instances)
+                held = (row, chosen, _route(row, chosen))
             self._routes[row.id] = held
+
+    def _in_use(self) -> list[list[PluginRow]]:
+        """Of each of _PLUGINS, the instances that run on some route, in the order of their ids."""
+        found = []
+        for place in range(len(_PLUGINS)):
+            rows = [held[1][place] for held in self._routes.values()]
+            in_use = {row.id: row for row in rows if row is not None}
+            found.append([in_use[plugin_id] for plugin_id in sorted(in_use)])
+        return found
 
 
 def build(rows: ConfigRows) -> wire.Snapshot:
@@ -109,7 +147,23 @@ def id_bytes(uuid: str) -> bytes:
     return bytes.fromhex(uuid.replace("-", ""))
 
 
-def _service(row: ServiceRow) -> wire.Service:
+def _certificate(row: CertificateRow) -> wire.Certificate:
+    names = sorted({name.lower() for name in row.snis})
+    return wire.Certificate(
+        id_bytes(row.id), row.cert, row.key, row.cert_alt, row.key_alt, snis=names
+    )
+
+
+def _authority(row: CACertificateRow) -> wire.CaCertificate:
+    return wire.CaCertificate(id_bytes(row.id), row.cert)
+
+
+def _service(row: ServiceRow, authorities: Collection[str]) -> wire.Service:
+    """`authorities`: the CA certificates that there are; one that is listed need not be."""
+    trusted = None
+    if row.ca_certificates:  # none listed: the system's store; none of them there: nobody
+        trusted = [id_bytes(id_) for id_ in row.ca_certificates if id_ in authorities]
+    shown = row.client_certificate_id
     return wire.Service(
         id=id_bytes(row.id),
         protocol=row.protocol,
@@ -121,10 +175,15 @@ def _service(row: ServiceRow) -> wire.Service:
         write_timeout_ms=row.write_timeout,
         read_timeout_ms=row.read_timeout,
         retries=row.retries,
+        tls_verify=row.tls_verify,
+        tls_verify_depth=row.tls_verify_depth,
+        ca_certificates=trusted,
+        client_certificate=None if shown is None else id_bytes(shown),
     )
 
 
-def _route(row: RouteRow, plugin: PluginRow | None) -> wire.Route:
+def _route(row: RouteRow, chosen: _Chosen) -> wire.Route:
+    oauth2, limit, session = (None if p is None else id_bytes(p.id) for p in chosen)
     return wire.Route(
         id=id_bytes(row.id),
         protocols=row.protocols,
@@ -139,7 +198,9 @@ def _route(row: RouteRow, plugin: PluginRow | None) -> wire.Route:
         preserve_host=row.preserve_host,
         path_handling=row.path_handling,
         service=None if row.service_id is None else id_bytes(row.service_id),
-        oauth2=None if plugin is None else id_bytes(plugin.id),
+        oauth2=oauth2,
+        size_limit=limit,
+        session=session,
     )
 
 
@@ -151,17 +212,19 @@ def _credential(row: CredentialRow) -> wire.Credential:
     return wire.Credential(id_bytes(row.id), row.client_id, id_bytes(row.consumer_id))
 
 
-def _instances(plugins: Sequence[PluginRow]) -> _Instances:
-    """The enabled `oauth2` plugins by scope; one for a consumer alone never runs."""
-    return {
-        (row.route_id, row.service_id): row
-        for row in plugins
-        if row.name == "oauth2" and row.enabled and row.consumer_id is None
-    }
+def _instances(plugins: Sequence[PluginRow]) -> list[_Instances]:
+    """The enabled instances of each of _PLUGINS by scope; one for a consumer alone never runs."""
+    found: dict[str, _Instances] = {name: {} for name in _PLUGINS}
+    for row in plugins:
+        if row.enabled and row.consumer_id is None and row.name in found:
+            found[row.name][row.route_id, row.service_id] = row
+    return list(found.values())
 
 
 def _select(instances: _Instances, route: RouteRow) -> PluginRow | None:
     """The most specific instance that speaks the route's family of protocols."""
+    if not instances:
+        return None
     scopes: list[_Scope] = [(route.id, None), (None, None)]
     if route.service_id is not None:
         scopes = [(route.id, route.service_id), scopes[0], (None, route.service_id), scopes[1]]
@@ -180,18 +243,18 @@ def _carried(protocols: tuple[str, ...]) -> frozenset[frozenset[str]]:
     return frozenset(family for family in _FAMILIES if not family.isdisjoint(protocols))
 
 
-def _policies(chosen: dict[str, PluginRow], consumers: Sequence[ConsumerRow]) -> list[wire.OAuth2]:
-    """What the data plane must know of each instance in use, in the order of their ids."""
+def _policies(plugins: list[PluginRow], consumers: Sequence[ConsumerRow]) -> list[wire.OAuth2]:
+    """What the data plane must know of each `oauth2` instance in use."""
     ids = {c.id: c.id for c in consumers}
     names = {c.username: c.id for c in consumers if c.username is not None}
     found = []
-    for plugin_id in sorted(chosen):
-        config = chosen[plugin_id].config
+    for plugin in plugins:
+        config = plugin.config
         anonymous = config.get("anonymous") or None
         consumer = ids.get(anonymous) or names.get(anonymous) if anonymous else None
         found.append(
             wire.OAuth2(
-                plugin_id=id_bytes(plugin_id),
+                plugin_id=id_bytes(plugin.id),
                 global_credentials=bool(config.get("global_credentials")),
                 hide_credentials=bool(config.get("hide_credentials")),
                 auth_header_name=(config.get("auth_header_name") or "authorization").lower(),

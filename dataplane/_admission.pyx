@@ -43,6 +43,12 @@ cdef int answer_engine(
     return STEP_ANSWER
 
 
+cdef int answer_full(Worker* worker, const char* why) noexcept nogil:
+    answer(worker, 503, b"the gateway is full, try again", why)
+    worker.answer.fields = RETRY_FIELDS
+    return STEP_ANSWER
+
+
 cdef Span _span(const char* text) noexcept nogil:
     cdef Span span
     span.data = <const uint8_t*>text
@@ -522,6 +528,80 @@ cdef bint still_admitted(Worker* worker, const Request* request) noexcept nogil:
     )
 
 
+cdef int still_routed(Worker* worker, const Request* request) noexcept nogil:
+    cdef uint64_t parting = nx_load_u64(&request.policy.parting)
+    if nx_likely(not parting & PARTING_SHUT):
+        return STEP_ADMITTED
+    if parting & PARTING_GONE:
+        return answer(
+            worker, 404, b"no Route matched with those values", b"route gone during the handshake"
+        )
+    answer(
+        worker, 503, b"the configuration of this route has just changed, try again",
+        b"configuration changed during the handshake",
+    )
+    worker.answer.fields = RETRY_FIELDS
+    return STEP_ANSWER
+
+
+# --- limits -----------------------------------------------------------------------------------------
+
+
+cdef int _too_many(Worker* worker, int refusal, const char* message) noexcept nogil:
+    refused(worker, refusal)
+    answer(worker, 429, message, NULL)
+    worker.answer.fields = RETRY_FIELDS
+    worker.answer.close = 1
+    return STEP_ANSWER
+
+
+cdef int _count_named(Worker* worker, Conn* client) noexcept nogil:
+    """Hold the address that a trusted peer names to its bound.  STEP_ADMITTED or STEP_ANSWER."""
+    if client.remote_port:  # it names nobody
+        conn_uncount_address(worker, client)
+    elif not conn_count_address(worker, client):
+        return _too_many(
+            worker, REFUSED_ADDRESS, b"too many connections from this address, try again"
+        )
+    return STEP_ADMITTED
+
+
+cdef int _within_limits(Worker* worker, Conn* client, const Visit* visit) noexcept nogil:
+    """What can be refused before a token is looked at (S74).  STEP_ADMITTED or STEP_ANSWER."""
+    cdef Limits* limits = &worker.shared.limits
+    if visit.http.upgrade_websocket and nx_load_u64(&limits.sessions.count) >= limits.sessions.most:
+        refused(worker, REFUSED_SESSIONS)
+        return answer_full(worker, b"too many sessions")
+    if visit.http.upgrade_websocket and client.address_cell and not limit_spend(
+        &limits.addresses, client.address_cell, worker.now_ms * 1000000, False
+    ):
+        return _too_many(
+            worker, REFUSED_RATE, b"too many handshakes from this address, try again"
+        )
+    return STEP_ADMITTED
+
+
+cdef int reserve_session(Worker* worker, Request* request, const Visit* visit) noexcept nogil:
+    cdef Limits* limits = &worker.shared.limits
+    cdef uint64_t key[2]
+    cdef int64_t cell
+    if worker.draining:
+        refused(worker, REFUSED_DRAINING)
+        return answer_full(worker, b"the gateway is shutting down")
+    if not quota_take(&limits.sessions):
+        refused(worker, REFUSED_SESSIONS)
+        return answer_full(worker, b"too many sessions")
+    request.counted = 1
+    if limits.consumers.cells == NULL or visit.claims == NULL:
+        return STEP_ADMITTED
+    memcpy(key, visit.principal.consumer, 16)
+    cell = limit_take(&limits.consumers, key[0], key[1], 0)
+    if cell == LIMIT_OVER:
+        return _too_many(worker, REFUSED_CONSUMER, b"too many sessions of this consumer, try again")
+    request.consumer_cell = <uint32_t>cell
+    return STEP_ADMITTED
+
+
 # --- all of it --------------------------------------------------------------------------------------
 
 
@@ -547,6 +627,10 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
     visit.trusted = peer_trusted(worker.shared, client)
     if visit.trusted:
         _name_client(client, visit)
+        if worker.shared.limits.addresses.cells != NULL and verdict == VERDICT_NONE:
+            step = _count_named(worker, client)
+            if step != STEP_ADMITTED:
+                return step
     if visit.http.method == HTTP_METHOD_TRACE or visit.http.method == HTTP_METHOD_CONNECT:
         return answer_engine(worker, 405, b"Method not allowed", NULL)
     step = _route(worker, client, visit, tables)
@@ -563,19 +647,18 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
         _ends_with(&visit.path, b"/oauth2/token") or _ends_with(&visit.path, b"/oauth2/authorize")
     ):
         return STEP_REQUEST
+    elif visit.http.upgrade_websocket and (visit.http.chunked or visit.http.content_length > 0):
+        return _invalid(worker, 400, b"a body is not allowed")  # S52
+    if verdict == VERDICT_NONE:
+        step = _within_limits(worker, client, visit)
+        if step != STEP_ADMITTED:
+            return step
     if visit.policy.flags & POLICY_OAUTH2:
         step = _authenticate(worker, visit, tables, verdict)
         if step != STEP_ADMITTED:
             return step
     if not visit.policy.flags & POLICY_SERVICE:
         return answer(worker, 503, b"no Service found with those values", NULL)
-    if not visit.policy.flags & POLICY_WS or visit.policy.flags & POLICY_UPSTREAM_TLS:
-        return answer(
-            worker,
-            503,
-            b"this gateway does not carry this kind of service yet: use protocol ws",
-            b"kind of service not supported yet",
-        )
     if nx_load_ptr(&visit.policy.name.addresses) == NULL:
         if verdict == VERDICT_NAME_FAILED or nx_load_u64(&visit.policy.name.failed):
             return answer(worker, 503, b"name resolution failed", NULL)

@@ -3,6 +3,7 @@
 Knows no protocol.  docs/relay.md is the theory of operation.
 """
 
+from dataplane._limits cimport *
 from dataplane._sys cimport *
 
 cdef enum:
@@ -23,6 +24,8 @@ cdef enum:
     RECORD_SLOTS = 4096
     SLAB_CHUNK = 256  # structs taken from the system at a time
     STATUS_MAX = 600
+    POOL_IDLE_MAX = 256  # upstream connections kept for a next request
+    POOL_CHAINS = 64  # a power of two
 
 cdef enum:  # times, milliseconds
     HEAD_MS = 10000  # from the first byte of a head to its last; also for the TLS handshake
@@ -34,6 +37,7 @@ cdef enum:  # results that are not -errno; see style.md, one error channel
     IO_EOF = -900  # the peer ended its side in an orderly way
     IO_TLS = -901  # TLS broke: alert, bad record
     CORE_FULL = -902  # a bound was reached; the caller answers 503
+    IO_VERIFY = -5000  # minus X509_V_ERR_*: the peer's certificate was refused
 
 # --- configuration, as published: read-only once a worker can see it -----------------------------
 
@@ -72,6 +76,13 @@ cdef enum PolicyChange:
     CHANGE_DRAIN  # Close 1012, spread over time
     CHANGE_CLOSE  # Close 1012 at once
 
+cdef enum Parting:
+    # What became of a policy that no tables have any more; none: the sessions on it stay.
+    PARTING_SHUT = 1 << 0  # no session may begin on it
+    PARTING_GONE = 1 << 1  # its route is gone, or its service disabled
+    PARTING_DRAIN = 1 << 2  # its sessions end, spread over time
+    PARTING_CLOSE = 1 << 3  # its sessions end at once
+
 cdef struct Principal:
     uint8_t consumer[16]
     uint8_t credential[16]  # zeros for an anonymous consumer
@@ -99,6 +110,7 @@ cdef struct Policy:
     uint8_t on_edit  # PolicyChange
     uint8_t on_delete  # PolicyChange
     NameCell* name  # borrowed from the policy's Python owner; NULL without POLICY_SERVICE
+    void* tls  # SSL_CTX*, borrowed likewise; NULL without POLICY_UPSTREAM_TLS
     Span host_header  # owned: Host value to the upstream without preserve_host (port as §7 says)
     Span host_name  # owned: service host as written, for questions and logs
     Span service_path  # owned: service.path, empty when null
@@ -108,7 +120,10 @@ cdef struct Policy:
     Span anonymous_missing  # owned: the configured anonymous consumer that does not exist, or empty
     Principal* anonymous  # owned; NULL when none is configured
     uint64_t users[64]  # [worker]: sessions and parked handshakes that hold this policy
-    # Invariant: everything but `users` never changes; freed when unpublished and sum(users) == 0.
+    uint64_t parting  # Parting; set by the Python thread when unpublished, bits are only added
+    uint64_t drain_from_ms  # monotonic; written once, before PARTING_DRAIN
+    uint64_t drain_until_ms
+    # Invariant: all up to `users` never changes; freed when unpublished and sum(users) == 0.
 
 # --- memory ---------------------------------------------------------------------------------------
 
@@ -196,12 +211,13 @@ cdef enum ConnKind:
     CONN_UPSTREAM
 
 cdef enum ConnState:
-    STATE_TLS = 1  # client: TLS handshake
+    STATE_TLS = 1  # TLS handshake; upstream: the TCP connect before it too
     STATE_HEAD  # client: reading a request head; upstream: reading the answer's head
     STATE_PARKED  # client: a question is out
     STATE_BODY  # client: reading the body of a token request
-    STATE_WAIT  # client: its upstream is being connected; what it sends is held
-    STATE_CONNECT  # upstream: TCP connect in flight
+    STATE_PROXY  # client: an upstream has its request; upstream: its answer is on its way
+    STATE_CONNECT  # upstream: TCP connect in flight, or the request's head not all out
+    STATE_IDLE  # upstream: kept in the pool, nobody's
     STATE_RELAY  # both: an established session
     STATE_LINGER  # both: our last byte is out, the peer may end in its own time
 
@@ -235,17 +251,18 @@ cdef struct Conn:
     void* ssl  # SSL*, owned; NULL: plaintext
     Session* session  # owned by the pair; NULL outside a WebSocket
     Request* request  # owned; NULL when no request is in hand (client only)
-    Conn* peer  # upstream being connected: its client; NULL else
+    Conn* peer  # upstream with a request in hand: its client; NULL else
     Conn* next  # in the ready list or the graveyard
     Buffer input  # bytes read and not consumed: partial heads, bodies, held-back frames
     Buffer output  # bytes the socket did not take
-    uint8_t remote[16]  # the client's address, network order; IPv4 in the first 4
+    uint8_t remote[16]  # the client's address, or the upstream's; network order, IPv4 in the first 4
     uint8_t socket_address[16]  # the peer's own, likewise: `remote` may be a trusted peer's word
     uint16_t remote_port  # 0: a trusted peer named the address
     uint16_t socket_port
     uint16_t local_port
     uint32_t scanned  # http_scan_head's memory; lingering: bytes dropped so far
-    uint32_t skip  # body bytes of a request answered early, dropped as they come
+    uint32_t skip  # body bytes of a request answered early, dropped as they come; idle: its slot
+    uint32_t address_cell  # in Limits.addresses, 0: not counted there (client only)
 
 cdef struct Request:
     # One request being served, from its head to its answer; taken from a slab.
@@ -267,20 +284,38 @@ cdef struct Request:
     uint8_t offered_extension
     uint8_t interim  # 1xx answers of the upstream so far
     uint8_t type_wanted  # AnswerType of an error met later
-    int64_t body_left  # of the message in hand; BODY_*
+    uint8_t proxied  # on an http or https route; else a handshake of a ws or wss route
+    uint8_t switches  # asks for a WebSocket: 101 is an answer to it
+    uint8_t keys  # Sec-WebSocket-Key: 0 none, 1 `accept` answers it, 2 nothing can
+    uint8_t version_minor
+    uint8_t idempotent  # may be sent again after bytes of it went out
+    uint8_t body_chunked  # the body comes, and goes on, in chunks
+    uint8_t body_begun  # some of the body was taken: it cannot be sent again
+    uint8_t deaf  # the upstream takes no more of the body
+    uint8_t reused  # the upstream's connection came out of the pool
+    uint8_t fresh  # one from the pool was dead: no more of those
+    uint8_t answer_coded  # the answer's body goes to the client in chunks
+    uint8_t upstream_keeps  # the upstream's connection can serve another
+    uint8_t moved  # bytes moved since the timers were armed
+    int64_t answer_left  # of the answer's body, BODY_*
+    uint64_t answer_passed  # bytes of it so far
+    uint64_t answer_chunked[4]  # the chunked decoder's state
+    uint8_t counted  # in Limits.sessions, until a session takes that over
+    uint32_t consumer_cell  # likewise, in Limits.consumers; 0: not counted there
+    int64_t body_left  # of the request's body; BODY_*
     uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
     uint8_t digest[32]  # SHA-256 of the token
     uint8_t consumer[16]
     uint8_t credential[16]
     double expires_at  # 0: never
-    uint8_t* upstream_head  # owned; the handshake for the upstream, until it is out
+    uint8_t* upstream_head  # owned; for the upstream, kept for another try
     uint32_t upstream_head_len
     uint32_t upstream_sent  # bytes of it
     uint32_t address  # of the upstream's list: where this attempt goes
     uint32_t body_have  # bytes of the body of a token request, decoded, behind its head
     uint32_t body_raw  # offset behind the head where undecoded chunks start
     uint64_t chunked[4]  # the chunked decoder's state
-    Conn* upstream  # being connected for this request; NULL else
+    Conn* upstream  # has this request, or is being connected for it; NULL else
 
 cdef enum BodyLength:  # in the place of a length
     BODY_CHUNKED = -1
@@ -303,6 +338,8 @@ cdef enum Step:
     STEP_ESTABLISHED  # the WebSocket stands: relay
     STEP_ADMITTED  # the request may go to its upstream
     STEP_PARK  # a question must be answered first
+    STEP_PROXY  # move what can be moved between client and upstream
+    STEP_ANSWERED  # an upstream's answer has ended: the connection goes on, or lingers
 
 cdef struct Answer:
     # An answer of our own, being made.  Spans are borrowed for this turn.
@@ -314,8 +351,7 @@ cdef struct Answer:
     const char* message  # static text of the error template; NULL: `body` is sent as it is
     Span message_more  # goes behind `message`; clean of control bytes
     const char* message_end  # static text behind that, or NULL
-    Span body  # JSON, or what an upstream sent
-    Span head  # an upstream's status line and fields, ready but for Connection; or empty
+    Span body  # JSON
     Span challenge  # value of WWW-Authenticate, or empty
     Span location  # value of Location, or empty
     const char* fields  # static header lines, each ended by CRLF, or NULL
@@ -395,6 +431,7 @@ cdef struct Session:
     uint16_t due_client  # the Close that is due to the client once its stream stands at a boundary
     uint16_t due_upstream
     uint8_t heard_out  # EndedBy of the side that broke a rule: its Close waits for the other's
+    uint32_t consumer_cell  # in Limits.consumers, 0: not counted there
     const char* why  # static text for the close record
 
 # --- what workers tell the Python thread, and hear from it ----------------------------------------
@@ -427,6 +464,7 @@ cdef enum NoteKind:
     NOTE_RESPONSE  # text: a whole response, owned by the note
     NOTE_DRAIN  # value: milliseconds to spread the ends over
     NOTE_STOP
+    NOTE_PARTED  # sessions of this worker hold a policy whose `parting` ends them
 
 cdef struct Note:
     uint64_t ref
@@ -491,6 +529,18 @@ cdef enum:
     # slots: 0-15: 1000-1015, 16: 4401, 17: 4403, 18: 4408, 19: 4429, 20: 3xxx, 21: 4xxx, 22: other
     CLOSE_SLOTS = 24
 
+cdef enum Refusal:
+    # What was refused, by the bound that it met.
+    REFUSED_CONNECTIONS = 0  # MAX_CONNECTIONS
+    REFUSED_SESSIONS  # MAX_SESSIONS
+    REFUSED_DESCRIPTORS  # the process's own limit
+    REFUSED_ADDRESS  # MAX_CONNECTIONS_PER_ADDRESS
+    REFUSED_RATE  # HANDSHAKE_RATE_PER_ADDRESS
+    REFUSED_CONSUMER  # MAX_SESSIONS_PER_CONSUMER
+    REFUSED_HEAD  # HEAD_BYTES
+    REFUSED_DRAINING
+    REFUSALS
+
 cdef struct Counters:
     # One writer, the worker; read torn-free by the Python thread.
 
@@ -512,7 +562,22 @@ cdef struct Counters:
     uint64_t records_dropped
     uint64_t questions_dropped
     uint64_t requests  # answers of ours, token requests among them
-    uint64_t refused_full
+    uint64_t refused_full  # without memory for one more
+    uint64_t refused[16]  # by Refusal
+    uint64_t proxied[6]  # answers of upstreams handed on, by the first digit of their status
+    uint64_t exchanges_live  # requests that an upstream of an http or https route has in hand
+    uint64_t upstream_reused  # requests sent on a connection out of the pool
+
+cdef struct Pool:
+    # Upstream connections without a request, chained by address and port, newest first.
+
+    Conn* idle[256]  # NULL: a free slot
+    uint16_t after[256]  # slot + 1 of the next in its chain, or of the next free slot
+    uint16_t first[64]  # slot + 1
+    uint16_t free_first  # slot + 1
+    uint16_t used  # slots ever used
+    uint16_t count
+    # Invariant: count <= used <= POOL_IDLE_MAX.
 
 cdef struct Shared:
     # What all workers read; written by the Python thread.
@@ -523,17 +588,31 @@ cdef struct Shared:
     uint64_t realtime_offset_ms  # realtime minus monotonic, refreshed by the Python thread
     int question_fd
     int workers
-    uint32_t max_sessions  # a worker
+    uint32_t max_sessions
+    uint32_t max_connections  # of clients
+    uint32_t head_max  # bytes of a request's head
+    Limits limits
     Span server_token
     Address trusted[64]  # IPv4 as mapped IPv6
     uint8_t trusted_bits[64]
     int trusted_count
-    void* tls  # SSL_CTX*
+    void* tls  # SSL_CTX* of TLS_CERT
+    void* snis  # SniTable*, published with the tables
+
+cdef struct Walk:
+    # The search for sessions that end with their policy: rounds over all connections, see _parting.
+
+    uint8_t under_way
+    uint8_t once_more  # a note came during the round
+    uint8_t not_yet_due  # sessions met in this round end later
+    uint32_t at  # index of the next connection
+    uint64_t next_ms  # when to go on
 
 cdef struct Worker:
     int index
     int epoll_fd
     int inbox_fd
+    int spare_fd  # open for nothing: closed to accept and refuse when there are no others
     uint8_t stopping
     uint8_t draining
     uint64_t turn  # odd while working, even while asleep
@@ -552,12 +631,14 @@ cdef struct Worker:
     Conn* ready  # connections that have more to read than their budget allowed
     Conn* graveyard  # closed in this turn
     Session all_sessions  # head of the circular list
+    Pool pool
     Conn* listeners[16]
     int listener_count
     uint64_t drain_from_ms
     uint64_t drain_until_ms
     uint64_t drain_total  # sessions when the drain began
     uint64_t drain_ended  # of them, told to end so far
+    Walk walk
     Ring inbox
     Ring questions
     Ring records
@@ -573,7 +654,14 @@ cdef void conn_ready(Worker* worker, Conn* conn) noexcept nogil
 cdef void policy_hold(Worker* worker, Policy* policy) noexcept nogil
 cdef void policy_release(Worker* worker, Policy* policy) noexcept nogil
 cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil
+cdef void session_uncount(Worker* worker, uint32_t consumer_cell) noexcept nogil
+# Count a client under its address of now, and no more under the one before.  Returns False when
+# that has too many: then it is counted nowhere.
+cdef bint conn_count_address(Worker* worker, Conn* client) noexcept nogil
+cdef void conn_uncount_address(Worker* worker, Conn* client) noexcept nogil
 cdef Record* record_reserve(Worker* worker) noexcept nogil
+# Count an answer other than 101, and leave a record when it refuses a handshake.
+cdef void request_note(Worker* worker, Conn* client, int status, const char* why) noexcept nogil
 cdef uint64_t worker_random(Worker* worker) noexcept nogil
 cdef void worker_mask(Worker* worker, uint8_t* out4) noexcept nogil
 cdef int conn_keep(Conn* client, const uint8_t* data, uint32_t size) noexcept nogil
@@ -592,6 +680,9 @@ cdef inline uint64_t conn_ref(const Worker* worker, const Conn* conn) noexcept n
 cdef inline void conn_renew(Conn* conn) noexcept nogil:
     """Let no ref made before find the connection: answers to older questions come to nothing."""
     conn.generation = conn.generation % 0xFFFFFF + 1
+
+cdef inline void refused(Worker* worker, int refusal) noexcept nogil:
+    nx_bump(&worker.counters.refused[refusal], 1)
 
 cdef inline uint64_t clock_ms(int clock) noexcept nogil:
     cdef timespec now

@@ -326,12 +326,15 @@ cdef void ring_release(Ring* ring) noexcept nogil:
 
 # --- a worker -------------------------------------------------------------------------------------
 
+cdef enum:
+    CLOSED_A_TURN = 2048  # connections: accepted and ended, 16 listeners; those of a batch of events
+
 
 cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
     """Prepare a zeroed worker: memory, epoll, rings.  Returns 1 or -errno; listeners come later."""
     cdef epoll_event event
     cdef Conn* inbox
-    cdef uint32_t sessions = shared.max_sessions
+    cdef uint32_t clients = shared.max_connections
     worker.index = index
     worker.shared = shared
     worker.all_sessions.next = &worker.all_sessions
@@ -344,15 +347,16 @@ cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
     worker.compose = <uint8_t*>malloc(COMPOSE_BYTES)
     if worker.scratch == NULL or worker.compose == NULL:
         return -ENOMEM
-    # Two connections a session, as many again without one (handshakes, lingering), and our own.
+    # Any worker may have them all: `Limits` keeps the totals, and memory is taken as it is used.
+    # A client has one upstream at the most; what was closed is held to the end of its turn.
     # A free connection still tells that it is free, and of which generation it was.
     if slab_init(
-        &worker.conns, sizeof(Conn), <size_t>&(<Conn*>NULL).ssl, sessions * 2 + sessions + 64
+        &worker.conns, sizeof(Conn), <size_t>&(<Conn*>NULL).ssl, clients * 2 + CLOSED_A_TURN
     ) < 0:
         return -ENOMEM
-    if slab_init(&worker.sessions, sizeof(Session), sizeof(void*), sessions) < 0:
+    if slab_init(&worker.sessions, sizeof(Session), sizeof(void*), shared.max_sessions) < 0:
         return -ENOMEM
-    if slab_init(&worker.requests, sizeof(Request), sizeof(void*), sessions + 64) < 0:
+    if slab_init(&worker.requests, sizeof(Request), sizeof(void*), clients) < 0:
         return -ENOMEM
     if (
         ring_init(&worker.inbox, sizeof(Note), INBOX_SLOTS) < 0
@@ -366,6 +370,7 @@ cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
     worker.inbox_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
     if worker.inbox_fd < 0:
         return -errno
+    worker.spare_fd = eventfd(0, EFD_CLOEXEC)
     inbox = conn_new(worker, worker.inbox_fd, CONN_INBOX, 0)
     event.events = EPOLLIN
     event.data.ptr = inbox
@@ -396,6 +401,8 @@ cdef void worker_free(Worker* worker) noexcept nogil:
         close(worker.epoll_fd)
     if worker.inbox_fd > 0:
         close(worker.inbox_fd)
+    if worker.spare_fd > 0:
+        close(worker.spare_fd)
 
 
 cdef uint64_t _rotate(uint64_t value, int by) noexcept nogil:
@@ -509,6 +516,9 @@ cdef void conn_close(Worker* worker, Conn* conn) noexcept nogil:
     buffer_drop(&conn.output)
     if conn.request != NULL:
         request_drop(worker, conn)
+    if conn.kind == CONN_CLIENT:
+        quota_give(&worker.shared.limits.connections)
+        conn_uncount_address(worker, conn)
     if not conn.flags & FLAG_READY:
         conn.next = worker.graveyard
         worker.graveyard = conn
@@ -539,8 +549,40 @@ cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil:
     conn.request = NULL
     if request.policy != NULL:
         policy_release(worker, request.policy)
+    if request.proxied:
+        nx_bump(&worker.counters.exchanges_live, <uint64_t>-1)
+    if request.counted:
+        session_uncount(worker, request.consumer_cell)
     free(request.upstream_head)
     slab_give(&worker.requests, request)
+
+
+# --- what is counted over all workers -------------------------------------------------------------
+
+
+cdef void session_uncount(Worker* worker, uint32_t consumer_cell) noexcept nogil:
+    quota_give(&worker.shared.limits.sessions)
+    if consumer_cell:
+        limit_give(&worker.shared.limits.consumers, consumer_cell)
+
+
+cdef bint conn_count_address(Worker* worker, Conn* client) noexcept nogil:
+    cdef LimitTable* table = &worker.shared.limits.addresses
+    cdef int64_t cell
+    conn_uncount_address(worker, client)
+    cell = limit_take(
+        table, limit_address(client.remote, client.flags & FLAG_V6), 0, worker.now_ms * 1000000
+    )
+    if cell == LIMIT_OVER:
+        return False
+    client.address_cell = <uint32_t>cell
+    return True
+
+
+cdef void conn_uncount_address(Worker* worker, Conn* client) noexcept nogil:
+    if client.address_cell:
+        limit_give(&worker.shared.limits.addresses, client.address_cell)
+        client.address_cell = 0
 
 
 cdef Record* record_reserve(Worker* worker) noexcept nogil:
@@ -551,6 +593,30 @@ cdef Record* record_reserve(Worker* worker) noexcept nogil:
         return NULL
     memset(record, 0, sizeof(Record))
     return record
+
+
+cdef void request_note(Worker* worker, Conn* client, int status, const char* why) noexcept nogil:
+    cdef Request* request = client.request
+    cdef Record* record
+    if not request.is_handshake:
+        return
+    if status < STATUS_MAX:
+        nx_bump(&worker.counters.handshakes[status], 1)
+    record = record_reserve(worker)
+    if record == NULL:
+        return
+    record.kind = RECORD_REFUSED
+    record.status = <uint16_t>status
+    record.why = why
+    memcpy(record.id, request.id, 16)
+    memcpy(record.remote, client.remote, 16)
+    record.remote_port = client.remote_port
+    record.v6 = 1 if client.flags & FLAG_V6 else 0
+    record.duration_ms = worker.now_ms - request.began_ms
+    if request.policy != NULL:
+        memcpy(record.route, request.policy.route, 16)
+        record.flags |= RECORD_HAS_ROUTE
+    ring_publish(&worker.records)
 
 
 # --- heads in a connection's input -----------------------------------------------------------------
@@ -604,7 +670,20 @@ cdef void put_hex(Writer* out, const uint8_t* data, uint32_t size) noexcept nogi
 
 cdef uint32_t address_text(const uint8_t* address, bint v6, char* out64) noexcept nogil:
     """Write an address as text, without brackets.  Returns its bytes, NUL not counted."""
-    if inet_ntop(AF_INET6 if v6 else AF_INET, address, out64, 64) == NULL:
+    cdef Writer out
+    cdef int i
+    if not v6:  # by hand: inet_ntop goes through printf, 1 µs of a handshake
+        out.data = <uint8_t*>out64
+        out.size = 0
+        out.capacity = 64
+        out.full = 0
+        for i in range(4):
+            if i:
+                put(&out, b".", 1)
+            put_uint(&out, address[i])
+        out64[out.size] = 0
+        return out.size
+    if inet_ntop(AF_INET6, address, out64, 64) == NULL:
         out64[0] = 0
     return <uint32_t>strlen(out64)
 

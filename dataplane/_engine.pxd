@@ -1,11 +1,12 @@
 """The engine as Python code holds it."""
 
+from dataplane._contexts cimport Context, TicketKeys, choose_by_name, server_context
 from dataplane._core cimport *
 from dataplane._http cimport *
+from dataplane._limits cimport *
 from dataplane._lines cimport *
 from dataplane._sys cimport *
 from dataplane._tables cimport Tables
-from dataplane._tls cimport Context
 from dataplane._tokens cimport TokenCache
 from dataplane._worker cimport *
 
@@ -18,6 +19,7 @@ cdef class Engine:
     cdef readonly int question_fd
     cdef Tables tables
     cdef Context context
+    cdef readonly TicketKeys tickets
     cdef bytes server_token
     cdef list threads
     cdef uint8_t* lines  # owned: LINES_BYTES, once needed

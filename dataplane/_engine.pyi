@@ -1,6 +1,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from dataplane._contexts import TicketKeys
 from dataplane._core import Reclaimer
 from dataplane._tables import Tables
 from dataplane._tokens import TokenCache
@@ -10,6 +11,7 @@ class Engine:
 
     worker_count: int
     tokens: TokenCache
+    tickets: TicketKeys | None
     reclaimer: Reclaimer
     question_fd: int
     def __init__(
@@ -21,6 +23,12 @@ class Engine:
         server_token: str,
         trusted: Iterable[tuple[bytes, int]] = (),
         seed: bytes,
+        max_connections: int = 0,
+        max_address_connections: int = 0,
+        address_handshakes: int = 0,
+        max_consumer_sessions: int = 0,
+        head_bytes: int = 32768,
+        tickets: TicketKeys | None = None,
     ) -> None: ...
     def listen(self, address: str, port: int, tls: bool) -> int: ...
     def certificate(self, certificate: str, key: str) -> None: ...
@@ -38,6 +46,8 @@ class Engine:
     def counters(self) -> dict[str, Any]: ...
     def sessions_by_worker(self) -> list[int]: ...
     def live_sessions(self) -> int: ...
+    def live_exchanges(self) -> int: ...
     def drain(self, seconds: float) -> None: ...
+    def tell_parted(self, workers: Iterable[int]) -> None: ...
     def stop(self) -> None: ...
     def join(self, seconds: float) -> bool: ...

@@ -155,11 +155,23 @@ cdef dict _request_dict(const Question* question):
     }
 
 
+cdef bytes _file(str path, str what):
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ValueError(f"{what} {path} cannot be used: {error.strerror}") from None
+
+
 cdef class Engine:
     """The workers and what they share.  Every method is for the one Python thread.
 
-    `workers`: threads, 1..64.  `max_sessions`: live sessions of the process.  `trusted`: networks
-    whose X-Forwarded-* are believed, as (16-byte address, IPv4 mapped; prefix bits).
+    `workers`: threads, 1..64.  `max_sessions`: live sessions of the process, `max_connections`:
+    clients' connections (0: twice the sessions and 64).  `max_address_connections`,
+    `address_handshakes` (a second), `max_consumer_sessions`: of one address or consumer; 0: no
+    bound.  `head_bytes`: of a request's head, at most the parser's 32 KiB.  `trusted`: networks
+    whose X-Forwarded-* are believed, as (16-byte address, IPv4 mapped; prefix bits).  `tickets`: keys
+    of session tickets; None: each certificate has its own, until it changes.
 
     Raises:
         ValueError: a bound is out of range.
@@ -168,8 +180,12 @@ cdef class Engine:
 
     def __cinit__(
         self, *, int workers, int token_cache, int max_sessions, str server_token,
-        trusted=(), bytes seed,
+        trusted=(), bytes seed, uint32_t max_connections=0, uint32_t max_address_connections=0,
+        uint32_t address_handshakes=0, uint32_t max_consumer_sessions=0,
+        uint32_t head_bytes=HTTP_HEAD_MAX,
+        TicketKeys tickets=None,
     ):
+        cdef Limits* limits = &self.shared.limits
         cdef int i
         if not 1 <= workers <= WORKERS_MAX:
             raise ValueError(f"workers must be between 1 and {WORKERS_MAX}")
@@ -178,6 +194,7 @@ cdef class Engine:
         if len(trusted) > 64:
             raise ValueError("at most 64 trusted networks")
         self.worker_count = workers
+        self.tickets = tickets
         self.threads = []
         self.unposted = deque()
         self.reclaimer = Reclaimer()
@@ -191,10 +208,18 @@ cdef class Engine:
         self.shared.tokens = self.tokens.c
         self.shared.question_fd = self.question_fd
         self.shared.workers = workers
-        # Sessions spread by the kernel's hash: leave room for an uneven share.
-        self.shared.max_sessions = <uint32_t>(
-            max_sessions if workers == 1 else max_sessions * 5 // (workers * 4) + 16
-        )
+        self.shared.max_sessions = limits.sessions.most = <uint32_t>max_sessions
+        limits.connections.most = max_connections if max_connections else 2 * max_sessions + 64
+        self.shared.max_connections = <uint32_t>limits.connections.most
+        self.shared.head_max = min(head_bytes, HTTP_HEAD_MAX)
+        key = os.urandom(16)
+        if limit_init(
+            &limits.addresses, max_address_connections, address_handshakes,
+            self.shared.max_connections, key,
+        ) < 0 or limit_init(
+            &limits.consumers, max_consumer_sessions, 0, self.shared.max_sessions, key
+        ) < 0:
+            raise MemoryError
         for i, (address, bits) in enumerate(trusted):
             memcpy(self.shared.trusted[i].bytes, <const char*><bytes>address, 16)
             self.shared.trusted_bits[i] = bits
@@ -217,6 +242,8 @@ cdef class Engine:
                     worker_free(self.workers[i])
                     # `turn` is read by the reclaimer, which may outlive the engine: kept.
             free(self.workers)
+        limit_free(&self.shared.limits.addresses)
+        limit_free(&self.shared.limits.consumers)
         free(self.lines)
         if self.question_fd > 0:
             close(self.question_fd)
@@ -247,7 +274,9 @@ cdef class Engine:
         Raises:
             ValueError: a file cannot be read, or they are not a pair; says which.
         """
-        cdef Context context = Context(certificate, key)
+        pair = tuple(_file(path, what) for path, what in ((certificate, "certificate"), (key, "key")))
+        cdef Context context = server_context((pair,), (certificate, key), self.tickets)
+        choose_by_name(context, &self.shared)
         old = self.context
         self.context = context
         nx_store_ptr(&self.shared.tls, context.c)
@@ -274,6 +303,7 @@ cdef class Engine:
         old = self.tables
         self.tables = tables
         nx_store_ptr(&self.shared.tables, tables.c)
+        nx_store_ptr(&self.shared.snis, NULL if tables.snis is None else &tables.snis.c)
         if old is not None:
             self.reclaimer.retire_object(old)
 
@@ -410,6 +440,8 @@ cdef class Engine:
         """Totals over the workers since the start."""
         cdef dict handshakes = {}
         cdef dict closes = {}
+        cdef dict proxied = {}
+        cdef dict refusals = dict.fromkeys(_REFUSALS, 0)
         cdef dict totals = {}
         cdef Counters* c
         cdef int i, status, slot
@@ -420,11 +452,18 @@ cdef class Engine:
                 n = nx_peek(&c.handshakes[status])
                 if n:
                     handshakes[status] = handshakes.get(status, 0) + n
+            for status in range(1, 6):
+                n = nx_peek(&c.proxied[status])
+                if n:
+                    proxied[status] = proxied.get(status, 0) + n
             for slot in range(2 * CLOSE_SLOTS):
                 n = nx_peek(&c.closes[slot])
                 if n:
                     key = (_CLOSE_NAMES[slot % CLOSE_SLOTS], ("client", "upstream")[slot // CLOSE_SLOTS])
                     closes[key] = closes.get(key, 0) + n
+            for slot, name in enumerate(_REFUSALS[:REFUSALS]):
+                refusals[name] += nx_peek(&c.refused[slot])
+            refusals["memory"] += nx_peek(&c.refused_full)
             for name, value in (
                 ("live_sessions", nx_peek(&c.sessions_live)),
                 ("sessions_total", nx_peek(&c.sessions_total)),
@@ -442,7 +481,8 @@ cdef class Engine:
                 ("records_dropped", nx_peek(&c.records_dropped)),
                 ("questions_dropped", nx_peek(&c.questions_dropped)),
                 ("requests", nx_peek(&c.requests)),
-                ("refused_full", nx_peek(&c.refused_full)),
+                ("live_exchanges", nx_peek(&c.exchanges_live)),
+                ("upstream_reused", nx_peek(&c.upstream_reused)),
             ):
                 totals[name] = totals.get(name, 0) + value
         # Our own listeners and inboxes are connections to the workers, not to an operator.
@@ -450,6 +490,8 @@ cdef class Engine:
             totals["connections"] -= self.workers[i].listener_count + 1
         totals["handshakes"] = handshakes
         totals["closes"] = closes
+        totals["proxied"] = proxied
+        totals["refused"] = refusals
         return totals
 
     def sessions_by_worker(self):
@@ -463,10 +505,23 @@ cdef class Engine:
             total += nx_peek(&self.workers[i].counters.sessions_live)
         return total
 
+    def live_exchanges(self):
+        """Requests that an upstream of an http or https route has in hand."""
+        cdef int i
+        cdef uint64_t total = 0
+        for i in range(self.worker_count):
+            total += nx_peek(&self.workers[i].counters.exchanges_live)
+        return total
+
     def drain(self, double seconds):
         """Close the listeners and tell the sessions 1012, spread over `seconds`."""
         for i in range(self.worker_count):
             self._post(i, 0, NOTE_DRAIN, <uint64_t>(seconds * 1000), None)
+
+    def tell_parted(self, workers):
+        """Have these workers look for sessions whose policy's `parting` ends them."""
+        for i in workers:
+            self._post(i, 0, NOTE_PARTED, 0, None)
 
     def stop(self):
         """End the workers at once: what is left is cut."""
@@ -480,4 +535,9 @@ cdef class Engine:
         return not any(thread.is_alive() for thread in self.threads)
 
 
+# Refusal's, in their order, and what met no bound of ours.
+_REFUSALS = [
+    "connections", "sessions", "descriptors", "address_connections", "address_rate",
+    "consumer_sessions", "head_bytes", "draining", "memory",
+]
 _CLOSE_NAMES = [*range(1000, 1016), 4401, 4403, 4408, 4429, 3000, 4000, 0, 0]

@@ -2,7 +2,7 @@
 
 from dataplane._admission cimport *
 from dataplane._core cimport *
-from dataplane._forward cimport AT_HEAD, REFUSAL_BYTES_MAX, body_whole
+from dataplane._forward cimport AT_HEAD, body_whole
 from dataplane._http cimport *
 from dataplane._sys cimport *
 from dataplane._tls cimport *
@@ -17,6 +17,8 @@ cdef enum:
 # Send `worker.answer` to a request; then the connection is kept (STEP_WAIT with state HEAD), or
 # lingers, or is to be closed (STEP_CLOSE).
 cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil
+# An upstream's answer is on its way to the client whole: keep the connection, or linger.
+cdef int exchange_done(Worker* worker, Conn* client) noexcept nogil
 # An error of the token endpoint: JSON and never stored, whatever the client asks for (S30).
 cdef int exchange_refuse(
     Worker* worker, Conn* client, int status, const char* message, const char* why

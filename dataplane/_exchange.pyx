@@ -41,6 +41,8 @@ cdef const char* _reason(int status) noexcept nogil:
         return b"URI Too Long"
     if status == 426:
         return b"Upgrade Required"
+    if status == 429:
+        return b"Too Many Requests"
     if status == 500:
         return b"Internal Server Error"
     if status == 502:
@@ -145,32 +147,6 @@ cdef void _put_common(
     put_text(out, b"\r\n\r\n")
 
 
-cdef void _note_answer(Worker* worker, Conn* client, int status, const char* why) noexcept nogil:
-    """Count the answer, and leave a record of a handshake refused."""
-    cdef Request* request = client.request
-    cdef Record* record
-    nx_bump(&worker.counters.requests, 1)
-    if not request.is_handshake:
-        return
-    if status < STATUS_MAX:
-        nx_bump(&worker.counters.handshakes[status], 1)
-    record = record_reserve(worker)
-    if record == NULL:
-        return
-    record.kind = RECORD_REFUSED
-    record.status = <uint16_t>status
-    record.why = why
-    memcpy(record.id, request.id, 16)
-    memcpy(record.remote, client.remote, 16)
-    record.remote_port = client.remote_port
-    record.v6 = 1 if client.flags & FLAG_V6 else 0
-    record.duration_ms = worker.now_ms - request.began_ms
-    if request.policy != NULL:
-        memcpy(record.route, request.policy.route, 16)
-        record.flags |= RECORD_HAS_ROUTE
-    ring_publish(&worker.records)
-
-
 cdef bint _can_keep(Conn* client) noexcept nogil:
     """Drop the body of a request answered early, what came of it and, by `skip`, what will.
 
@@ -190,23 +166,6 @@ cdef bint _can_keep(Conn* client) noexcept nogil:
     return True
 
 
-cdef int _answer_theirs(Worker* worker, Conn* client, bint keep) noexcept nogil:
-    """Hand on an upstream's refusal of a handshake, as it is.  routing-and-proxy.md §12.2."""
-    cdef Answer* a = &worker.answer
-    cdef const char* end = b"Connection: close\r\n\r\n"
-    if keep:
-        end = b"Connection: keep-alive\r\n\r\n"
-    _note_answer(worker, client, a.status, a.why)
-    if (
-        conn_write(client, a.head.data, a.head.size) < 0
-        or conn_write(client, <const uint8_t*>end, <uint32_t>strlen(end)) < 0
-        or conn_write_most(client, a.body.data, a.body.size, REFUSAL_BYTES_MAX + OUTPUT_BYTES_MAX)
-        < 0
-    ):
-        return STEP_CLOSE
-    return _after_answer(worker, client, keep)
-
-
 cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil:
     cdef Answer* a = &worker.answer
     cdef Request* request = client.request
@@ -221,8 +180,6 @@ cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil:
     body.size = 0
     body.capacity = HEADROOM + SCRATCH_BYTES
     body.full = 0
-    if a.head.size:
-        return _answer_theirs(worker, client, keep)
     out.data = worker.compose + AT_HEAD
     out.size = 0
     out.capacity = COMPOSE_BYTES - AT_HEAD
@@ -250,7 +207,8 @@ cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil:
     if not request.head_only:
         put(&out, body.data, body.size)
     BUG_ON(out.full or body.full)
-    _note_answer(worker, client, a.status, a.why)
+    nx_bump(&worker.counters.requests, 1)
+    request_note(worker, client, a.status, a.why)
     if conn_write(client, out.data, out.size) < 0:
         return STEP_CLOSE
     return _after_answer(worker, client, keep)
@@ -270,6 +228,10 @@ cdef int _after_answer(Worker* worker, Conn* client, bint keep) noexcept nogil:
     if buffer_size(&client.input) or client.flags & FLAG_READABLE:
         conn_ready(worker, client)
     return STEP_WAIT
+
+
+cdef int exchange_done(Worker* worker, Conn* client) noexcept nogil:
+    return _after_answer(worker, client, client.flags & FLAG_KEEP and not worker.draining)
 
 
 # --- lingering --------------------------------------------------------------------------------------

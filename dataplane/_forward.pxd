@@ -6,22 +6,25 @@ from dataplane._http cimport *
 from dataplane._sys cimport *
 
 cdef enum:
-    REFUSAL_BYTES_MAX = 1048576  # of the body of an upstream's refusal; over it 502
     AT_HEAD = 65536  # where in Worker.compose heads are put together, to its end
 
-# The handshake for the upstream, into Worker.compose + AT_HEAD.  Returns its bytes or CORE_FULL.
-cdef int forward_handshake(
+# The head for the upstream, into Worker.compose + AT_HEAD.  Returns its bytes or CORE_FULL.
+cdef int forward_request(
     Worker* worker, Conn* client, const Visit* visit, const Request* request
 ) noexcept nogil
 # The 101 for the client, likewise.
 cdef int forward_switching(
     Worker* worker, const uint8_t* head, const HttpResponse* http, const Request* request
 ) noexcept nogil
-# An upstream's answer that is not 101, for the client, likewise, with all but Connection and the
-# empty line; `length`: of the body that follows.
-cdef int forward_refusal(
+# An upstream's answer for the client, likewise.  What follows is as request.answer_left and
+# answer_coded say; `keep`: the client's connection goes on behind it.
+cdef int forward_answer(
     Worker* worker, const uint8_t* head, const HttpResponse* http, const Request* request,
-    uint64_t length,
+    bint keep,
+) noexcept nogil
+# An interim answer of an upstream, likewise.
+cdef int forward_interim(
+    Worker* worker, const uint8_t* head, const HttpResponse* http
 ) noexcept nogil
 # Whether the body of the message at the start of `input` is there: 1 (decoded, request.body_have
 # bytes behind the head), 0, CORE_FULL when it is over `most` bytes, or -1 when it is malformed.

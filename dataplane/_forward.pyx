@@ -300,7 +300,26 @@ cdef bint _tells_token(const Visit* visit, const HttpField* field) noexcept nogi
     return False
 
 
-cdef int forward_handshake(
+cdef void _put_framing(Writer* out, const HttpRequest* http, const Request* request) noexcept nogil:
+    """How the connection goes on, and what follows the head.  RFC 9112 §6, §7."""
+    if not request.proxied:
+        put_text(out, b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+        return
+    if request.switches:
+        put_text(out, b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n")
+    else:
+        put_text(out, b"Connection: keep-alive\r\n")
+    if http.chunked:
+        put_text(out, b"Transfer-Encoding: chunked\r\n")
+    elif http.content_length >= 0:
+        put_text(out, b"Content-Length: ")
+        put_uint(out, <uint64_t>http.content_length)
+        put(out, b"\r\n", 2)
+    if request.expects and request.body_left:
+        put_text(out, b"Expect: 100-continue\r\n")
+
+
+cdef int forward_request(
     Worker* worker, Conn* client, const Visit* visit, const Request* request
 ) noexcept nogil:
     cdef const HttpRequest* http = &visit.http
@@ -309,17 +328,18 @@ cdef int forward_handshake(
     cdef Writer out
     cdef uint32_t i
     _writer_at_head(worker, &out)
-    put(&out, b"GET ", 4)
+    put(&out, visit.head, http.method_len)
+    put(&out, b" ", 1)
     forward_path(&out, visit)
     put_text(&out, b" HTTP/1.1\r\n")
-    if visit.policy.flags & POLICY_PRESERVE_HOST:
+    if visit.policy.flags & POLICY_PRESERVE_HOST and http.host >= 0:
         field = &http.fields[http.host]
         put_field(&out, b"Host", visit.head + field.value_off, field.value_len)
     else:
         put_field(
             &out, b"Host", visit.policy.host_header.data, visit.policy.host_header.size
         )
-    put_text(&out, b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    _put_framing(&out, http, request)
     if _takes_trailers(visit):
         put_text(&out, b"TE: trailers\r\n")
     for i in range(http.fields_n):
@@ -354,11 +374,8 @@ cdef int forward_handshake(
 # --- back to the client, §8 -------------------------------------------------------------------------
 
 
-cdef void _put_back(
-    Writer* out, Worker* worker, const uint8_t* head, const HttpResponse* http,
-    const Request* request,
-) noexcept nogil:
-    """The upstream's fields that go on, Via, the latencies and the request id."""
+cdef void _put_theirs(Writer* out, const uint8_t* head, const HttpResponse* http) noexcept nogil:
+    """The upstream's fields that go on as they are."""
     cdef const HttpField* field
     cdef uint32_t i
     for i in range(http.fields_n):
@@ -378,6 +395,16 @@ cdef void _put_back(
             <uint32_t>(field.value_off + field.value_len - field.name_off),
         )
         put(out, b"\r\n", 2)
+
+
+cdef void _put_back(
+    Writer* out, Worker* worker, const uint8_t* head, const HttpResponse* http,
+    const Request* request,
+) noexcept nogil:
+    """The upstream's fields that go on, Via, the latencies and the request id."""
+    cdef const HttpField* field
+    cdef uint32_t i
+    _put_theirs(out, head, http)
     if http.server < 0:
         put_field(
             out, b"Server", worker.shared.server_token.data, worker.shared.server_token.size
@@ -398,34 +425,72 @@ cdef void _put_back(
     put(out, b"\r\n", 2)
 
 
+cdef void _put_as_it_came(
+    Writer* out, const uint8_t* head, const HttpResponse* http, int kind
+) noexcept nogil:
+    cdef const HttpField* field
+    cdef uint32_t i
+    for i in range(http.fields_n):
+        field = &http.fields[i]
+        if field.kind == kind:
+            put(
+                out,
+                head + field.name_off,
+                <uint32_t>(field.value_off + field.value_len - field.name_off),
+            )
+            put(out, b"\r\n", 2)
+
+
 cdef int forward_switching(
     Worker* worker, const uint8_t* head, const HttpResponse* http, const Request* request
 ) noexcept nogil:
     cdef Writer out
     _writer_at_head(worker, &out)
-    put_text(
-        &out,
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
-    )
+    put_text(&out, b"HTTP/1.1 101 Switching Protocols\r\n")
+    if request.proxied:  # §8: the opaque mode hands both on unchanged
+        _put_as_it_came(&out, head, http, HTTP_FIELD_CONNECTION)
+        _put_as_it_came(&out, head, http, HTTP_FIELD_UPGRADE)
+    else:
+        put_text(&out, b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
     _put_back(&out, worker, head, http, request)
     put(&out, b"\r\n", 2)
     return CORE_FULL if out.full else <int>out.size
 
 
-cdef int forward_refusal(
+cdef void _put_status(Writer* out, const uint8_t* head, const HttpResponse* http) noexcept nogil:
+    put_text(out, b"HTTP/1.1 ")
+    put_uint(out, http.status)
+    put(out, b" ", 1)
+    put(out, head + http.reason_off, http.reason_len)
+    put(out, b"\r\n", 2)
+
+
+cdef int forward_answer(
     Worker* worker, const uint8_t* head, const HttpResponse* http, const Request* request,
-    uint64_t length,
+    bint keep,
 ) noexcept nogil:
     cdef Writer out
     _writer_at_head(worker, &out)
-    put_text(&out, b"HTTP/1.1 ")
-    put_uint(&out, http.status)
-    put(&out, b" ", 1)
-    put(&out, head + http.reason_off, http.reason_len)
-    put(&out, b"\r\n", 2)
+    _put_status(&out, head, http)
+    put_text(&out, b"Connection: keep-alive\r\n" if keep else b"Connection: close\r\n")
     _put_back(&out, worker, head, http, request)
-    put_text(&out, b"Content-Length: ")
-    put_uint(&out, length)
+    if http.content_length >= 0 and http.status != 204:  # to HEAD, and of 304: of what is not sent
+        put_text(&out, b"Content-Length: ")
+        put_uint(&out, <uint64_t>http.content_length)
+        put(&out, b"\r\n", 2)
+    elif request.answer_coded:
+        put_text(&out, b"Transfer-Encoding: chunked\r\n")
+    put(&out, b"\r\n", 2)
+    return CORE_FULL if out.full else <int>out.size
+
+
+cdef int forward_interim(
+    Worker* worker, const uint8_t* head, const HttpResponse* http
+) noexcept nogil:
+    cdef Writer out
+    _writer_at_head(worker, &out)
+    _put_status(&out, head, http)
+    _put_theirs(&out, head, http)
     put(&out, b"\r\n", 2)
     return CORE_FULL if out.full else <int>out.size
 
@@ -440,11 +505,8 @@ cdef int body_whole(
     cdef uint32_t size = buffer_size(input) - head_len
     cdef size_t payload_off, payload_len
     cdef int64_t used
-    if request.body_left > most or (request.body_left == BODY_TO_END and size > most):
+    if request.body_left > most:
         return CORE_FULL
-    if request.body_left == BODY_TO_END:
-        request.body_have = size
-        return 0
     if request.body_left >= 0:
         request.body_have = <uint32_t>request.body_left
         return 1 if size >= request.body_have else 0

@@ -12,3 +12,5 @@ cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil
 cdef int handshake_resume(Worker* worker, Conn* client, int verdict) noexcept nogil
 # What is said where there is no room even for a request of its own.
 cdef const char* full_answer() noexcept nogil
+# The same to an address that has too many connections, or handshakes.
+cdef const char* busy_answer() noexcept nogil

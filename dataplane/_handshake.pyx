@@ -1,6 +1,6 @@
 """From a client's first byte to its 101: read the head, admit, connect, upgrade, answer.
 
-        HEAD ──admitted──► WAIT ──(upstream: CONNECT ► HEAD ► 101)──► RELAY
+        HEAD ──admitted──► PROXY ──(upstream: CONNECT ► HEAD ► 101)──► RELAY
           │  ◄──answer──    │
           └──question──► PARKED ──note──► the head is judged again, on the tables of then
 
@@ -18,6 +18,7 @@ cdef int _refuse_head(Worker* worker, Conn* client, int code) noexcept nogil:
     client.request.is_handshake = 1
     client.request.body_left = 0
     if code == -(HTTP_REFUSED + HTTP_TOO_LARGE):
+        refused(worker, REFUSED_HEAD)
         answer_engine(worker, 400, b"Request header or cookie too large", NULL)
     elif status == 414:
         answer_engine(worker, 414, b"URI too long", NULL)
@@ -62,9 +63,24 @@ cdef const char* full_answer() noexcept nogil:
     )
 
 
+cdef const char* busy_answer() noexcept nogil:
+    return (
+        b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nRetry-After: 1\r\n"
+        b"Content-Length: 0\r\n\r\n"
+    )
+
+
 cdef int _no_room(Conn* client) noexcept nogil:
     conn_write(client, <const uint8_t*>full_answer(), <uint32_t>strlen(full_answer()))
     return STEP_CLOSE
+
+
+cdef int _scan(Worker* worker, Conn* client, const uint8_t* data, uint32_t size) noexcept nogil:
+    """As http_scan_head, with HEAD_BYTES for its bound."""
+    cdef int found = http_scan_head(data, size, &client.scanned)
+    if nx_unlikely(found >= 0 and (found if found else size + 1) > worker.shared.head_max):
+        return -(HTTP_REFUSED + HTTP_TOO_LARGE)
+    return found
 
 
 cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil:
@@ -78,7 +94,7 @@ cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil:
             if _begin_request(worker, client) < 0:
                 return _no_room(client)
             wheel_arm(&worker.wheel, &client.timer, worker.now_ms + HEAD_MS)
-        found = http_scan_head(data, size, &client.scanned)
+        found = _scan(worker, client, data, size)
         if found < 0:
             return _refuse_head(worker, client, found)
         if found:
@@ -108,7 +124,7 @@ cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil:
         else:
             data = worker.scratch + HEADROOM
             size = <uint32_t>got
-        found = http_scan_head(data, size, &client.scanned)
+        found = _scan(worker, client, data, size)
         if found < 0:
             return _refuse_head(worker, client, found)
         if found:
@@ -171,7 +187,7 @@ cdef int _judge(
     request.body_left = -1 if visit.http.chunked else (
         visit.http.content_length if visit.http.content_length > 0 else 0
     )
-    request.expects = visit.http.expect_continue
+    request.expects = visit.http.expect_continue and visit.http.version_minor
     client.flags &= ~FLAG_KEEP
     if visit.http.keep_alive:
         client.flags |= FLAG_KEEP
@@ -183,8 +199,10 @@ cdef int _judge(
         if step == STEP_WAIT:
             if conn_head_done(client, data, size, head_len) < 0:
                 return STEP_CLOSE
-            client.state = STATE_WAIT
+            client.state = STATE_PROXY
             wheel_cancel(&worker.wheel, &client.timer)  # the upstream's bounds hold from here
+            if request.body_left or client.flags & FLAG_HUNG_UP:
+                return STEP_PROXY
         if step == STEP_WAIT or step == STEP_CLOSE:
             return step
     elif step == STEP_PARK:

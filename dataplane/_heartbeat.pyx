@@ -34,14 +34,9 @@ cdef inline uint64_t _heard(const Flow* flow) noexcept nogil:
     return flow.heard_ms if flow.heard_ms else flow.pinged_ms
 
 
-cdef uint32_t _stall_ms(const Session* session) noexcept nogil:
-    """How long a side may take nothing; opaque sessions have their service's write_timeout, §11."""
-    return session.policy.write_timeout_ms if session.opaque else session.policy.stall_timeout_ms
-
-
 cdef void heartbeat_pending(Worker* worker, Session* session, Flow* flow) noexcept nogil:
     cdef Timer* timer = &session.client.timer
-    cdef uint64_t look_ms = worker.now_ms + _stall_ms(session) // 2
+    cdef uint64_t look_ms = worker.now_ms + session.policy.stall_timeout_ms // 2
     flow.taken_ms = worker.now_ms
     flow.queued = 0
     if not session.ending and (timer.prev == NULL or timer.deadline_ms > look_ms):
@@ -56,7 +51,7 @@ cdef bint _stalled(
     A slow one may take from the kernel for minutes before that has room for more of ours: half way
     through the kernel is asked how much it still has, and at the end whether that is as much.
     """
-    cdef uint32_t stall_ms = _stall_ms(session)
+    cdef uint32_t stall_ms = session.policy.stall_timeout_ms
     cdef uint32_t queued
     if buffer_size(&sink.output) == 0 or stall_ms == 0:
         return False
@@ -149,27 +144,35 @@ cdef int _look_at(
     return _send_ping(worker, session, flow, side)
 
 
-cdef int heartbeat(Worker* worker, Session* session) noexcept nogil:
+cdef int _idles(Worker* worker, Session* session, uint64_t* next_ms) noexcept nogil:
+    """Whether nothing came for too long: of an opaque session no byte (§11), else no data frame."""
     cdef Policy* policy = session.policy
+    cdef uint64_t last_ms = _later(session.up.data_ms, session.down.data_ms)
+    cdef uint32_t most_ms = policy.idle_timeout_ms
+    if session.opaque:
+        last_ms = _later(_heard(&session.up), _heard(&session.down))
+        if most_ms == 0 or most_ms > policy.read_timeout_ms:
+            most_ms = policy.read_timeout_ms
+    if most_ms == 0:
+        return BEAT_ON
+    if worker.now_ms >= last_ms + most_ms:
+        return BEAT_QUIET if session.opaque else BEAT_IDLE
+    _by(next_ms, last_ms + most_ms)
+    return BEAT_ON
+
+
+cdef int heartbeat(Worker* worker, Session* session) noexcept nogil:
     cdef Flow* up = &session.up
     cdef Flow* down = &session.down
     cdef uint64_t next_ms = <uint64_t>-1
-    cdef uint64_t due
-    cdef int lives
+    cdef int idles, lives
     if _stalled(worker, session, down, session.client, &next_ms):
         return BEAT_CLIENT_STALLED
     if _stalled(worker, session, up, session.upstream, &next_ms):
         return BEAT_UPSTREAM_STALLED
-    if policy.idle_timeout_ms and not (up.flags | down.flags) & FLOW_BLIND:
-        due = _later(up.data_ms, down.data_ms) + policy.idle_timeout_ms
-        if worker.now_ms >= due:
-            return BEAT_IDLE
-        _by(&next_ms, due)
-    if session.opaque and policy.read_timeout_ms:
-        due = _later(_heard(up), _heard(down)) + policy.read_timeout_ms
-        if worker.now_ms >= due:
-            return BEAT_QUIET
-        _by(&next_ms, due)
+    idles = _idles(worker, session, &next_ms)
+    if idles:
+        return idles
     lives = _look_at(worker, session, up, down, session.client, &next_ms)
     if lives <= 0:
         return BEAT_CLIENT_LOST if lives else BEAT_CLIENT_SILENT

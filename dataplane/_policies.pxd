@@ -1,5 +1,6 @@
 """Policies and upstream names, and who owns them while snapshots and sessions come and go."""
 
+from dataplane._contexts cimport *
 from dataplane._core cimport *
 
 # Sessions and parked handshakes that hold the policy.
@@ -23,14 +24,18 @@ cdef class NameBox:
 cdef class NameTable:
     cdef Reclaimer reclaimer
     cdef object boxes  # WeakValueDictionary: host -> NameBox
+    cdef readonly Contexts contexts  # that policies speak to upstreams with
     cdef list orphans  # policies without a box, held by sessions
     cpdef NameBox intern(self, str host)
-    cdef void adopt(self, Policy* policy, NameBox name)
+    cdef void adopt(self, Policy* policy, NameBox name, Context tls)
 
 cdef class PolicyBox:
     cdef Policy* c  # owned
     cdef NameTable names
     cdef NameBox name  # owner of c.name, or None
+    cdef readonly Context tls  # owner of c.tls, or None
     cdef readonly bytes content  # what it was compiled from
     cdef readonly tuple virtual  # its virtual routes, for the next compile
+    cdef readonly uint32_t own  # bytes of `content` about its route, service and plugins
+    cdef readonly uint32_t plugins  # a bit for each plugin that runs on the route
     cpdef uint64_t users(self)

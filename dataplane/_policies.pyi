@@ -1,7 +1,9 @@
+from dataplane._contexts import Context, Contexts, TicketKeys
 from dataplane._core import Reclaimer
 
 FLAGS: dict[str, int]
 CHANGES: dict[str, int]
+PARTING: dict[str, int]
 
 # Largest message from the client, from the upstream; ping interval, ping timeout, idle timeout,
 # stall timeout in ms; most bytes buffered a direction; on_edit, on_delete.
@@ -19,7 +21,8 @@ class NameBox:
     def failed(self) -> bool: ...
 
 class NameTable:
-    def __init__(self, reclaimer: Reclaimer) -> None: ...
+    contexts: Contexts
+    def __init__(self, reclaimer: Reclaimer, tickets: TicketKeys | None = ...) -> None: ...
     def intern(self, host: str) -> NameBox: ...
     def set_addresses(self, host: str, addresses: list[tuple[str, bool]]) -> None: ...
     def mark_failed(self, host: str) -> None: ...
@@ -40,7 +43,13 @@ Virtual = tuple[
 
 class PolicyBox:
     content: bytes
+    tls: Context | None
     virtual: tuple[Virtual, ...]
+    own: int
+    plugins: int
+    on_edit: int
+    on_delete: int
+    parting: int
     def __init__(
         self,
         names: NameTable,
@@ -54,10 +63,14 @@ class PolicyBox:
         anonymous: tuple[bytes, bytes] | None,
         texts: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes],
         session: Session = ...,
+        own: int = 0,
+        plugins: int = 0,
+        tls: Context | None = ...,
     ) -> None: ...
     def users(self) -> int: ...
     @property
     def route(self) -> bytes: ...
+    def part(self, parting: int, from_ms: int = 0, until_ms: int = 0) -> list[int]: ...
     def hold(self, worker: int, by: int) -> None: ...
     def describe(self) -> dict[str, object]: ...
 

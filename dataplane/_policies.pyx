@@ -27,6 +27,9 @@ FLAGS = {  # PolicyFlag for Python
     "validate_utf8": POLICY_VALIDATE_UTF8,
 }
 CHANGES = {"keep": CHANGE_KEEP, "drain": CHANGE_DRAIN, "close": CHANGE_CLOSE}  # for Python
+PARTING = {  # Parting for Python
+    "shut": PARTING_SHUT, "gone": PARTING_GONE, "drain": PARTING_DRAIN, "close": PARTING_CLOSE,
+}
 
 # What holds where no plugin says otherwise: websocket-size-limit and websocket-session,
 # routing-and-proxy.md §12.3, §12.6.  Bytes, bytes, four times in ms, bytes, on_edit, on_delete.
@@ -160,6 +163,7 @@ cdef class _Orphan:
 
     cdef Policy* c
     cdef NameBox name  # c.name lies in it
+    cdef Context tls  # c.tls is its
 
     def __dealloc__(self):
         free(self.c)
@@ -173,10 +177,11 @@ cdef class _Orphan:
 cdef class NameTable:
     """What outlives a snapshot: upstream names, and policies that sessions still hold."""
 
-    def __cinit__(self, Reclaimer reclaimer not None):
+    def __cinit__(self, Reclaimer reclaimer not None, TicketKeys tickets=None):
         self.reclaimer = reclaimer
         self.boxes = WeakValueDictionary()
         self.orphans = []
+        self.contexts = Contexts(tickets)
 
     cpdef NameBox intern(self, str host):
         """The one box of a host, in any case; an IP address has its address at once."""
@@ -205,11 +210,12 @@ cdef class NameTable:
             if not box.literal and box.c.addresses == NULL
         ]
 
-    cdef void adopt(self, Policy* policy, NameBox name):
+    cdef void adopt(self, Policy* policy, NameBox name, Context tls):
         """Take over a policy that no live tables have; sessions may hold it."""
         cdef _Orphan orphan = _Orphan.__new__(_Orphan)
         orphan.c = policy
         orphan.name = name
+        orphan.tls = tls
         if policy_users(policy) != 0:
             self.orphans.append(orphan)
         elif self.reclaimer is not None and self.reclaimer.waiting is not None:
@@ -239,13 +245,15 @@ cdef class PolicyBox:
     target: (service id, host, port, retries, connect, write, read timeout in ms) or None.
     anonymous: (consumer id, prepared header lines) or None.  texts: host header, host name, service
     path, auth header, both challenges, name of the anonymous consumer that is missing.
-    session: in the order of SESSION_DEFAULTS.
+    session: in the order of SESSION_DEFAULTS.  own, plugins: what `dataplane.changes` compares.
+    tls: how the upstream is spoken to, or None.
     """
 
     def __cinit__(
         self, NameTable names not None, bytes content, tuple virtual, bytes route, bytes plugin,
         uint32_t flags, uint16_t redirect_status, tuple target, tuple anonymous, tuple texts,
-        tuple session=SESSION_DEFAULTS,
+        tuple session=SESSION_DEFAULTS, uint32_t own=0, uint32_t plugins=0,
+        Context tls=None,
     ):
         cdef size_t size = sizeof(Policy) + sum(map(len, texts))
         if anonymous is not None:
@@ -253,6 +261,8 @@ cdef class PolicyBox:
         self.names = names
         self.content = content
         self.virtual = virtual
+        self.own = own
+        self.plugins = plugins
         cdef Policy* c = <Policy*>array_new(1, size)
         self.c = c
         cdef uint8_t* cursor = <uint8_t*>(c + 1)
@@ -264,6 +274,8 @@ cdef class PolicyBox:
             c.client_message_max, c.upstream_message_max, c.ping_interval_ms, c.ping_timeout_ms,
             c.idle_timeout_ms, c.stall_timeout_ms, c.buffered_max, c.on_edit, c.on_delete,
         ) = session
+        self.tls = tls
+        c.tls = NULL if tls is None else tls.c
         if anonymous is not None:
             c.anonymous = <Principal*>cursor
             cursor += sizeof(Principal)
@@ -287,7 +299,7 @@ cdef class PolicyBox:
 
     def __dealloc__(self):
         if self.c != NULL:
-            self.names.adopt(self.c, self.name)
+            self.names.adopt(self.c, self.name, self.tls)
 
     cpdef uint64_t users(self):
         """Sessions and parked handshakes that hold the policy now."""
@@ -296,6 +308,34 @@ cdef class PolicyBox:
     @property
     def route(self):
         return self.c.route[:16]
+
+    @property
+    def on_edit(self):
+        return self.c.on_edit
+
+    @property
+    def on_delete(self):
+        return self.c.on_delete
+
+    def part(self, uint64_t parting, uint64_t from_ms=0, uint64_t until_ms=0):
+        """Add to the `parting` of a policy that no tables have; a drain keeps its first window.
+
+        Returns the workers that hold the policy.  One that holds it and is not among them has
+        not looked at `parting` since, and will before a session begins: a turn's barrier is
+        between its hold and that look, as the fence here is between our store and our loads.
+        """
+        cdef Policy* c = self.c
+        cdef int i
+        if parting & ~c.parting & PARTING_DRAIN:
+            c.drain_from_ms = from_ms
+            c.drain_until_ms = until_ms
+        nx_store_u64(&c.parting, c.parting | parting)
+        nx_fence()
+        return [i for i in range(WORKERS_MAX) if nx_load_u64(&c.users[i])]
+
+    @property
+    def parting(self):
+        return self.c.parting
 
     def hold(self, int worker, int by):
         """Change a worker's count of users, as policy_hold and policy_release do; for tests."""
@@ -321,5 +361,6 @@ cdef class PolicyBox:
                 c.ping_timeout_ms, c.idle_timeout_ms, c.stall_timeout_ms, c.buffered_max,
                 c.on_edit, c.on_delete,
             ),
+            "parting": c.parting, "drain_ms": (c.drain_from_ms, c.drain_until_ms),
         }
 

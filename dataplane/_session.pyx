@@ -85,4 +85,5 @@ cdef void session_free(Worker* worker, Session* session) noexcept nogil:
     session.prev.next = session.next
     session.next.prev = session.prev
     nx_bump(&worker.counters.sessions_live, <uint64_t>-1)
+    session_uncount(worker, session.consumer_cell)
     slab_give(&worker.sessions, session)

@@ -32,6 +32,9 @@ cdef extern from "<sys/socket.h>" nogil:
     int getsockname(int fd, sockaddr* addr, socklen_t* size)
     ssize_t recv(int fd, void* data, size_t size, int flags)
     ssize_t send(int fd, const void* data, size_t size, int flags)
+    struct linger_option "linger":
+        int l_onoff
+        int l_linger
     int AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_REUSEADDR
     int SO_REUSEPORT, SO_ERROR, SO_LINGER, SHUT_WR, SHUT_RD, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_PEEK
 
@@ -111,6 +114,8 @@ cdef extern from *:
     #define nx_load_u64(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define nx_store_u64(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define nx_exchange_u64(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
+    #define nx_add_u64(p, n) __atomic_fetch_add((p), (n), __ATOMIC_SEQ_CST)
+    #define nx_swap_u64(p, e, v) __atomic_compare_exchange_n((p), (e), (v), 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
     /* Sequentially consistent, so that no load passes the worker's store to its `turn` before it:
        the Reclaimer's other half of that bargain.  Costs nothing more on x86-64 and arm64. */
     #define nx_load_ptr(p) __atomic_load_n((void**)(p), __ATOMIC_SEQ_CST)
@@ -141,6 +146,9 @@ cdef extern from *:
     uint64_t nx_load_u64(const uint64_t* p) noexcept nogil  # acquire
     void nx_store_u64(uint64_t* p, uint64_t v) noexcept nogil  # release
     uint64_t nx_exchange_u64(uint64_t* p, uint64_t v) noexcept nogil  # sequentially consistent
+    uint64_t nx_add_u64(uint64_t* p, uint64_t n) noexcept nogil  # what was there before; likewise
+    # Whether `v` was stored in the place of what stood in `e`, which else tells what is there.
+    bint nx_swap_u64(uint64_t* p, uint64_t* e, uint64_t v) noexcept nogil  # likewise
     void* nx_load_ptr(void* p) noexcept nogil  # sequentially consistent; `p` is the address of a pointer
     void nx_store_ptr(void* p, const void* v) noexcept nogil  # sequentially consistent
     void nx_bump(uint64_t* p, uint64_t n) noexcept nogil  # one writer, torn-free readers

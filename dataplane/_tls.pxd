@@ -1,18 +1,23 @@
 """TLS by OpenSSL, and the reads and writes of every connection, encrypted or not."""
 
+from dataplane._contexts cimport *
 from dataplane._core cimport *
 from dataplane._sys cimport *
 
 cdef extern from "<openssl/ssl.h>" nogil:
-    ctypedef struct SSL:
-        pass
-    ctypedef struct SSL_CTX:
-        pass
     int SSL_read(SSL* ssl, void* data, int size)
     int SSL_write(SSL* ssl, const void* data, int size)
 
 cdef int tls_start(Worker* worker, Conn* conn) noexcept nogil
+# Give a connection to an upstream its TLS side.  head[0:size]: the request that will be sent; its
+# Host, the field behind the request line, is the name asked for and checked.  1 or CORE_FULL.
+cdef int tls_connect(Conn* conn, void* ctx, const uint8_t* head, uint32_t size) noexcept nogil
+# Whether a connection to an upstream is as tls_connect would make it for this host, which its
+# Host named.  `ctx` NULL: whether it is plaintext.
+cdef bint tls_fits(const Conn* conn, void* ctx, const Span* host) noexcept nogil
+# Go on with either side's handshake.  1: done, 0: wait, IO_TLS, or IO_VERIFY - X509_V_ERR_*.
 cdef int tls_handshake(Conn* conn) noexcept nogil
+cdef const char* tls_why(int error) noexcept nogil  # static text for the record
 cdef ssize_t tls_recv(Conn* conn, uint8_t* data, size_t size) noexcept nogil
 cdef ssize_t tls_send(Conn* conn, const uint8_t* data, size_t size) noexcept nogil
 cdef void conn_end(Worker* worker, Conn* conn) noexcept nogil  # TLS goodbye, then conn_close
@@ -22,9 +27,6 @@ cdef int conn_write_most(
 ) noexcept nogil
 cdef int conn_flush(Conn* conn) noexcept nogil
 cdef void conn_shutdown(Conn* conn) noexcept nogil
-
-cdef class Context:
-    cdef SSL_CTX* c  # owned
 
 
 cdef inline ssize_t conn_recv(Conn* conn, uint8_t* data, size_t size) noexcept nogil:

@@ -1,55 +1,47 @@
 """TLS by OpenSSL, non-blocking, called from workers without the GIL; and plain writes beside it.
 
-One SSL_CTX serves all workers: it is read-only once published.  A connection's SSL is used by its
-worker alone.  Buffers are released while a connection is idle (SSL_MODE_RELEASE_BUFFERS).
+The contexts serve all workers: they are read-only once published (`_contexts`).  A connection's SSL
+is used by its worker alone.  Buffers are released while a connection is idle
+(SSL_MODE_RELEASE_BUFFERS).
 """
 
 cdef extern from "<openssl/ssl.h>" nogil:
-    ctypedef struct SSL_METHOD:
+    ctypedef struct X509_VERIFY_PARAM:
         pass
-    const SSL_METHOD* TLS_server_method()
-    SSL_CTX* SSL_CTX_new(const SSL_METHOD* method)
-    void SSL_CTX_free(SSL_CTX* ctx)
-    int SSL_CTX_use_certificate_chain_file(SSL_CTX* ctx, const char* path)
-    int SSL_CTX_use_PrivateKey_file(SSL_CTX* ctx, const char* path, int kind)
-    int SSL_CTX_check_private_key(SSL_CTX* ctx)
-    int SSL_CTX_set_min_proto_version(SSL_CTX* ctx, int version)
-    uint64_t SSL_CTX_set_options(SSL_CTX* ctx, uint64_t options)
-    long SSL_CTX_set_mode(SSL_CTX* ctx, long mode)
-    void SSL_CTX_set_read_ahead(SSL_CTX* ctx, int yes)
     SSL* SSL_new(SSL_CTX* ctx)
     void SSL_free(SSL* ssl)
     int SSL_set_fd(SSL* ssl, int fd)
     void SSL_set_accept_state(SSL* ssl)
+    void SSL_set_connect_state(SSL* ssl)
+    int SSL_set_tlsext_host_name(SSL* ssl, const char* name)
+    int SSL_set1_host(SSL* ssl, const char* name)
+    void SSL_set_hostflags(SSL* ssl, unsigned int flags)
+    X509_VERIFY_PARAM* SSL_get0_param(SSL* ssl)
+    int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM* param, const char* address)
+    SSL_CTX* SSL_get_SSL_CTX(const SSL* ssl)
+    const char* SSL_get_servername(const SSL* ssl, int type)
+    int TLSEXT_NAMETYPE_host_name
+    int SSL_get_verify_mode(const SSL* ssl)
+    long SSL_get_verify_result(const SSL* ssl)
     int SSL_do_handshake(SSL* ssl)
     int SSL_shutdown(SSL* ssl)
-    void SSL_set_quiet_shutdown(SSL* ssl, int mode)
     int SSL_get_error(const SSL* ssl, int result)
     int SSL_is_init_finished(const SSL* ssl)
-    int SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN, SSL_ERROR_SYSCALL
-    int SSL_FILETYPE_PEM, TLS1_2_VERSION
-    uint64_t SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_COMPRESSION, SSL_OP_CIPHER_SERVER_PREFERENCE
-    long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ENABLE_PARTIAL_WRITE
-    long SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
+    int SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN
+    int SSL_VERIFY_PEER
+    int X509_V_OK, X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_VALID
+    int X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN
+    int X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+    int X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT, X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    int X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE, X509_V_ERR_CERT_CHAIN_TOO_LONG
+
+cdef extern from "<openssl/x509v3.h>" nogil:
+    unsigned int X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS
 
 cdef extern from "<openssl/err.h>" nogil:
-    unsigned long ERR_get_error()
     void ERR_clear_error()
-    const char* ERR_reason_error_string(unsigned long code)
 
-cdef extern from *:
-    """
-    /* RFC 7301: of what the client offers only http/1.1 is ours; an offer without it is refused. */
-    static int nx_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len,
-                       const unsigned char *in, unsigned int in_len, void *arg) {
-        static const unsigned char ours[] = "\\x08http/1.1";
-        (void)ssl; (void)arg;
-        return SSL_select_next_proto((unsigned char **)out, out_len, ours, 9, in, in_len)
-            == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
-    }
-    static void nx_use_alpn(SSL_CTX *ctx) { SSL_CTX_set_alpn_select_cb(ctx, nx_alpn, NULL); }
-    """
-    void nx_use_alpn(SSL_CTX* ctx) nogil
+# --- handshakes -------------------------------------------------------------------------------------
 
 
 cdef int tls_start(Worker* worker, Conn* conn) noexcept nogil:
@@ -70,16 +62,85 @@ cdef int tls_start(Worker* worker, Conn* conn) noexcept nogil:
     return 1
 
 
+cdef uint32_t _host_of(const uint8_t* head, uint32_t size, char* out256) noexcept nogil:
+    """The host in the Host field right behind a request line, without its port.  Returns bytes."""
+    cdef const uint8_t* line = <const uint8_t*>memchr(head, 10, size)
+    cdef uint32_t left
+    cdef uint32_t length = 0
+    cdef uint8_t end = 58  # :
+    if line == NULL:
+        return 0
+    left = size - <uint32_t>(line + 1 - head)
+    if left < 7 or memcmp(line + 1, b"Host: ", 6) != 0:
+        return 0
+    line += 7
+    left -= 6
+    if line[0] == 91:  # [: an IPv6 address
+        line += 1
+        left -= 1
+        end = 93
+    while length < left and length < 255 and line[length] != end and line[length] != 13:
+        out256[length] = <char>line[length]
+        length += 1
+    while length and out256[length - 1] == 46:  # a name's root
+        length -= 1
+    out256[length] = 0
+    return length
+
+
+cdef int tls_connect(Conn* conn, void* ctx, const uint8_t* head, uint32_t size) noexcept nogil:
+    cdef char host[256]
+    cdef SSL* ssl = SSL_new(<SSL_CTX*>ctx)
+    if ssl == NULL:
+        ERR_clear_error()
+        return CORE_FULL
+    conn.ssl = ssl
+    if SSL_set_fd(ssl, conn.fd) != 1 or _host_of(head, size, host) == 0:
+        ERR_clear_error()
+        return CORE_FULL
+    SSL_set_connect_state(ssl)
+    if X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), host) != 1:  # RFC 6066 §3: no IP in SNI
+        ERR_clear_error()
+        SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS)
+        if SSL_set1_host(ssl, host) != 1 or SSL_set_tlsext_host_name(ssl, host) != 1:
+            ERR_clear_error()
+            return CORE_FULL
+    return 1
+
+
+cdef bint tls_fits(const Conn* conn, void* ctx, const Span* host) noexcept nogil:
+    cdef const char* name
+    if conn.ssl == NULL or ctx == NULL:
+        return conn.ssl == NULL and ctx == NULL
+    if SSL_get_SSL_CTX(<SSL*>conn.ssl) != <SSL_CTX*>ctx:
+        return False
+    # An address is no name: such a host is the peer's address, which was compared already.
+    name = SSL_get_servername(<SSL*>conn.ssl, TLSEXT_NAMETYPE_host_name)
+    if name == NULL:
+        return _is_address(host)
+    return strlen(name) == host.size and memcmp(name, host.data, host.size) == 0
+
+
+cdef bint _is_address(const Span* host) noexcept nogil:
+    cdef char text[64]
+    cdef uint8_t address[16]
+    if host.size >= sizeof(text):
+        return False
+    memcpy(text, host.data, host.size)
+    text[host.size] = 0
+    return inet_pton(AF_INET, text, address) == 1 or inet_pton(AF_INET6, text, address) == 1
+
+
 cdef int tls_handshake(Conn* conn) noexcept nogil:
-    """Go on with the TLS handshake.  Returns 1 when it is done, 0 to wait, IO_TLS."""
-    cdef int result = SSL_do_handshake(<SSL*>conn.ssl)
+    cdef SSL* ssl = <SSL*>conn.ssl
+    cdef int result = SSL_do_handshake(ssl)
     cdef int error
     if result == 1:
         # OpenSSL reads ahead: it may hold what came behind the handshake, and epoll knows only
         # what the kernel holds.
         conn.flags |= FLAG_READABLE
         return 1
-    error = SSL_get_error(<SSL*>conn.ssl, result)
+    error = SSL_get_error(ssl, result)
     if error == SSL_ERROR_WANT_READ:
         conn.flags &= ~FLAG_READABLE
         return 0
@@ -88,7 +149,36 @@ cdef int tls_handshake(Conn* conn) noexcept nogil:
         return 0
     ERR_clear_error()
     conn.flags |= FLAG_BROKEN
+    if SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER and SSL_get_verify_result(ssl) != X509_V_OK:
+        return IO_VERIFY - <int>SSL_get_verify_result(ssl)
     return IO_TLS
+
+
+cdef const char* tls_why(int error) noexcept nogil:
+    cdef int code = IO_VERIFY - error
+    if error == IO_TLS:
+        return b"upstream's TLS failed"
+    if code == X509_V_ERR_CERT_HAS_EXPIRED:
+        return b"upstream's certificate has expired"
+    if code == X509_V_ERR_CERT_NOT_YET_VALID:
+        return b"upstream's certificate is not valid yet"
+    if code == X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+        return b"upstream's certificate is self-signed"
+    if code == X509_V_ERR_HOSTNAME_MISMATCH or code == X509_V_ERR_IP_ADDRESS_MISMATCH:
+        return b"upstream's certificate is for another name"
+    if (
+        code == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
+        or code == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+        or code == X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
+        or code == X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN
+    ):
+        return b"upstream's certificate is of an unknown CA"
+    if code == X509_V_ERR_CERT_CHAIN_TOO_LONG:
+        return b"upstream's certificate chain is longer than tls_verify_depth"
+    return b"upstream's certificate cannot be verified"
+
+
+# --- reads and writes -------------------------------------------------------------------------------
 
 
 cdef ssize_t tls_recv(Conn* conn, uint8_t* data, size_t size) noexcept nogil:
@@ -187,48 +277,3 @@ cdef void conn_end(Worker* worker, Conn* conn) noexcept nogil:
         SSL_free(<SSL*>conn.ssl)
         conn.ssl = NULL
     conn_close(worker, conn)
-
-
-cdef class Context:
-    """A server's TLS settings with one certificate: TLS 1.2 and 1.3, ALPN http/1.1.
-
-    Raises:
-        ValueError: a file cannot be read, or the key is not the certificate's; says which.
-    """
-
-    def __cinit__(self, str certificate, str key):
-        cdef bytes cert_path = certificate.encode()
-        cdef bytes key_path = key.encode()
-        ERR_clear_error()
-        self.c = SSL_CTX_new(TLS_server_method())
-        if self.c == NULL:
-            raise MemoryError("SSL_CTX_new")
-        SSL_CTX_set_min_proto_version(self.c, TLS1_2_VERSION)
-        SSL_CTX_set_options(
-            self.c,
-            SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE,
-        )
-        SSL_CTX_set_mode(
-            self.c,
-            SSL_MODE_RELEASE_BUFFERS
-            | SSL_MODE_ENABLE_PARTIAL_WRITE
-            | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER,
-        )
-        SSL_CTX_set_read_ahead(self.c, 1)
-        nx_use_alpn(self.c)
-        if SSL_CTX_use_certificate_chain_file(self.c, cert_path) != 1:
-            raise ValueError(f"certificate {certificate} cannot be used: {_reason()}")
-        if SSL_CTX_use_PrivateKey_file(self.c, key_path, SSL_FILETYPE_PEM) != 1:
-            raise ValueError(f"key {key} cannot be used: {_reason()}")
-        if SSL_CTX_check_private_key(self.c) != 1:
-            raise ValueError(f"key {key} does not belong to certificate {certificate}")
-
-    def __dealloc__(self):
-        SSL_CTX_free(self.c)
-
-
-cdef str _reason():
-    """OpenSSL's words for what went wrong, and its error queue emptied."""
-    cdef const char* text = ERR_reason_error_string(ERR_get_error())
-    ERR_clear_error()
-    return text.decode() if text != NULL else "unreadable"

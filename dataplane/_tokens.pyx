@@ -17,8 +17,17 @@ window, or a full table, evicts: the entry of the window that expires first, the
 
 from dataplane._core cimport *
 
-cdef extern from "<openssl/sha.h>" nogil:
-    unsigned char* SHA256(const unsigned char* data, size_t size, unsigned char* out)
+cdef extern from *:
+    """
+    #define OPENSSL_SUPPRESS_DEPRECATED 1
+    #include <openssl/sha.h>
+    """
+    ctypedef struct SHA256_CTX:
+        pass
+    # One-shot SHA256() looks its algorithm up under a lock and takes memory each time, as SHA1().
+    int SHA256_Init(SHA256_CTX* context) nogil
+    int SHA256_Update(SHA256_CTX* context, const void* data, size_t size) nogil
+    int SHA256_Final(unsigned char* digest, SHA256_CTX* context) nogil
 
 cdef extern from "<openssl/evp.h>" nogil:
     ctypedef struct EVP_MD:
@@ -116,8 +125,10 @@ cdef bint token_negative(TokenStore* store, const uint8_t* digest, double now) n
 
 
 cdef void token_digest(const uint8_t* token, uint32_t size, uint8_t* out) noexcept nogil:
-    if SHA256(token, size, out) == NULL:
-        memset(out, 0, 32)
+    cdef SHA256_CTX context
+    SHA256_Init(&context)
+    SHA256_Update(&context, token, size)
+    SHA256_Final(out, &context)
 
 
 cdef bint token_check_passes(

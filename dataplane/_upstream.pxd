@@ -1,17 +1,30 @@
-"""The upstream's side of a handshake: connect, deliver the head, judge the answer."""
+"""The upstream's side of a request: connect, deliver the head, try again; from a 101 to a session."""
 
 from dataplane._admission cimport *
 from dataplane._core cimport *
 from dataplane._forward cimport *
 from dataplane._http cimport *
+from dataplane._pool cimport *
 from dataplane._sys cimport *
 from dataplane._tls cimport *
 
-# Compose the upstream's handshake for an admitted visit and start to deliver it.
+cdef enum:
+    TRIES_MAX = 16  # of a request, whatever the service's retries say
+
+# Compose the head of an admitted visit for its upstream and start to deliver it.
 # STEP_WAIT, STEP_ANSWER or STEP_CLOSE.
 cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexcept nogil
-# Each returns a Step.  STEP_ESTABLISHED: `client.session` stands, leftovers are in the inputs.
-cdef int upstream_event(Worker* worker, Conn* upstream) noexcept nogil
+# Go on with TLS, then with the head.  Returns 1 when it is out, 0, or the error.
+cdef int upstream_deliver(Worker* worker, Conn* upstream) noexcept nogil
+# Nothing of an answer has gone to the client: try again, or answer.  Returns a Step.
 cdef int upstream_failed(Worker* worker, Conn* client, int error) noexcept nogil
-# Let go of an upstream that is being connected for this client.
+# 502.
+cdef int upstream_bad(Worker* worker, const char* why) noexcept nogil
+# The upstream's 101, whose head starts data[0:size].  STEP_ESTABLISHED: `client.session` stands and
+# what came behind the heads is in the inputs; else STEP_ANSWER or STEP_CLOSE.
+cdef int upstream_switch(
+    Worker* worker, Conn* upstream, Conn* client, const uint8_t* data, uint32_t size,
+    const HttpResponse* http,
+) noexcept nogil
+# Let go of the upstream that has this client's request.
 cdef void upstream_abandon(Worker* worker, Conn* client) noexcept nogil

@@ -1,28 +1,33 @@
-"""The upstream's side of a handshake: connect, deliver the head, judge the answer, make the session.
+"""The upstream's side of a request: connect or take a connection from the pool, deliver the head,
+try again where that is allowed; and the switch from a 101 to a session.
 
-        CONNECT ──head out──► HEAD ──101──► RELAY
-           │ next address ◄──── │ ──other──► BODY ──whole──► handed on to the client
+  TLS ► CONNECT ──head out──► HEAD ──► what it answers is _proxy's
+           ▲                   │
+           └── next try ◄──────┘ failed before a byte of the answer went on
 """
 
 # --- connecting -------------------------------------------------------------------------------------
 
 
 cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexcept nogil:
-    """Compose the upstream's handshake and start to deliver it.  STEP_WAIT or STEP_ANSWER."""
+    """Compose the head for the upstream and start to deliver it.  STEP_WAIT or STEP_ANSWER."""
     cdef Request* request = client.request
-    cdef const HttpField* key = &visit.http.fields[visit.http.ws_key]
     cdef int size
-    if worker.sessions.taken >= worker.sessions.ceiling or worker.draining:
-        return _too_many(worker)
+    if visit.policy.flags & POLICY_WS:
+        request.switches = 1
+    else:
+        _note_exchange(worker, request, &visit.http)
+    if request.switches and reserve_session(worker, request, visit) != STEP_ADMITTED:
+        return STEP_ANSWER
     memset(&worker.answer, 0, sizeof(Answer))
     worker.answer.engine = 1
     negotiate(worker, visit)
     request.type_wanted = worker.answer.type_wanted
     request.upstream_began_ms = worker.now_ms
     request.address = <uint32_t>worker_random(worker)
-    http_websocket_accept(visit.head + key.value_off, request.accept)
-    request.offered_extension = visit.http.ws_extensions >= 0
-    size = forward_handshake(worker, client, visit, request)
+    if request.switches:
+        _note_key(request, visit)
+    size = forward_request(worker, client, visit, request)
     if size < 0:
         return answer_engine(worker, 400, b"Request header or cookie too large", NULL)
     if not client.flags & FLAG_REGISTERED and conn_register(worker, client) < 0:
@@ -30,9 +35,30 @@ cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexce
     return _connect(worker, client, worker.compose + AT_HEAD, <uint32_t>size, 0)
 
 
-cdef int _too_many(Worker* worker) noexcept nogil:
-    nx_bump(&worker.counters.refused_full, 1)
-    return answer(worker, 503, b"the gateway is full, try again", b"too many sessions")
+cdef void _note_exchange(Worker* worker, Request* request, const HttpRequest* http) noexcept nogil:
+    """What the exchange of an http or https route needs to know when the head is gone."""
+    if not request.proxied:
+        request.proxied = 1
+        nx_bump(&worker.counters.exchanges_live, 1)
+    request.version_minor = http.version_minor
+    request.switches = http.upgrade_websocket and http.version_minor  # RFC 9110 §7.8
+    request.body_chunked = http.chunked
+    request.idempotent = http.method in (
+        HTTP_METHOD_GET, HTTP_METHOD_HEAD, HTTP_METHOD_PUT, HTTP_METHOD_DELETE, HTTP_METHOD_OPTIONS
+    )
+    memset(request.chunked, 0, sizeof(request.chunked))
+
+
+cdef void _note_key(Request* request, const Visit* visit) noexcept nogil:
+    """What the upstream owes to the client's key, and whether an extension was offered."""
+    cdef const HttpField* key
+    request.offered_extension = visit.http.ws_extensions >= 0
+    request.keys = 2 if visit.http.ws_key_n else 0
+    if visit.http.ws_key_n == 1:
+        key = &visit.http.fields[visit.http.ws_key]
+        if key.value_len == HTTP_WS_KEY_LEN:
+            request.keys = 1
+            http_websocket_accept(visit.head + key.value_off, request.accept)
 
 
 cdef int _give_up(Worker* worker, int error) noexcept nogil:
@@ -40,36 +66,85 @@ cdef int _give_up(Worker* worker, int error) noexcept nogil:
         return answer_engine(
             worker, 504, b"The upstream server is timing out", b"upstream timed out"
         )
-    if error == CORE_FULL or error == -EMFILE or error == -ENFILE:
+    if error == -EMFILE or error == -ENFILE:
+        refused(worker, REFUSED_DESCRIPTORS)
+        return answer_full(worker, b"no descriptor for a connection")
+    if error == CORE_FULL:
         nx_bump(&worker.counters.refused_full, 1)
-        return answer(worker, 503, b"the gateway is full, try again", b"no room for a connection")
+        return answer_full(worker, b"no room for a connection")
     return answer_engine(
         worker, 502, b"An invalid response was received from the upstream server",
-        b"upstream refused or ended the connection",
+        tls_why(error) if error == IO_TLS or error <= IO_VERIFY else
+        <const char*>b"upstream refused or ended the connection",
     )
+
+
+cdef uint32_t _tries(const Request* request, uint32_t addresses, int error) noexcept nogil:
+    """How often this request is tried in all.  routing-and-proxy.md §6, Retries.
+
+    An address that answered nothing in its time, or whose TLS failed, is not asked again: only
+    others are.
+    """
+    cdef uint32_t tries = 1 + request.policy.retries
+    if tries > TRIES_MAX:
+        tries = TRIES_MAX
+    if (error == -ETIMEDOUT or error == IO_TLS or error <= IO_VERIFY) and addresses < tries:
+        return addresses
+    return tries
 
 
 cdef int _connect(
     Worker* worker, Conn* client, const uint8_t* head, uint32_t size, int error
 ) noexcept nogil:
-    """Try the addresses of the name, each once, until one takes the handshake or may yet.
+    """Try the addresses of the name in turn until one takes the request or may yet.
 
     `error`: what the last try came to, 0 before the first.
     """
     cdef Request* request = client.request
     cdef Policy* policy = request.policy
     cdef AddressList* addresses = <AddressList*>nx_load_ptr(&policy.name.addresses)
-    while addresses != NULL and request.attempts < addresses.count:
-        error = _try_address(
-            worker, client,
-            &addresses.items[(request.address + request.attempts) % addresses.count], head, size,
-        )
+    cdef const Address* address
+    while addresses != NULL and request.attempts < _tries(request, addresses.count, error):
+        address = &addresses.items[(request.address + request.attempts) % addresses.count]
+        if (
+            request.proxied and not request.switches and not request.fresh
+            and _try_idle(worker, client, address, head, size)
+        ):
+            return STEP_WAIT
+        error = _try_address(worker, client, address, head, size)
         request.attempts += 1
         if error > 0:
             return STEP_WAIT
         if error == CORE_FULL or error == -EMFILE or error == -ENFILE:
             break
     return _give_up(worker, error)
+
+
+cdef bint _try_idle(
+    Worker* worker, Conn* client, const Address* address, const uint8_t* head, uint32_t size
+) noexcept nogil:
+    """Send on a connection of the pool.  False: there is none that lives."""
+    cdef Request* request = client.request
+    cdef Conn* upstream = pool_take(worker, address, request.policy)
+    cdef ssize_t put
+    while upstream != NULL:
+        put = CORE_FULL
+        if _keep_upstream_head(request, head, size) > 0:
+            put = conn_send(upstream, head, size)
+        if put >= 0:
+            upstream.peer = client
+            request.upstream = upstream
+            request.upstream_sent = <uint32_t>put
+            request.reused = 1
+            upstream.state = STATE_HEAD if <uint32_t>put == size else STATE_CONNECT
+            wheel_arm(
+                &worker.wheel, &upstream.timer, worker.now_ms + request.policy.read_timeout_ms
+            )
+            nx_bump(&worker.counters.upstream_reused, 1)
+            return True
+        conn_end(worker, upstream)
+        upstream = pool_take(worker, address, request.policy)
+    return False
 
 
 cdef int _open_upstream(const Address* address, uint16_t port, int* out_fd) noexcept nogil:
@@ -104,6 +179,13 @@ cdef int _open_upstream(const Address* address, uint16_t port, int* out_fd) noex
     return 1
 
 
+cdef void _remember_address(Conn* upstream, const Address* address, uint16_t port) noexcept nogil:
+    memcpy(upstream.remote, address.bytes, 16)
+    upstream.remote_port = port
+    if address.v6:
+        upstream.flags |= FLAG_V6
+
+
 cdef int _try_address(
     Worker* worker, Conn* client, const Address* address, const uint8_t* head, uint32_t size
 ) noexcept nogil:
@@ -115,6 +197,8 @@ cdef int _try_address(
     cdef int result = _open_upstream(address, request.policy.port, &fd)
     if result < 0:
         return result
+    if request.policy.tls != NULL:
+        return _begin_tls(worker, client, address, fd, head, size)
     put = send(fd, head, size, MSG_NOSIGNAL)
     if put < 0:
         if errno != EAGAIN and errno != ENOTCONN:
@@ -126,15 +210,18 @@ cdef int _try_address(
     if upstream == NULL:
         close(fd)
         return CORE_FULL
-    if _keep_upstream_head(request, head, size, <uint32_t>put) < 0 or (
+    _remember_address(upstream, address, request.policy.port)
+    if _keep_upstream_head(request, head, size) < 0 or (
         conn_register(worker, upstream) < 0
     ):
         conn_end(worker, upstream)
         return CORE_FULL
     upstream.peer = client
     request.upstream = upstream
+    request.reused = 0
     if <uint32_t>put == size:
         upstream.state = STATE_HEAD
+        upstream.flags |= FLAG_WRITABLE
     request.upstream_sent = <uint32_t>put
     wheel_arm(
         &worker.wheel, &upstream.timer, worker.now_ms + (
@@ -144,10 +231,38 @@ cdef int _try_address(
     return 1
 
 
-cdef int _keep_upstream_head(
-    Request* request, const uint8_t* head, uint32_t size, uint32_t sent
+cdef int _begin_tls(
+    Worker* worker, Conn* client, const Address* address, int fd, const uint8_t* head, uint32_t size
 ) noexcept nogil:
-    """Keep the composed handshake while it may be needed again: for the rest, or another address."""
+    """Begin TLS on a socket that is being connected.  Returns 1 when it is under way."""
+    cdef Request* request = client.request
+    cdef Conn* upstream = conn_new(worker, fd, CONN_UPSTREAM, STATE_TLS)
+    if upstream == NULL:
+        close(fd)
+        return CORE_FULL
+    _remember_address(upstream, address, request.policy.port)
+    if (
+        tls_connect(upstream, request.policy.tls, head, size) < 0
+        or _keep_upstream_head(request, head, size) < 0
+        or conn_register(worker, upstream) < 0
+    ):
+        conn_end(worker, upstream)
+        return CORE_FULL
+    upstream.peer = client
+    request.upstream = upstream
+    request.reused = 0
+    request.upstream_sent = 0
+    # The connect and the TLS handshake together, as nginx has it for the second one.
+    wheel_arm(
+        &worker.wheel, &upstream.timer, worker.now_ms + request.policy.connect_timeout_ms
+    )
+    return 1
+
+
+cdef int _keep_upstream_head(
+    Request* request, const uint8_t* head, uint32_t size
+) noexcept nogil:
+    """Keep the composed head while it may be needed again: for the rest, or another try."""
     if request.upstream_head != NULL:
         return 1
     request.upstream_head = <uint8_t*>malloc(size)
@@ -165,81 +280,58 @@ cdef void upstream_abandon(Worker* worker, Conn* client) noexcept nogil:
         client.request.upstream = NULL
 
 
+cdef bint _may_retry(const Request* request) noexcept nogil:
+    """Whether the request can go out again: RFC 9110 §9.2.2; a body is not kept."""
+    return (
+        not request.proxied or request.upstream_sent == 0
+        or (request.idempotent and not request.body_begun)
+    )
+
+
 cdef int upstream_failed(Worker* worker, Conn* client, int error) noexcept nogil:
-    """This address came to nothing: the next one, or 502 or 504."""
+    """This try came to nothing before an answer: the next one, or 502 or 504."""
     cdef Request* request = client.request
-    cdef bint answering = request.upstream.state == STATE_BODY
+    cdef bint again = _may_retry(request)
+    if request.reused:
+        request.fresh = 1
+        if error == -ETIMEDOUT:
+            request.attempts += 1  # it was alive: this address has had its time
     upstream_abandon(worker, client)
-    if answering:
-        request.body_left = 0
+    if not again:
         return _give_up(worker, error)
     return _connect(worker, client, request.upstream_head, request.upstream_head_len, error)
 
 
-cdef int upstream_event(Worker* worker, Conn* upstream) noexcept nogil:
-    cdef Conn* client = upstream.peer
-    cdef Request* request = client.request
+cdef int upstream_deliver(Worker* worker, Conn* upstream) noexcept nogil:
+    """Go on with TLS, then with the head.  Returns 1 when the head is out, 0, or the error."""
+    cdef Request* request = upstream.peer.request
     cdef ssize_t put
-    if upstream.state == STATE_CONNECT and upstream.flags & FLAG_WRITABLE:
-        put = conn_send(
-            upstream, request.upstream_head + request.upstream_sent,
-            request.upstream_head_len - request.upstream_sent,
-        )
-        if put < 0:
-            return upstream_failed(worker, client, <int>put)
-        request.upstream_sent += <uint32_t>put
-        if request.upstream_sent == request.upstream_head_len:
-            upstream.state = STATE_HEAD
-            wheel_arm(
-                &worker.wheel, &upstream.timer, worker.now_ms + request.policy.read_timeout_ms
-            )
-    if upstream.state == STATE_HEAD and upstream.flags & FLAG_READABLE:
-        return _read_upstream(worker, upstream, client)
-    if upstream.state == STATE_BODY:
-        return _read_refusal(worker, upstream, client)
-    return STEP_WAIT
+    if upstream.state == STATE_TLS:
+        put = tls_handshake(upstream)
+        if put <= 0:
+            return <int>put
+        upstream.state = STATE_CONNECT
+        upstream.flags |= FLAG_WRITABLE
+    if not upstream.flags & FLAG_WRITABLE:
+        return 0
+    put = conn_send(
+        upstream, request.upstream_head + request.upstream_sent,
+        request.upstream_head_len - request.upstream_sent,
+    )
+    if put < 0:
+        return <int>put
+    request.upstream_sent += <uint32_t>put
+    if request.upstream_sent < request.upstream_head_len:
+        return 0
+    upstream.state = STATE_HEAD
+    wheel_arm(&worker.wheel, &upstream.timer, worker.now_ms + request.policy.read_timeout_ms)
+    return 1
 
 
-# --- the upstream's answer ---------------------------------------------------------------------------
+# --- from a 101 to a session --------------------------------------------------------------------------
 
 
-cdef int _read_upstream(Worker* worker, Conn* upstream, Conn* client) noexcept nogil:
-    """Read the upstream's answer to the handshake and judge it once its head is whole."""
-    cdef const uint8_t* data
-    cdef uint32_t size
-    cdef ssize_t got
-    cdef int found
-    while upstream.flags & FLAG_READABLE:
-        got = conn_recv(upstream, worker.scratch + HEADROOM, SCRATCH_BYTES)
-        if got < 0:
-            return upstream_failed(worker, client, <int>got)
-        if got == 0:
-            return STEP_WAIT
-        data = worker.scratch + HEADROOM
-        size = <uint32_t>got
-        if buffer_size(&upstream.input):
-            if buffer_append(&upstream.input, data, size, INPUT_BYTES_MAX) < 0:
-                return _bad_upstream(worker, b"upstream's answer is too large")
-            data = upstream.input.data + upstream.input.head
-            size = buffer_size(&upstream.input)
-        while size:
-            found = http_scan_head(data, size, &upstream.scanned)
-            if found < 0:
-                return _bad_upstream(worker, b"upstream's answer is malformed")
-            if found == 0:
-                if conn_keep(upstream, data, size) < 0:
-                    return _bad_upstream(worker, b"upstream's answer is too large")
-                break
-            found = _judge_upstream(worker, upstream, client, data, size, <uint32_t>found)
-            if found != STEP_PARK:
-                return found
-            # The interim answer was taken off; what came behind it stands in the input now.
-            data = upstream.input.data + upstream.input.head
-            size = buffer_size(&upstream.input)
-    return STEP_WAIT
-
-
-cdef int _bad_upstream(Worker* worker, const char* why) noexcept nogil:
+cdef int upstream_bad(Worker* worker, const char* why) noexcept nogil:
     return answer_engine(
         worker, 502, b"An invalid response was received from the upstream server", why
     )
@@ -288,13 +380,22 @@ cdef bint _offers(const Request* request, const uint8_t* protocol, uint32_t size
 cdef bint _accepts(
     const uint8_t* head, const HttpResponse* http, const Request* request
 ) noexcept nogil:
-    """Whether a 101 is a good answer to our handshake.  RFC 6455 §4.1."""
+    """Whether a 101 is a good answer to our handshake.  RFC 6455 §4.1, S45.
+
+    On an http or https route the subprotocol and the extensions are the ends' own affair.
+    """
     cdef const HttpField* field
-    if not http.upgrade_websocket or not http.connection_upgrade or http.ws_accept_n != 1:
+    if not http.upgrade_websocket or not http.connection_upgrade:
+        return False
+    if request.keys == 0:
+        return True  # an http route: who sends no key is owed no answer to it
+    if request.keys != 1 or http.ws_accept_n != 1:
         return False
     field = &http.fields[http.ws_accept]
     if field.value_len != 28 or memcmp(head + field.value_off, request.accept, 28) != 0:
         return False
+    if request.proxied:
+        return True
     if http.ws_protocol_n:
         field = &http.fields[http.ws_protocol]
         if http.ws_protocol_n > 1 or not _offers(
@@ -318,26 +419,17 @@ cdef bint _agrees_compression(const uint8_t* head, const HttpResponse* http) noe
     return False
 
 
-cdef int _judge_upstream(
+cdef int upstream_switch(
     Worker* worker, Conn* upstream, Conn* client, const uint8_t* data, uint32_t size,
-    uint32_t head_len,
+    const HttpResponse* http,
 ) noexcept nogil:
-    """STEP_ESTABLISHED, STEP_ANSWER, or STEP_PARK after an interim answer: read on."""
     cdef bint compression
-    cdef HttpResponse http
     cdef Request* request = client.request
-    cdef int result = http_parse_response(data, head_len, &http)
-    if result < 0:
-        return _bad_upstream(worker, b"upstream's answer is malformed")
-    if http.status != 101:
-        if http.status < 200:
-            if conn_head_done(upstream, data, size, head_len) < 0 or request.interim >= 8:
-                return _bad_upstream(worker, b"upstream's answer is malformed")
-            request.interim += 1
-            return STEP_PARK
-        return _refused_by_upstream(worker, upstream, client, data, size, &http)
-    if not _accepts(data, &http, request):
-        return _bad_upstream(worker, b"upstream's 101 is not an answer to this handshake")
+    cdef int result
+    if not _accepts(data, http, request):
+        return upstream_bad(worker, b"upstream's 101 is not an answer to this handshake")
+    if nx_unlikely(still_routed(worker, request) != STEP_ADMITTED):
+        return STEP_ANSWER
     if not still_admitted(worker, request):
         answer(worker, 401, NULL, b"token ended during the handshake")
         worker.answer.body.data = <const uint8_t*>(
@@ -347,96 +439,15 @@ cdef int _judge_upstream(
         worker.answer.body.size = <uint32_t>strlen(<const char*>worker.answer.body.data)
         worker.answer.challenge = request.policy.challenge_invalid
         return STEP_ANSWER
-    if worker.sessions.taken >= worker.sessions.ceiling:
-        return _too_many(worker)  # others took the last slots while this one was on its way
-    compression = _agrees_compression(data, &http)
-    result = forward_switching(worker, data, &http, request)
+    compression = _agrees_compression(data, http)
+    result = forward_switching(worker, data, http, request)
     if result < 0:
-        return _bad_upstream(worker, b"upstream's answer is too large")
-    if conn_head_done(upstream, data, size, head_len) < 0:
+        return upstream_bad(worker, b"upstream's answer is too large")
+    if conn_head_done(upstream, data, size, http.head_len) < 0:
         return STEP_CLOSE
     if conn_write(client, worker.compose + AT_HEAD, <uint32_t>result) < 0:
         return STEP_CLOSE
     return _establish(worker, client, upstream, compression)
-
-
-cdef int _refused_by_upstream(
-    Worker* worker, Conn* upstream, Conn* client, const uint8_t* data, uint32_t size,
-    const HttpResponse* http,
-) noexcept nogil:
-    """The upstream answered other than 101: read its body whole, to hand the answer on as it is."""
-    cdef Request* request = client.request
-    if http.status == 204 or http.status == 304:
-        request.body_left = 0
-    elif http.chunked:
-        request.body_left = BODY_CHUNKED
-    elif http.content_length >= 0:
-        request.body_left = http.content_length
-    else:
-        request.body_left = BODY_TO_END
-    if conn_keep(upstream, data, size) < 0:
-        return _bad_upstream(worker, b"upstream's answer is too large")
-    request.upstream_head_len = http.head_len
-    request.body_have = 0
-    request.body_raw = 0
-    memset(request.chunked, 0, sizeof(request.chunked))
-    upstream.state = STATE_BODY
-    return _read_refusal(worker, upstream, client)
-
-
-cdef int _read_refusal(Worker* worker, Conn* upstream, Conn* client) noexcept nogil:
-    cdef Request* request = client.request
-    cdef ssize_t got
-    cdef int whole
-    cdef int budget = READS_MAX
-    while True:
-        whole = body_whole(
-            &upstream.input, request.upstream_head_len, request, REFUSAL_BYTES_MAX
-        )
-        if whole < 0:
-            request.body_left = 0  # the client's own request has no body
-            return _bad_upstream(worker, b"upstream's refusal is malformed or too large")
-        if whole:
-            return _hand_on_refusal(worker, upstream, client)
-        if not upstream.flags & FLAG_READABLE:
-            return STEP_WAIT
-        if budget == 0:
-            conn_ready(worker, upstream)
-            return STEP_WAIT
-        budget -= 1
-        got = conn_recv(upstream, worker.scratch + HEADROOM, SCRATCH_BYTES)
-        if got == 0:
-            return STEP_WAIT
-        if got == IO_EOF and request.body_left == BODY_TO_END:
-            return _hand_on_refusal(worker, upstream, client)
-        if got < 0 or buffer_append(
-            &upstream.input, worker.scratch + HEADROOM, <uint32_t>got,
-            INPUT_BYTES_MAX + REFUSAL_BYTES_MAX,
-        ) < 0:
-            request.body_left = 0
-            return _bad_upstream(worker, b"upstream's refusal was cut short")
-
-
-cdef int _hand_on_refusal(Worker* worker, Conn* upstream, Conn* client) noexcept nogil:
-    cdef Request* request = client.request
-    cdef HttpResponse http
-    cdef uint8_t* head = upstream.input.data + upstream.input.head
-    cdef int size
-    BUG_ON(http_parse_response(head, request.upstream_head_len, &http) <= 0)
-    size = forward_refusal(worker, head, &http, request, request.body_have)
-    request.body_left = 0  # from here on the client's own request is meant, which has none
-    if size < 0:
-        return _bad_upstream(worker, b"upstream's answer is too large")
-    answer(worker, http.status, NULL, b"upstream refused the handshake")
-    worker.answer.head.data = worker.compose + AT_HEAD
-    worker.answer.head.size = <uint32_t>size
-    worker.answer.body.data = head + request.upstream_head_len
-    worker.answer.body.size = request.body_have
-    # The request owns the bytes until the answer is out: the upstream goes before that.
-    free(request.upstream_head)
-    request.upstream_head = upstream.input.data
-    memset(&upstream.input, 0, sizeof(Buffer))
-    return STEP_ANSWER
 
 
 cdef int _establish(
@@ -458,6 +469,9 @@ cdef int _establish(
     memcpy(session.credential, request.credential, 16)
     session.has_consumer = request.has_consumer
     session.has_credential = request.has_token
+    session.opaque = request.proxied
+    session.consumer_cell = request.consumer_cell  # it is counted until it ends
+    request.counted = 0
     session.up.flags = FLOW_MASKED
     if compression:
         session.up.flags |= FLOW_RSV1

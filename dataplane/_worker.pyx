@@ -22,6 +22,11 @@ cdef void _act(Worker* worker, Conn* client, int step) noexcept nogil:
             step = exchange_answer(worker, client)
         elif step == STEP_REQUEST:
             step = exchange_begin(worker, client)
+        elif step == STEP_PROXY:
+            step = proxy_go(worker, client)
+        elif step == STEP_ANSWERED:
+            upstream_abandon(worker, client)
+            step = exchange_done(worker, client)
         elif step == STEP_ESTABLISHED:
             relay_begin(worker, client.session)
             return
@@ -59,6 +64,10 @@ cdef void _serve_client(Worker* worker, Conn* client, bint hung_up) noexcept nog
         step = exchange_read(worker, client)
     elif hung_up:
         step = STEP_CLOSE  # nobody is left to hear an answer
+    elif client.state == STATE_PROXY:
+        if buffer_size(&client.output) < pending:
+            client.request.moved = 1
+        step = proxy_go(worker, client)
     _act(worker, client, step)
 
 
@@ -68,9 +77,11 @@ cdef void _serve(Worker* worker, Conn* conn, bint hung_up) noexcept nogil:
         relay_event(worker, conn)
     elif conn.kind == CONN_CLIENT:
         _serve_client(worker, conn, hung_up)
+    elif conn.state == STATE_IDLE:
+        pool_event(worker, conn)
     elif conn.kind == CONN_UPSTREAM:
         client = conn.peer
-        _act(worker, client, upstream_event(worker, conn))
+        _act(worker, client, proxy_event(worker, conn))
 
 
 # --- accepting --------------------------------------------------------------------------------------
@@ -89,23 +100,58 @@ cdef void _remember_peer(Conn* conn, const sockaddr_storage* address) noexcept n
     client_is_peer(conn)
 
 
-cdef void _refuse_full(Worker* worker, int fd) noexcept nogil:
-    """No slot for the connection: say so where that takes no handshake, and close."""
-    cdef const char* text = full_answer()
-    nx_bump(&worker.counters.refused_full, 1)
-    send(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT)
-    close(fd)
+cdef void _say_no(Worker* worker, Conn* listener, int fd, const char* text) noexcept nogil:
+    """Refuse a connection before it costs anything, in words where that takes no TLS.
+
+    What it sent is read first, so that no reset overtakes them.
+    """
+    if not listener.flags & FLAG_TLS:
+        recv(fd, worker.scratch, SCRATCH_BYTES, MSG_DONTWAIT)
+        send(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT)
+
+
+cdef bint _too_many(Worker* worker, Conn* listener, Conn* client) noexcept nogil:
+    """Whether the address has too many connections, or too many handshakes for one more of TLS.
+
+    A trusted peer is not held to what it brings: those it names are.
+    """
+    cdef LimitTable* table = &worker.shared.limits.addresses
+    if table.cells == NULL or peer_trusted(worker.shared, client):
+        return False
+    if not conn_count_address(worker, client):
+        refused(worker, REFUSED_ADDRESS)
+        return True
+    if client.address_cell and listener.flags & FLAG_TLS and not limit_spend(
+        table, client.address_cell, worker.now_ms * 1000000, True
+    ):
+        refused(worker, REFUSED_RATE)
+        return True
+    return False
 
 
 cdef void _greet(Worker* worker, Conn* listener, int fd, const sockaddr_storage* address) noexcept nogil:
     """Begin with a connection just accepted; with TCP_DEFER_ACCEPT its first bytes are there."""
-    cdef Conn* client = conn_new(worker, fd, CONN_CLIENT, STATE_HEAD)
+    cdef Quota* quota = &worker.shared.limits.connections
+    cdef Conn* client
+    if not quota_take(quota):
+        refused(worker, REFUSED_CONNECTIONS)
+        _say_no(worker, listener, fd, full_answer())
+        close(fd)
+        return
+    client = conn_new(worker, fd, CONN_CLIENT, STATE_HEAD)
     if client == NULL:
-        _refuse_full(worker, fd)
+        quota_give(quota)
+        nx_bump(&worker.counters.refused_full, 1)
+        _say_no(worker, listener, fd, full_answer())
+        close(fd)
         return
     client.flags = FLAG_READABLE | FLAG_WRITABLE
     client.local_port = listener.local_port
     _remember_peer(client, address)
+    if _too_many(worker, listener, client):
+        _say_no(worker, listener, fd, busy_answer())
+        conn_end(worker, client)
+        return
     nx_bump(&worker.counters.accepts, 1)
     if listener.flags & FLAG_TLS:
         client.state = STATE_TLS
@@ -123,6 +169,28 @@ cdef void _greet(Worker* worker, Conn* listener, int fd, const sockaddr_storage*
         wheel_arm(&worker.wheel, &client.timer, worker.now_ms + HEAD_MS)
 
 
+cdef void _without_descriptors(Worker* worker, Conn* listener) noexcept nogil:
+    """Refuse those who wait with the one descriptor kept for that, then look away for a while.
+
+    The listener stays ready, so the loop would spin.  Another thread may take the descriptor
+    between two of our steps: then it is opened again when the pause is over.
+    """
+    cdef int i
+    cdef int fd = 0
+    for i in range(ACCEPTS_MAX):
+        if worker.spare_fd < 0 or fd < 0:
+            break
+        close(worker.spare_fd)
+        fd = accept4(listener.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            refused(worker, REFUSED_DESCRIPTORS)
+            _say_no(worker, listener, fd, full_answer())
+            close(fd)
+        worker.spare_fd = eventfd(0, EFD_CLOEXEC)
+    epoll_ctl(worker.epoll_fd, EPOLL_CTL_DEL, listener.fd, NULL)
+    wheel_arm(&worker.wheel, &listener.timer, worker.now_ms + ACCEPT_PAUSE_MS)
+
+
 cdef void _accept(Worker* worker, Conn* listener) noexcept nogil:
     cdef sockaddr_storage address
     cdef socklen_t size
@@ -136,10 +204,7 @@ cdef void _accept(Worker* worker, Conn* listener) noexcept nogil:
             _greet(worker, listener, fd, &address)
             continue
         if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
-            # Level-triggered and not accepted: it would spin.  Pause, then look again.
-            nx_bump(&worker.counters.refused_full, 1)
-            epoll_ctl(worker.epoll_fd, EPOLL_CTL_DEL, listener.fd, NULL)
-            wheel_arm(&worker.wheel, &listener.timer, worker.now_ms + ACCEPT_PAUSE_MS)
+            _without_descriptors(worker, listener)
         elif errno == EINTR or errno == ECONNABORTED:
             continue
         return
@@ -166,6 +231,7 @@ cdef void _begin_drain(Worker* worker, uint64_t spread_ms) noexcept nogil:
     for i in range(worker.listener_count):
         conn_close(worker, worker.listeners[i])
     worker.listener_count = 0
+    pool_clear(worker)
     for index in range(worker.conns.chunk_count * SLAB_CHUNK):
         conn = <Conn*>slab_at(&worker.conns, index)
         if (
@@ -208,6 +274,8 @@ cdef void _read_inbox(Worker* worker) noexcept nogil:
             worker.stopping = 1
         elif note.kind == NOTE_DRAIN:
             _begin_drain(worker, note.value)
+        elif note.kind == NOTE_PARTED:
+            parting_begin(worker)
         else:
             client = conn_find(worker, note.ref)
             if client != NULL and client.state == STATE_PARKED and client.request != NULL:
@@ -245,14 +313,20 @@ cdef void _timer_fired(void* context, Timer* timer) noexcept nogil:
     cdef Conn* client
     cdef int step = STEP_CLOSE
     if conn.kind == CONN_LISTENER:
+        if worker.spare_fd < 0:
+            worker.spare_fd = eventfd(0, EFD_CLOEXEC)
         if watch_listener(worker, conn) < 0:  # without memory: again
             wheel_arm(&worker.wheel, timer, worker.now_ms + ACCEPT_PAUSE_MS)
     elif conn.session != NULL:
         relay_timer(worker, conn)
+    elif conn.state == STATE_IDLE:
+        pool_end(worker, conn)
     elif conn.kind == CONN_UPSTREAM:
-        client = conn.peer  # upstream_failed lets go of `conn`
+        client = conn.peer  # what follows may let go of `conn`
         if client != NULL:
-            _act(worker, client, upstream_failed(worker, client, -ETIMEDOUT))
+            _act(worker, client, proxy_timer(worker, conn))
+    elif conn.state == STATE_PROXY:
+        _act(worker, conn, proxy_timer(worker, conn))
     elif conn.state == STATE_PARKED:
         _act(worker, conn, _parked_too_long(worker, conn))
     else:
@@ -315,6 +389,8 @@ cdef void worker_run(Worker* worker) noexcept nogil:
         sleep_ms = 0 if worker.ready != NULL else wheel_sleep_ms(&worker.wheel, worker.now_ms)
         if worker.draining and sleep_ms > PULSE_MS:
             sleep_ms = PULSE_MS
+        if nx_unlikely(worker.walk.under_way):
+            sleep_ms = parting_sleep_ms(worker, sleep_ms)
         nx_store_u64(&worker.turn, worker.turn + 1)  # even: no published memory is in use
         count = epoll_wait(worker.epoll_fd, events, EVENTS_MAX, sleep_ms)
         nx_exchange_u64(&worker.turn, worker.turn + 1)  # odd, before anything published is read
@@ -326,6 +402,8 @@ cdef void worker_run(Worker* worker) noexcept nogil:
         wheel_run(&worker.wheel, worker.now_ms, _timer_fired, worker)
         if worker.draining:
             _go_on_draining(worker)
+        if nx_unlikely(worker.walk.under_way):
+            parting_go_on(worker)
         if worker.graveyard != NULL:
             conn_bury(worker)
     _end_all(worker)
@@ -340,6 +418,7 @@ cdef void _end_all(Worker* worker) noexcept nogil:
         if worker.all_sessions.next.why == NULL:
             worker.all_sessions.next.why = b"gateway is shutting down"
         relay_cut(worker, worker.all_sessions.next)
+    pool_clear(worker)
     for index in range(worker.conns.chunk_count * SLAB_CHUNK):
         conn = <Conn*>slab_at(&worker.conns, index)
         if conn.kind == CONN_CLIENT and not conn.flags & FLAG_DEAD:

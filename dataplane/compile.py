@@ -15,6 +15,7 @@ import msgspec
 from dataplane import wire
 from dataplane._policies import FLAGS, PolicyBox
 from dataplane._tables import Tables
+from dataplane.certificates import server_names, upstream_tls
 from dataplane.patterns import virtual_routes
 from dataplane.prepared import (
     ANONYMOUS_LINE,
@@ -28,8 +29,10 @@ from dataplane.prepared import (
     service_path,
     uuid_text,
 )
+from dataplane.sessions import session_rules
 
 if TYPE_CHECKING:
+    from dataplane._contexts import Context
     from dataplane._policies import NameTable
 
 VERSION_MAX = 2**63 - 1
@@ -59,8 +62,15 @@ def compile_snapshot(snapshot: wire.Snapshot, previous: Tables | None, names: Na
         _check(snapshot)
         boxes = _policies(snapshot, previous, names)
         principals = _principals(snapshot)
-        # Seeded anew each time: which keys share a probe cannot be learnt from outside.
-        return Tables(snapshot.version, snapshot.check_key, secrets.randbits(64), boxes, principals)
+        return Tables(
+            snapshot.version,
+            snapshot.check_key,
+            # Seeded anew each time: which keys share a probe cannot be learnt from outside.
+            secrets.randbits(64),
+            boxes,
+            principals,
+            snis=server_names(snapshot, names.contexts),
+        )
     except UnicodeEncodeError:
         raise CompileError("a text has a lone surrogate") from None
     except (ValueError, OverflowError) as error:
@@ -80,8 +90,12 @@ def _check(snapshot: wire.Snapshot) -> None:
     _check_ids("service", [service.id for service in snapshot.services])
     _check_ids("route", [route.id for route in snapshot.routes])
     _check_ids("oauth2 plugin", [plugin.plugin_id for plugin in snapshot.oauth2])
+    _check_ids("websocket-size-limit plugin", [p.plugin_id for p in snapshot.size_limits])
+    _check_ids("websocket-session plugin", [p.plugin_id for p in snapshot.sessions])
     _check_ids("consumer", [consumer.id for consumer in snapshot.consumers])
     _check_ids("credential", [credential.id for credential in snapshot.credentials])
+    _check_ids("certificate", [certificate.id for certificate in snapshot.certificates])
+    _check_ids("CA certificate", [authority.id for authority in snapshot.ca_certificates])
 
 
 def _check_ids(what: str, ids: list[bytes]) -> None:
@@ -97,29 +111,47 @@ def _policies(
 ) -> dict[bytes, PolicyBox]:
     """Every route's policy by its content, those of `previous` where they are there already."""
     kept = previous.boxes if previous is not None else {}
-    services = {service.id: (service, _encode(service)) for service in snapshot.services}
+    secured = upstream_tls(snapshot, names.contexts)
+    services = {
+        service.id: (service, _encode(service) + secured[service.id][0])
+        for service in snapshot.services
+    }
     consumers = {consumer.id: consumer for consumer in snapshot.consumers}
-    plugins: dict[bytes, tuple[wire.OAuth2, wire.Consumer | None, bytes]] = {}
+    limits = {plugin.plugin_id: (plugin, _encode(plugin)) for plugin in snapshot.size_limits}
+    sessions = {plugin.plugin_id: (plugin, _encode(plugin)) for plugin in snapshot.sessions}
+    plugins: dict[bytes, tuple[wire.OAuth2, wire.Consumer | None, bytes, bytes]] = {}
     for plugin in snapshot.oauth2:
         anonymous = consumers.get(plugin.anonymous) if plugin.anonymous is not None else None
-        content = _encode(plugin) + (_NOTHING if anonymous is None else _encode(anonymous))
-        plugins[plugin.plugin_id] = (plugin, anonymous, content)
+        told = _NOTHING if anonymous is None else _encode(anonymous)
+        plugins[plugin.plugin_id] = (plugin, anonymous, _encode(plugin), told)
     boxes: dict[bytes, PolicyBox] = {}
     for route in snapshot.routes:
         service, service_content = (
             (None, _NOTHING) if route.service is None else services[route.service]
         )
-        oauth2, anonymous, oauth2_content = (
-            (None, None, _NOTHING) if route.oauth2 is None else plugins[route.oauth2]
+        oauth2, anonymous, oauth2_content, anonymous_content = (
+            (None, None, _NOTHING, _NOTHING) if route.oauth2 is None else plugins[route.oauth2]
         )
-        content = b"".join((_encode(route), service_content, oauth2_content))
+        limit, limit_content = (
+            (None, _NOTHING) if route.size_limit is None else limits[route.size_limit]
+        )
+        rules, rules_content = (
+            (None, _NOTHING) if route.session is None else sessions[route.session]
+        )
+        own = b"".join(
+            (_encode(route), service_content, oauth2_content, limit_content, rules_content)
+        )
+        content = own + anonymous_content
         box = kept.get(content)
         if box is None:
             try:
-                box = _policy(names, content, route, service, oauth2, anonymous)
+                tls = None if service is None else secured[service.id][1]
+                box = _policy(
+                    names, content, len(own), route, service, oauth2, anonymous, limit, rules, tls
+                )
             except ValueError as error:
                 raise ValueError(f"route {_label(route)}: {error}") from None
-        boxes[content] = box
+        boxes[box.content] = box  # the very bytes of last time: a look-up compares no text
     return boxes
 
 
@@ -130,10 +162,14 @@ def _label(route: wire.Route) -> str:
 def _policy(
     names: NameTable,
     content: bytes,
+    own: int,
     route: wire.Route,
     service: wire.Service | None,
     oauth2: wire.OAuth2 | None,
     anonymous: wire.Consumer | None,
+    limit: wire.SizeLimit | None,
+    rules: wire.SessionRules | None,
+    tls: Context | None,
 ) -> PolicyBox:
     if route.https_redirect_status_code not in REDIRECT_STATUSES:
         raise ValueError(f"https_redirect_status_code {route.https_redirect_status_code}")
@@ -141,6 +177,7 @@ def _policy(
         route_flags(route)
         | (service_flags(service) if service is not None else {})
         | (oauth2_flags(oauth2) if oauth2 is not None else {})
+        | {"validate_utf8": rules is not None and rules.validate_utf8}
     )
     target = host = path = None
     if service is not None:
@@ -172,6 +209,10 @@ def _policy(
             invalid,
             header_value(missing) if missing is not None else b"",
         ),
+        session_rules(route, service, limit, rules),
+        own,
+        sum(1 << place for place, plugin in enumerate((oauth2, limit, rules)) if plugin),
+        tls=tls,
     )
 
 

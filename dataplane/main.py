@@ -15,22 +15,27 @@ from pathlib import Path
 import structlog
 
 from dataplane import logs
+from dataplane._contexts import TicketKeys
 from dataplane._engine import Engine
 from dataplane._policies import NameTable
 from dataplane.disk import DiskState
 from dataplane.plane import VERSION, Plane
 from dataplane.settings import Listener, Settings, SettingsError, load
 from dataplane.startup import (
+    FDS_OF_OURS,
     StartError,
     bind,
     certificate_pair,
     check_ports_free,
+    connections_max,
+    kernel_tls,
     link_trust,
     load_keyring,
     lock_data_dir,
     prepare_data_dir,
     raise_fd_limit,
     sessions_max,
+    ticket_keys,
 )
 
 STATE_DIR = "dataplane"  # in DATA_DIR
@@ -60,7 +65,8 @@ def _serve(settings: Settings, data_dir: Path) -> None:
     check_ports_free(settings.proxy_listen)
     status = bind("STATUS_LISTEN", settings.status_listen) if settings.status_listen else None
     fd_limit = raise_fd_limit()
-    engine = _engine(settings, fd_limit)
+    tickets = TicketKeys(ticket_keys(settings.keyring_file))
+    engine = _engine(settings, fd_limit, tickets)
     try:
         engine.certificate(str(cert), str(key))
     except ValueError as error:
@@ -69,26 +75,43 @@ def _serve(settings: Settings, data_dir: Path) -> None:
         state = DiskState(data_dir / STATE_DIR, keyring)
     except OSError as error:
         raise StartError(f"DATA_DIR {data_dir}: cannot be used: {error.strerror}") from None
-    plane = Plane(settings, engine, NameTable(engine.reclaimer), state, trust, fd_limit)
+    names = NameTable(engine.reclaimer, tickets)
+    plane = Plane(settings, engine, names, state, trust, fd_limit)
     with contextlib.closing(state):
         plane.link.restore()  # before listening: known tokens are good from the first connection
         plane.listeners = [_listen(engine, listener) for listener in settings.proxy_listen]
         with _signals_blocked():  # the worker threads inherit the mask: signals are asyncio's
             engine.start()
-        log.info("file_descriptors", limit=fd_limit, max_sessions=sessions_max(settings, fd_limit))
+        _say_limits(settings, fd_limit)
+        log.info("kTLS: available" if kernel_tls() else "kTLS: not available")
         gc.freeze()  # what exists now stays: collections need not look at it again
         asyncio.run(plane.run(status))
 
 
-def _engine(settings: Settings, fd_limit: int) -> Engine:
+def _engine(settings: Settings, fd_limit: int, tickets: TicketKeys) -> Engine:
     return Engine(
         workers=settings.workers,
         token_cache=settings.token_cache,
         max_sessions=sessions_max(settings, fd_limit),
+        max_connections=connections_max(settings, fd_limit),
+        max_address_connections=settings.max_connections_per_address,
+        address_handshakes=settings.handshake_rate_per_address,
+        max_consumer_sessions=settings.max_sessions_per_consumer,
+        head_bytes=settings.head_bytes,
         server_token=f"narthex/{VERSION}",
         trusted=settings.trusted_prefixes,
         seed=secrets.token_bytes(SEED_BYTES),
+        tickets=tickets,
     )
+
+
+def _say_limits(settings: Settings, fd_limit: int) -> None:
+    """What may be open at a time, and whether the system allows it."""
+    sessions, connections = sessions_max(settings, fd_limit), connections_max(settings, fd_limit)
+    log.info("file_descriptors", limit=fd_limit, max_sessions=sessions, max_connections=connections)
+    needed = sessions + connections + FDS_OF_OURS  # an upstream a session, and our own
+    if needed > fd_limit:
+        log.warning("file_descriptors_short", limit=fd_limit, needed=needed)
 
 
 def _listen(engine: Engine, listener: Listener) -> Listener:

@@ -19,6 +19,7 @@ import structlog
 
 from dataplane import records, wire
 from dataplane.answers import Answers
+from dataplane.changes import Changes
 from dataplane.compile import compile_snapshot
 from dataplane.known import KnownTokens
 from dataplane.link import Link
@@ -61,6 +62,7 @@ class Plane:
         self._names = names
         self._fd_limit = fd_limit
         self._tables: Tables | None = None
+        self._changes = Changes(engine, settings.drain_seconds)
         self._version = 0
         self._started = time.monotonic()
         self._stopping = asyncio.Event()
@@ -89,6 +91,7 @@ class Plane:
         """Compile beside the live tables, then swap. CompileError is the link's to report."""
         tables = compile_snapshot(snapshot, self._tables, self._names)
         self._engine.publish(tables)
+        self._changes.published(self._tables, tables)
         self._tables = tables
         self._version = snapshot.version
         self._engine.sweep()
@@ -209,7 +212,8 @@ class Plane:
                 pass
 
     def _busy(self) -> bool:
-        return self._engine.live_sessions() > 0 or self.answers.pending > 0
+        engine = self._engine
+        return engine.live_sessions() + engine.live_exchanges() + self.answers.pending > 0
 
     def _stop_engine(self) -> None:
         self._engine.stop()

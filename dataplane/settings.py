@@ -186,6 +186,22 @@ class Settings(BaseSettings):
     max_sessions: int | None = Field(  # None: what the file descriptor limit allows
         default=None, ge=1, le=2**20, description="sessions, a whole number from 1 to 1048576"
     )
+    max_connections: int | None = Field(  # None: what the file descriptor limit allows
+        default=None, ge=1, le=2**21, description="connections, a whole number from 1 to 2097152"
+    )
+    # Off by default: behind one address may be a whole company, or a load test.
+    max_connections_per_address: int = Field(
+        default=0, ge=0, le=2**21, description="connections, 0 to 2097152; 0 for no bound"
+    )
+    handshake_rate_per_address: int = Field(
+        default=0, ge=0, le=10**6, description="handshakes a second, 0 to 1000000; 0 for no bound"
+    )
+    max_sessions_per_consumer: int = Field(
+        default=0, ge=0, le=2**20, description="sessions, 0 to 1048576; 0 for no bound"
+    )
+    head_bytes: int = Field(
+        default=32768, ge=1024, le=32768, description="bytes, a whole number from 1024 to 32768"
+    )
     drain_seconds: float = Field(
         default=10.0, ge=0, le=86400, allow_inf_nan=False, description="seconds, from 0 to 86400"
     )

@@ -18,7 +18,7 @@ import msgspec
 
 SUBPROTOCOL = "narthex.link.1"
 WIRE_MAJOR = 1
-WIRE_MINOR = 0
+WIRE_MINOR = 1  # 1: SizeLimit, SessionRules
 CHUNK_BYTES = 64 * 1024  # a snapshot is cut so that nothing waits behind more than this
 SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024  # uncompressed; larger is refused on both ends
 CHUNKS_MAX = SNAPSHOT_BYTES_MAX // CHUNK_BYTES
@@ -54,6 +54,28 @@ class OAuth2(Record, frozen=True):
     anonymous_missing: str | None = None
 
 
+class SizeLimit(Record, frozen=True):
+    """One `websocket-size-limit` instance, in payload bytes.  routing-and-proxy.md §12.4."""
+
+    plugin_id: bytes
+    client_max_payload: int = 1048576
+    upstream_max_payload: int = 16777216
+
+
+class SessionRules(Record, frozen=True):
+    """One `websocket-session` instance; times in milliseconds, 0 is off.  §12.6."""
+
+    plugin_id: bytes
+    ping_interval_ms: int = 30000
+    ping_timeout_ms: int = 20000
+    idle_timeout_ms: int = 0
+    stall_timeout_ms: int = 60000
+    buffered_max: int = 65536
+    validate_utf8: bool = False
+    on_edit: str = "keep"
+    on_delete: str = "drain"
+
+
 class Service(Record, frozen=True):
     """Where a route's traffic goes.  Kong `services`; times in milliseconds."""
 
@@ -67,6 +89,10 @@ class Service(Record, frozen=True):
     write_timeout_ms: int = 60000
     read_timeout_ms: int = 60000
     retries: int = 5
+    tls_verify: bool | None = None  # None: as true
+    tls_verify_depth: int | None = None
+    ca_certificates: list[bytes] | None = None  # CaCertificate.id; None: the system's store
+    client_certificate: bytes | None = None  # Certificate.id
 
 
 class Route(Record, frozen=True):
@@ -85,7 +111,10 @@ class Route(Record, frozen=True):
     preserve_host: bool = False
     path_handling: str = "v0"
     service: bytes | None = None  # Service.id
-    oauth2: bytes | None = None  # OAuth2.plugin_id: the instance chosen for this route
+    # The plugin instances chosen for this route, by their plugin_id.
+    oauth2: bytes | None = None
+    size_limit: bytes | None = None
+    session: bytes | None = None
 
 
 class Consumer(Record, frozen=True):
@@ -102,12 +131,37 @@ class Credential(Record, frozen=True):
     consumer: bytes
 
 
-class Snapshot(Record, frozen=True):
-    """All a data plane needs to route and admit; never a secret, signing key or token row.
+class Certificate(Record, frozen=True):
+    """A pair, PEM, for listeners (`snis`) and for services that show it to their upstream.
 
-    `check_key` makes the six check characters of opaque tokens (`token_check`). References between
-    records (Route.service, Route.oauth2, Credential.consumer) always resolve: `problems` says
-    which do not.
+    `cert` may have its chain behind it; the `_alt` pair is of the other kind of key (RSA, ECDSA).
+    """
+
+    id: bytes
+    cert: str
+    key: str
+    cert_alt: str | None = None
+    key_alt: str | None = None
+    snis: list[str] = []  # server names, lower case; one label may be `*`
+
+    def __repr__(self) -> str:
+        return f"Certificate({self.id.hex()})"  # no key in any log
+
+
+class CaCertificate(Record, frozen=True):
+    """A certificate authority that a service trusts, PEM."""
+
+    id: bytes
+    cert: str
+
+
+class Snapshot(Record, frozen=True):
+    """All a data plane needs to route, admit and speak TLS.
+
+    Never a client secret, provision key, token signing key or token row. `check_key` makes the six
+    check characters of opaque tokens (`token_check`). References between records (Route.service,
+    Route.oauth2 and its like, Credential.consumer, Service.client_certificate and .ca_certificates)
+    always resolve: `problems` says which do not.
     """
 
     epoch: bytes
@@ -118,11 +172,17 @@ class Snapshot(Record, frozen=True):
     oauth2: list[OAuth2] = []
     consumers: list[Consumer] = []
     credentials: list[Credential] = []
+    size_limits: list[SizeLimit] = []
+    sessions: list[SessionRules] = []
+    certificates: list[Certificate] = []
+    ca_certificates: list[CaCertificate] = []
 
     def problems(self) -> list[str]:
         """What keeps this snapshot from being applied, one line each; empty when it is sound."""
         services = {s.id for s in self.services}
         plugins = {p.plugin_id for p in self.oauth2}
+        limits = {p.plugin_id for p in self.size_limits}
+        sessions = {p.plugin_id for p in self.sessions}
         consumers = {c.id for c in self.consumers}
         found = [
             f"route {r.id.hex()} names a service that is not there"
@@ -135,9 +195,31 @@ class Snapshot(Record, frozen=True):
             if r.oauth2 is not None and r.oauth2 not in plugins
         ]
         found += [
+            f"route {r.id.hex()} names a websocket-size-limit plugin that is not there"
+            for r in self.routes
+            if r.size_limit is not None and r.size_limit not in limits
+        ]
+        found += [
+            f"route {r.id.hex()} names a websocket-session plugin that is not there"
+            for r in self.routes
+            if r.session is not None and r.session not in sessions
+        ]
+        found += [
             f"credential {c.id.hex()} names a consumer that is not there"
             for c in self.credentials
             if c.consumer not in consumers
+        ]
+        pairs = {c.id for c in self.certificates} | {None}
+        found += [
+            f"service {s.id.hex()} names a client certificate that is not there"
+            for s in self.services
+            if s.client_certificate not in pairs
+        ]
+        authorities = {c.id for c in self.ca_certificates}
+        found += [
+            f"service {s.id.hex()} names a CA certificate that is not there"
+            for s in self.services
+            if not authorities.issuperset(s.ca_certificates or ())
         ]
         return found
 

@@ -60,36 +60,44 @@ FOREIGN = {
 }
 
 PURE = ("_sys",)
-SHARED = (*PURE, "_core")
-BELOW_STATES = (*SHARED, "_http", "_frame", "_policies", "_tables", "_tokens", "_tls")
+SHARED = (*PURE, "_limits", "_core")
+BELOW_STATES = (*SHARED, "_http", "_frame", "_contexts", "_policies", "_tables", "_tokens", "_tls")
 CYTHON = {
     "_sys": (),
-    "_core": PURE,
+    "_limits": PURE,
+    "_core": (*PURE, "_limits"),
     "_http": PURE,
     "_frame": PURE,
-    "_policies": SHARED,
-    "_tables": (*SHARED, "_policies"),
+    "_contexts": SHARED,
+    "_policies": (*SHARED, "_contexts"),
+    "_tables": (*SHARED, "_contexts", "_policies"),
     "_tokens": SHARED,
-    "_tls": SHARED,
+    "_tls": (*SHARED, "_contexts"),
     "_admission": BELOW_STATES,
     "_forward": (*BELOW_STATES, "_admission"),
-    "_upstream": (*BELOW_STATES, "_admission", "_forward"),
+    "_pool": (*SHARED, "_contexts", "_tls"),
+    "_upstream": (*BELOW_STATES, "_admission", "_forward", "_pool"),
+    "_proxy": (*BELOW_STATES, "_admission", "_forward", "_pool", "_upstream"),
     "_handshake": (*BELOW_STATES, "_admission", "_forward", "_upstream"),
     "_exchange": (*BELOW_STATES, "_admission", "_forward"),
-    "_session": ("_sys", "_core", "_frame", "_tls"),
-    "_walk": ("_sys", "_core", "_frame", "_tls", "_session"),
-    "_heartbeat": ("_sys", "_core", "_frame", "_tls", "_session"),
+    "_session": ("_sys", "_limits", "_core", "_contexts", "_frame", "_tls"),
+    "_walk": ("_sys", "_limits", "_core", "_contexts", "_frame", "_tls", "_session"),
+    "_heartbeat": ("_sys", "_limits", "_core", "_contexts", "_frame", "_tls", "_session"),
     "_relay": (*BELOW_STATES, "_session", "_walk", "_heartbeat"),
+    "_parting": (*BELOW_STATES, "_session", "_relay"),
     "_lines": SHARED,
     "_worker": (
         *BELOW_STATES,
         "_admission",
         "_forward",
+        "_pool",
         "_upstream",
+        "_proxy",
         "_handshake",
         "_exchange",
         "_session",
         "_relay",
+        "_parting",
     ),
     "_engine": (*BELOW_STATES, "_lines", "_worker"),
 }

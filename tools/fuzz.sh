@@ -5,28 +5,34 @@
 #
 # SECONDS: of each target.  A target is tests/fuzz/TARGET.pyx; it starts from the seeds in
 # tests/fuzz/corpus/TARGET and from what earlier runs found in build/fuzz/TARGET.  A crash leaves its
-# input in build/fuzz and ends with status 1.  tests/fuzz/HOURS gets a line for each run.
+# input in build/fuzz and ends with status 1.  tests/fuzz/HOURS (or $HOURS) gets a line for each run:
+# date, target, and the seconds that it had of a CPU, which on a busy machine are fewer than SECONDS.
+# Status 2: clang is not there, and could not be installed or was not to be (INSTALL=no).
 set -euo pipefail
+shopt -s nullglob
 cd "$(dirname "$0")/.."
 
 python=$(realpath -s "${PYTHON:-.venv/bin/python}")
 seconds=${1:?usage: tools/fuzz.sh SECONDS [TARGET...]}
 shift
 targets=("$@")
-if [ ${#targets[@]} = 0 ]; then targets=(http_head http_response http_chunked frame relay); fi
+if [ ${#targets[@]} = 0 ]; then
+    for file in tests/fuzz/*.pyx; do targets+=("$(basename "$file" .pyx)"); done
+fi
+hours=${HOURS:-tests/fuzz/HOURS}
+clang=${CLANG:-clang-14}
 packages=(clang-14 libclang-rt-14-dev python3-dev libssl-dev)
 out=build/fuzz
 
 say() { printf 'fuzz: %s\n' "$*" >&2; }
 
 has_tools() {
-    command -v clang-14 >/dev/null &&
-        [ -e "$(clang-14 -print-file-name=libclang_rt.fuzzer-x86_64.a)" ] ||
-        compgen -G '/usr/lib/llvm-14/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' >/dev/null
+    command -v "$clang" >/dev/null && echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' |
+        "$clang" -fsanitize=fuzzer,address -x c - -o /dev/null 2>/dev/null
 }
 
 install_tools() {
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    if [ "${INSTALL:-}" = no ] || [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         say "needed and not found: clang 14 with its runtimes."
         say "on Debian: sudo apt-get install ${packages[*]}"
         exit 2
@@ -52,7 +58,7 @@ build() {
         -X boundscheck=False,wraparound=False,initializedcheck=False,nonecheck=False \
         -X cdivision=True "tests/fuzz/$name.pyx" -o "$out/$name.c"
     # Nothing of Python runs, but the module's own functions name it.
-    clang-14 -g -O1 -fno-omit-frame-pointer -fno-strict-aliasing -DNARTHEX_DEBUG=1 -w \
+    "$clang" -g -O1 -fno-omit-frame-pointer -fno-strict-aliasing -DNARTHEX_DEBUG=1 -w \
         -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
         $("$python" -c 'import sysconfig as s; print("-I" + s.get_path("include"))') \
         "$out/$name.c" -o "$out/$name.bin" -lssl -lcrypto \
@@ -68,11 +74,11 @@ for name in "${targets[@]}"; do
     build "$name"
     mkdir -p "$out/$name"
     say "running $name for $seconds s"
-    began=$SECONDS
-    nice -n 10 "$out/$name.bin" "$out/$name" "tests/fuzz/corpus/$name" \
+    TIMEFORMAT='%U %S'
+    spent=$({ time nice -n 10 "$out/$name.bin" "$out/$name" "tests/fuzz/corpus/$name" \
         -max_total_time="$seconds" -max_len=8192 -timeout=10 -rss_limit_mb=1024 \
-        -artifact_prefix="$out/crash-$name-" -print_final_stats=1 >"$out/$name.log" 2>&1 || status=1
-    printf '%s %s %s\n' "$(date -u +%F)" "$name" $((SECONDS - began)) >>tests/fuzz/HOURS
+        -artifact_prefix="$out/crash-$name-" -print_final_stats=1 >"$out/$name.log" 2>&1; } 2>&1) || status=1
+    printf '%s %s %.0f\n' "$(date -u +%F)" "$name" "$(awk '{ print $1 + $2 }' <<<"$spent")" >>"$hours"
     grep -E 'fuzz: not so|ERROR|runtime error|DONE|number_of_executed' "$out/$name.log" >&2 || true
     if [ "$status" != 0 ]; then
         say "$name FAILED: see $out/$name.log"
@@ -81,5 +87,5 @@ for name in "${targets[@]}"; do
 done
 awk '{ sum[$2] += $3; all += $3 } END {
     for (name in sum) printf "fuzz: %s %.2f h\n", name, sum[name] / 3600
-    printf "fuzz: all %.2f h\n", all / 3600 }' tests/fuzz/HOURS >&2
+    printf "fuzz: all %.2f h\n", all / 3600 }' "$hours" >&2
 exit "$status"

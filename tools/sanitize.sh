@@ -81,7 +81,8 @@ address() {
         run "$folder" "$preload" "${files[@]}"
         return
     fi
-    for name in core tls admission forward handshake upstream_refusal linger exchange relay relay_order session_limits heartbeat text opaque worker engine \
+    for name in core tls upstream_tls server_names https_upstream admission forward handshake upstream_refusal linger exchange proxy \
+        upgrade relay relay_order session_limits heartbeat text opaque worker engine \
         http frame tables tokens policies compile lines races; do
         files+=(tests/dataplane/test_"$name".py)
     done

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 
 from control.admin.paging import envelope, page_request
 
-ABSENT = ("certificates", "snis", "upstreams")
+ABSENT = ("upstreams",)
 
 
 def absent_router() -> APIRouter:

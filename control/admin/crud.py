@@ -36,7 +36,7 @@ def find(session: Session, resource: Resource, key: str) -> Row | None:
     """The row that a path segment names: by id when it is a UUID, else by the endpoint key."""
     if not is_storable(key):
         return None
-    where = resource.key_where(key)
+    where = resource.locate(session, key)
     return None if where is None else rows.fetch(session, resource.model, where)
 
 
@@ -80,12 +80,11 @@ def upsert(
     forced = dict(injected or {})
     if is_uuid(key):
         forced["id"] = key.lower()
-    elif resource.endpoint_key is None:
-        raise NotFound
     else:
-        forced[resource.endpoint_key] = key
-        if previous is not None:
-            forced["id"] = previous["id"]
+        by_key = resource.named(key, body.for_fields(resource.schema.fields), previous)
+        if by_key is None:
+            raise NotFound
+        forced |= by_key
     given = _given(resource, body, forced)
     return _write(session, resource, given, Write(previous, frozenset(given), partial=False))
 

@@ -37,8 +37,9 @@ def entity_router(store: Store, resource: Resource) -> APIRouter:
     _Collection(store, resource).add_to(router)
     for _, name, field in _parents(resource):
         _Nested(store, resource, BY_NAME[field.reference or ""], name).add_to(router)
-    for child, name, _ in referring_to(resource):
-        _Parent(store, resource, child, name).add_to(router)
+    for child, name, field in referring_to(resource):
+        if field.from_below:
+            _Parent(store, resource, child, name).add_to(router)
     return router
 
 

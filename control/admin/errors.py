@@ -87,6 +87,13 @@ class StillReferenced(CodedError):
         )
 
 
+class ReferencedByOthers(CodedError):
+    """A deletion is refused, since a list of another entity names this one."""
+
+    code = 19
+    name = "referenced by others"
+
+
 class UniqueViolation(CodedError):
     code = 5
     name = "unique constraint violation"

@@ -93,6 +93,15 @@ def check_route_host(host: str) -> str | None:
     return None if is_hostname(rest) else f"invalid hostname: {host}"
 
 
+def check_sni(name: str) -> str | None:
+    """A server name, with at most one `*` as its first or last label; `*` alone is any name."""
+    if name == "*":
+        return None
+    if is_address(name):
+        return "must not be an IP"
+    return "must not have a port" if ":" in name else check_route_host(name)
+
+
 def check_service_path(path: str) -> str | None:
     if not path.startswith("/"):
         return "should start with: /"

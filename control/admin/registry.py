@@ -1,5 +1,7 @@
 """All entities of the Admin API.  A further one is a module of its own and a line here."""
 
+from control.admin.ca_certificates import CACertificates
+from control.admin.certificates import Certificates
 from control.admin.consumers import Consumers
 from control.admin.oauth2_credentials import OAuth2Credentials
 from control.admin.oauth2_tokens import OAuth2Tokens
@@ -8,6 +10,7 @@ from control.admin.resource import Resource
 from control.admin.routes import Routes
 from control.admin.schema import Field
 from control.admin.services import Services
+from control.admin.snis import SNIs
 
 RESOURCES: tuple[Resource, ...] = (
     Services(),
@@ -16,6 +19,9 @@ RESOURCES: tuple[Resource, ...] = (
     Plugins(),
     OAuth2Credentials(),
     OAuth2Tokens(),
+    Certificates(),
+    SNIs(),
+    CACertificates(),
 )
 BY_NAME = {resource.name: resource for resource in RESOURCES}
 

@@ -51,6 +51,16 @@ class Resource:
             return {"id": key.lower()}
         return None if self.endpoint_key is None else self.column_where(self.endpoint_key, key)
 
+    def locate(self, session: Session, key: str) -> dict[str, Any] | None:
+        """As `key_where`, where another entity may have to be asked."""
+        return self.key_where(key)
+
+    def named(self, key: str, given: Mapping[str, Any], previous: Row | None) -> Values | None:
+        """What a PUT by a key that is no id sets beside what was sent; None: none can be such."""
+        if self.endpoint_key is None:
+            return None
+        return {self.endpoint_key: key} | ({} if previous is None else {"id": previous["id"]})
+
     def column_where(self, field: str, value: str) -> dict[str, Any]:
         """How the table is searched by a unique field."""
         return {field: value}

@@ -42,6 +42,8 @@ class Field:
     # Not part of Kong's language:
     nullable: bool = True  # False: null means the default
     stored: bool = True  # False: shorthand, taken in and never shown
+    multiline: bool = False  # of a string: lines may end in it
+    from_below: bool = True  # of a foreign key: /{coll}/{key}/{field} is a path
     shown_once: bool = False  # null in every answer but the one that set it
     check: Check | None = None
 
@@ -117,8 +119,16 @@ def timestamp() -> Field:
     return Field(type="integer", timestamp=True, auto=True)
 
 
-def foreign(reference: str, *, required: bool = False, on_delete: str = "cascade") -> Field:
-    return Field(type="foreign", reference=reference, required=required, on_delete=on_delete)
+def foreign(
+    reference: str, *, required: bool = False, on_delete: str = "cascade", from_below: bool = True
+) -> Field:
+    return Field(
+        type="foreign",
+        reference=reference,
+        required=required,
+        on_delete=on_delete,
+        from_below=from_below,
+    )
 
 
 def string_set(one_of: tuple[str, ...] | None = None, **options: Any) -> Field:

@@ -13,6 +13,7 @@ from control.admin.schema import Field, Schema
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_LINE_ENDS = str.maketrans("", "", "\r\n\t")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _INTEGER_MAX = 2**53  # what every JSON reader keeps exact
 _ABSENT = object()
@@ -123,7 +124,7 @@ def _string(field: Field, value: Any) -> tuple[Any, Any]:
     if not value and field.len_min is None:
         return value, "length must be at least 1"
     # These values become header lines, log fields and rows: none may hold what ends one (S57).
-    if _CONTROL.search(value):
+    if _CONTROL.search(value.translate(_LINE_ENDS) if field.multiline else value):
         return value, "must not contain control characters"
     if _SURROGATE.search(value):
         return value, "must be valid UTF-8"

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     JSON,
     Boolean,
+    Dialect,
     Integer,
+    LargeBinary,
     Select,
     String,
     case,
@@ -23,8 +25,11 @@ from sqlalchemy import (
 from sqlmodel import Session, col, select
 
 from control.store.changes import IssuedToken, Revoked
+from control.store.columns import EncryptedText
 from control.store.session import WriteSession
 from control.store.tables import (
+    CACertificate,
+    Certificate,
     ClusterState,
     Consumer,
     OAuth2Credential,
@@ -62,6 +67,10 @@ class ServiceRow(NamedTuple):
     retries: int
     enabled: bool
     updated_at: int
+    tls_verify: bool | None = None
+    tls_verify_depth: int | None = None
+    ca_certificates: list[str] | None = None
+    client_certificate_id: str | None = None
 
 
 class RouteRow(NamedTuple):
@@ -103,6 +112,23 @@ class CredentialRow(NamedTuple):
     consumer_id: str
 
 
+class CertificateRow(NamedTuple):
+    id: str
+    cert: str
+    key: str
+    cert_alt: str | None
+    key_alt: str | None
+    snis: list[str]
+
+    def __repr__(self) -> str:
+        return f"CertificateRow({self.id})"  # no key in any log
+
+
+class CACertificateRow(NamedTuple):
+    id: str
+    cert: str
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigRows:
     """All configuration at one version; plain tuples, since ORM objects cost ten times more."""
@@ -115,6 +141,8 @@ class ConfigRows:
     plugins: list[PluginRow]
     consumers: list[ConsumerRow]
     credentials: list[CredentialRow]
+    certificates: list[CertificateRow] = field(default_factory=list)
+    ca_certificates: list[CACertificateRow] = field(default_factory=list)
 
 
 class RowCache:
@@ -149,6 +177,8 @@ def config_rows(session: Session, known: RowCache | None = None) -> ConfigRows:
         plugins=_plain(session, Plugin, PluginRow, known),
         consumers=_plain(session, Consumer, ConsumerRow, known),
         credentials=_plain(session, OAuth2Credential, CredentialRow, known),
+        certificates=_plain(session, Certificate, CertificateRow, known),
+        ca_certificates=_plain(session, CACertificate, CACertificateRow, known),
     )
 
 
@@ -159,12 +189,13 @@ def _plain(session: Session, table: Any, kind: Any, known: RowCache) -> list[Any
     already.
     """
     statement, decoders = _raw(table, kind)
+    dialect = session.connection().dialect
 
     def make(values: Any) -> Any:
         row = list(values)
         for place, decode in decoders:
             if row[place] is not None:
-                row[place] = decode(row[place])
+                row[place] = decode(row[place], dialect)
         return kind._make(row)
 
     found = session.connection().execute(statement)
@@ -186,14 +217,29 @@ def _raw(table: Any, kind: Any) -> tuple[Select[Any], list[tuple[int, Callable[.
             decoders.append((place, _from_json))
             column = type_coerce(column, String).label(name)
         elif isinstance(column.type, Boolean):
-            decoders.append((place, bool))
+            decoders.append((place, _from_flag))
             column = type_coerce(column, Integer).label(name)
+        elif isinstance(column.type, EncryptedText):
+            decoders.append((place, column.type.process_result_value))
+            column = type_coerce(column, LargeBinary).label(name)
         wanted.append(column)
     return select(*wanted).order_by(columns.id), decoders
 
 
-def _from_json(value: Any) -> Any:
+def _from_flag(value: Any, _dialect: Dialect) -> bool:
+    return bool(value)
+
+
+def _from_json(value: Any, _dialect: Dialect) -> Any:
     return json.loads(value) if isinstance(value, str) else value  # some drivers decode it
+
+
+def service_trusting(session: Session, ca_id: str) -> str | None:
+    """The id of a service that lists this CA certificate."""
+    lists = select(Service.id, Service.ca_certificates).where(
+        col(Service.ca_certificates).is_not(None)
+    )
+    return next((id_ for id_, listed in session.exec(lists) if ca_id in (listed or ())), None)
 
 
 # --- single entities ---------------------------------------------------------------------------

@@ -135,6 +135,44 @@ Index(
 )
 
 
+class Certificate(SQLModel, table=True):
+    """A pair, or two of different kinds of keys.  `snis`: the names of its SNIs, sorted."""
+
+    __tablename__ = "certificates"
+
+    id: str = _id()
+    cert: str
+    key: str = Field(repr=False, sa_column=Column(EncryptedText(), nullable=False))
+    cert_alt: str | None = None
+    key_alt: str | None = Field(default=None, repr=False, sa_column=Column(EncryptedText()))
+    snis: list[str] = _json()
+    tags: list[str] | None = _json()
+    created_at: int = _big()
+    updated_at: int = _big()
+
+
+class SNI(SQLModel, table=True):
+    __tablename__ = "snis"
+
+    id: str = _id()
+    name: str = Field(unique=True)
+    certificate_id: str = _reference("certificates.id", on_delete="CASCADE", nullable=False)
+    tags: list[str] | None = _json()
+    created_at: int = _big()
+    updated_at: int = _big()
+
+
+class CACertificate(SQLModel, table=True):
+    __tablename__ = "ca_certificates"
+
+    id: str = _id()
+    cert: str
+    cert_digest: str = Field(unique=True)  # SHA-256, hexadecimal
+    tags: list[str] | None = _json()
+    created_at: int = _big()
+    updated_at: int = _big()
+
+
 class OAuth2Credential(SQLModel, table=True):
     __tablename__ = "oauth2_credentials"
 

@@ -171,12 +171,6 @@ def test_reference_by_another_field_is_refused(admin: Admin) -> None:
     assert fields == {"service": {"host": "unknown field"}}
 
 
-def test_reference_to_a_kind_that_is_not_there_yet_is_refused(admin: Admin) -> None:
-    certificate = {"host": "h", "protocol": "https", "client_certificate": {"id": NOWHERE}}
-    refused = admin.refused("POST", "/services", json=certificate)
-    assert (refused["code"], "certificates" in refused["message"]) == (4, True)
-
-
 def test_reference_may_be_detached(admin: Admin) -> None:
     route = admin.route(service={"id": admin.service()["id"]})
     assert admin.patch(f"/routes/{route['id']}", {"service": None})["service"] is None

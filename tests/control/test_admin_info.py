@@ -71,7 +71,8 @@ def test_endpoints_lists_every_path(admin: Admin) -> None:
 
 
 def test_enabled_plugins(admin: Admin) -> None:
-    assert admin.get("/plugins/enabled") == {"enabled_plugins": ["oauth2"]}
+    names = ["oauth2", "websocket-session", "websocket-size-limit"]
+    assert admin.get("/plugins/enabled") == {"enabled_plugins": names}
 
 
 # --- schemas ---------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ from typing import Any
 from control.admin.registry import RESOURCES
 from control.admin.resource import Resource
 from tests.control.adminkit import Admin
+from tests.pki import make
 
+PAIR, AUTHORITY = make("a"), make(authority=True)
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 VALUES: list[Any] = [
     *(None, True, False, 0, 1, -1, 80, 2**31, 2**53, 2**70, 1.5, -0.0, 1e308),
@@ -40,6 +42,9 @@ STARTS: dict[str, dict[str, Any]] = {  # what makes each entity good, before the
     "plugins": {"name": "oauth2", "config": {"enable_client_credentials": True}},
     "oauth2_credentials": {"name": "app", "consumer": {"username": "a"}},
     "oauth2_tokens": {"expires_in": 1, "credential": {"client_id": "a"}},
+    "certificates": {"cert": PAIR.cert, "key": PAIR.key},  # made with the SNI `a`
+    "snis": {"certificate": {"id": NOWHERE}},
+    "ca_certificates": {"cert": AUTHORITY.cert},
 }
 KEYS = ["a", NOWHERE, "%00", "%ff", "%2F", "..", ".", "%E2%98%83", "a%20b", "x" * 300]
 OFFSETS = ["", "1", "x", "a,b", "a/b", "\x00", "W10=", "WyJhIl0=", "WyJhIiwiYiIsImMiXQ=="]

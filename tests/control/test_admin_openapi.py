@@ -91,7 +91,8 @@ def test_models_say_what_the_schemas_say(document: dict[str, Any]) -> None:
     assert "url" not in models["Service"]["properties"]
     assert "default" not in models["ServiceUpdate"]["properties"]["port"]
     assert models["RouteCreate"]["properties"]["protocols"]["minItems"] == 1
-    assert models["Plugin"]["oneOf"] == [{"$ref": "#/components/schemas/OAuth2Plugin"}]
+    kinds = ("OAuth2Plugin", "WebSocketSizeLimitPlugin", "WebSocketSessionPlugin")
+    assert models["Plugin"]["oneOf"] == [{"$ref": f"#/components/schemas/{k}"} for k in kinds]
     assert models["OAuth2Plugin"]["properties"]["name"]["const"] == "oauth2"
     pkce = models["OAuth2PluginConfig"]["properties"]["pkce"]
     assert pkce["enum"] == ["none", "lax", "strict", None]
@@ -109,6 +110,10 @@ def test_answers_fit_their_models(admin: Admin, document: dict[str, Any]) -> Non
         "Route": admin.route(),
         "Consumer": admin.consumer(),
         "OAuth2Plugin": admin.plugin(),
+        "WebSocketSizeLimitPlugin": admin.plugin(
+            name="websocket-size-limit", config={"client_max_payload": 1}
+        ),
+        "WebSocketSessionPlugin": admin.plugin(name="websocket-session", config={}),
         "OAuth2Credential": admin.credential(),
         "OAuth2Token": admin.token(),
     }

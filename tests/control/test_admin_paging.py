@@ -245,7 +245,7 @@ def test_page_in_the_middle_of_many_rows_is_read_by_its_key(admin: Admin) -> Non
 # --- entities that are not there yet ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/certificates", "/snis", "/upstreams"])
+@pytest.mark.parametrize("path", ["/upstreams"])
 def test_collection_that_deck_reads_is_empty_until_its_entities_come(
     path: str, admin: Admin
 ) -> None:

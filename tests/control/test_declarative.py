@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from cryptography.fernet import Fernet, MultiFernet
 from fastapi import FastAPI
 
@@ -14,6 +15,7 @@ from control.store import queries
 from control.store.session import Store
 from narthex.config_file import fill_in
 from tests.harness import ROOT
+from tests.pki import make
 
 HOW_TO = {
     "A": """
@@ -218,7 +220,7 @@ def test_reference_may_be_an_id_or_a_name(store: Store) -> None:
         (versioned("services: [{retries: .nan}]"), "nan is not a number"),
         (versioned("services: " + "[" * 40 + "]" * 40), "nested deeper"),
         (versioned("a: &a [1]\nb: &b {x: *a}\nc: &c [&d [*c]]"), "nested deeper"),
-        (versioned("upstreams: []"), "upstreams: not supported; expected services"),
+        (versioned("upstreams: []"), "upstreams: not supported; expected certificates"),
         (versioned("services: {}"), "services: a list of mappings"),
         (versioned("services: [a]"), "services: a list of mappings"),
         (versioned("services: [{url: 'ws://a/'}]"), "needs name or id"),
@@ -288,3 +290,43 @@ def test_endpoint_refuses_in_words(post: Post) -> None:
     assert "host" in answer.json()["message"]
     assert post(b"\xff").json()["message"] == "not UTF-8 text"
     assert post(b"#" * (BYTES_MAX + 1)).status_code == 413
+
+
+# --- certificates -----------------------------------------------------------------------------
+
+
+def test_certificates_with_their_names_and_authorities_are_applied_twice(store: Store) -> None:
+    """Without ids: the same certificate is the same entity."""
+    pair, other, authority = make("a.example"), make("b.example"), make(authority=True)
+    document = {
+        "_format_version": "3.0",
+        "certificates": [
+            {"cert": pair.cert, "key": pair.key, "snis": [{"name": "a.example"}, {"name": "*.b"}]},
+            {"id": "6f6d2a9e-9d6c-4d1c-8a2f-0d6f8b1d7a11", "cert": other.cert, "key": other.key},
+        ],
+        "ca_certificates": [{"cert": authority.cert}],
+        "snis": [{"name": "c.*", "certificate": "6f6d2a9e-9d6c-4d1c-8a2f-0d6f8b1d7a11"}],
+        "services": [
+            {
+                "name": "s",
+                "url": "wss://up.example/",
+                "client_certificate": "6f6d2a9e-9d6c-4d1c-8a2f-0d6f8b1d7a11",
+            }
+        ],
+    }
+    text = yaml.safe_dump(document)
+    made = apply_text(store, text)
+    assert [change.type for change in made] == [
+        "certificates",
+        "certificates",
+        "ca_certificates",
+        "snis",
+        "snis",
+        "snis",
+        "services",
+    ]
+    assert apply_text(store, text) == []
+    with store.reading() as session:
+        rows = queries.config_rows(session)
+    assert sorted(row.snis for row in rows.certificates) == [["*.b", "a.example"], ["c.*"]]
+    assert rows.services[0].client_certificate_id == "6f6d2a9e-9d6c-4d1c-8a2f-0d6f8b1d7a11"

@@ -9,6 +9,8 @@ import pytest
 
 from control.snapshot import Builder, build, id_bytes
 from control.store.queries import (
+    CACertificateRow,
+    CertificateRow,
     ConfigRows,
     ConsumerRow,
     CredentialRow,
@@ -67,9 +69,9 @@ def route(name: str, of: str | None = None, **changed: Any) -> RouteRow:
     return row._replace(**changed)
 
 
-def plugin(name: str, **changed: Any) -> PluginRow:
+def plugin(label: str, **changed: Any) -> PluginRow:
     row = PluginRow(
-        id=ident(name),
+        id=ident(label),
         name="oauth2",
         service_id=None,
         route_id=None,
@@ -151,6 +153,59 @@ def chosen(*plugins: PluginRow, of: RouteRow | None = None) -> bytes | None:
     """The id of the plugin that runs on route `r` of service `s`."""
     found = snapshot(services=[service("s")], routes=[of or route("r", "s")], plugins=[*plugins])
     return found.routes[0].oauth2
+
+
+NAMES = {
+    "oauth2": "oauth2",
+    "websocket-size-limit": "size_limit",
+    "websocket-session": "session",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_build_chooses_the_instance_of_each_plugin_by_itself(name: str) -> None:
+    others = [plugin(f"{other} of all", name=other) for other in NAMES]
+    mine = plugin("mine", name=name, route_id=ident("r"))
+    found = snapshot(routes=[route("r"), route("q")], plugins=[*others, mine])
+    for made, expected in zip(found.routes, ["mine", f"{name} of all"], strict=True):
+        for other, field in NAMES.items():
+            wanted = expected if other == name else f"{other} of all"
+            assert getattr(made, field) == raw(wanted)
+    in_use = {
+        "oauth2": found.oauth2,
+        "websocket-size-limit": found.size_limits,
+        "websocket-session": found.sessions,
+    }
+    for other, records in in_use.items():
+        ids = {raw(f"{other} of all")} | ({raw("mine")} if other == name else set())
+        assert {record.plugin_id for record in records} == ids
+
+
+def test_build_carries_the_config_of_size_limits_and_sessions() -> None:
+    limit = plugin("l", name="websocket-size-limit", config={"client_max_payload": 5})
+    rules = {
+        "ping_interval_ms": 1,
+        "ping_timeout_ms": 2,
+        "idle_timeout_ms": 3,
+        "stall_timeout_ms": 4,
+        "buffered_max": 5,
+        "validate_utf8": True,
+        "on_edit": "drain",
+        "on_delete": "close",
+    }
+    session = plugin("s", name="websocket-session", config=rules)
+    found = snapshot(routes=[route("r")], plugins=[limit, session])
+    assert found.size_limits == [wire.SizeLimit(raw("l"), 5, 16777216)]
+    assert found.sessions == [
+        wire.SessionRules(raw("s"), 1, 2, 3, 4, 5, True, "drain", "close"),
+    ]
+
+
+def test_build_leaves_out_a_size_limit_of_the_other_family() -> None:
+    limit = plugin("l", name="websocket-size-limit", config={"client_max_payload": 5})
+    limit = limit._replace(protocols=["ws", "wss"])
+    found = snapshot(routes=[route("r", protocols=["http"])], plugins=[limit])
+    assert found.routes[0].size_limit is None and found.size_limits == []
 
 
 def test_build_carries_every_field_of_a_service_and_a_route() -> None:
@@ -356,3 +411,66 @@ def test_build_of_many_rows_is_quick() -> None:
         snapshot(services=services, routes=routes, plugins=plugins)
         took.append(time.process_time() - began)
     assert min(took) < 0.5
+
+
+# --- TLS ------------------------------------------------------------------------------------------
+
+
+def pair_row(name: str, *snis: str) -> CertificateRow:
+    return CertificateRow(ident(name), f"{name} cert", f"{name} key", None, None, list(snis))
+
+
+def test_snapshot_has_the_certificates_that_somebody_shows_or_trusts() -> None:
+    found = snapshot(
+        services=[
+            service(
+                "s",
+                protocol="wss",
+                tls_verify=True,
+                tls_verify_depth=2,
+                client_certificate_id=ident("shown"),
+                ca_certificates=[ident("ca"), ident("gone")],
+            ),
+            service("off", enabled=False, client_certificate_id=ident("unused")),
+        ],
+        certificates=[pair_row("named", "A.Example", "*"), pair_row("shown"), pair_row("unused")],
+        ca_certificates=[
+            CACertificateRow(ident("ca"), "ca cert"),
+            CACertificateRow(ident("other"), "other cert"),
+        ],
+    )
+    (made,) = found.services
+    assert (made.tls_verify, made.tls_verify_depth) == (True, 2)
+    assert (made.client_certificate, made.ca_certificates) == (raw("shown"), [raw("ca")])
+    assert {c.id: c.snis for c in found.certificates} == {
+        raw("named"): ["*", "a.example"],
+        raw("shown"): [],
+    }
+    assert [c.cert for c in found.ca_certificates] == ["ca cert"]
+    assert "key" not in repr(found.certificates) and "key" not in repr(pair_row("named"))
+
+
+def test_service_that_lists_no_authority_that_is_there_trusts_nobody() -> None:
+    """And not the system's store, which it was told not to trust."""
+    tls: dict[str, Any] = {"protocol": "wss"}
+    rows = [
+        service("a", **tls, ca_certificates=[ident("gone")]),
+        service("b", **tls, ca_certificates=[]),
+        service("c", **tls),
+    ]
+    assert [made.ca_certificates for made in snapshot(services=rows).services] == [[], None, None]
+
+
+def test_authority_that_comes_changes_the_service_that_lists_it() -> None:
+    builder, listing = Builder(), service("a", protocol="wss", ca_certificates=[ident("ca")])
+    rows: dict[str, Any] = {"services": [listing], "routes": [], "plugins": [], "consumers": []}
+
+    def trusted(*authorities: CACertificateRow) -> list[bytes] | None:
+        config = ConfigRows(
+            EPOCH, 1, b"k" * 32, **rows, credentials=[], ca_certificates=[*authorities]
+        )
+        return builder.build(config).services[0].ca_certificates
+
+    assert trusted() == []
+    assert trusted(CACertificateRow(ident("ca"), "text")) == [raw("ca")]
+    assert trusted() == []

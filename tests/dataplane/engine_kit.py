@@ -202,6 +202,27 @@ class Line:
         size = int(head.get("Content-Length") or 0) if body else 0
         return head, self.exactly(size)
 
+    def chunks(self) -> list[bytes]:
+        """The chunks of a body up to its last, which has no trailers."""
+        found: list[bytes] = []
+        while True:
+            while b"\r\n" not in self.data:
+                assert self.fill(), f"ended within a chunk's size: {self.data[-200:]!r}"
+            size = int(self.exactly(self.data.index(b"\r\n") + 2), 16)
+            chunk = self.exactly(size + 2)
+            assert chunk.endswith(b"\r\n"), chunk[-20:]
+            if size == 0:
+                return found
+            found.append(chunk[:-2])
+
+    def message(self) -> tuple[Head, bytes]:
+        """A head and the body that it announces: chunked, by length, or none."""
+        head = self.head()
+        if head.get("Transfer-Encoding") is not None:
+            assert head.get("Transfer-Encoding") == "chunked" and not head.all("Content-Length")
+            return head, b"".join(self.chunks())
+        return head, self.exactly(int(head.get("Content-Length") or 0))
+
     def frame(self) -> Frame:
         first, second = self.exactly(2)
         raw = bytes([first, second])
@@ -337,7 +358,7 @@ class Rig:
             **options,
         }
         self.engine = Engine(**self.given)
-        self.names = NameTable(self.engine.reclaimer)
+        self.names = NameTable(self.engine.reclaimer, self.engine.tickets)
         self.port = self.engine.listen("127.0.0.1", 0, False)
         self.upstream = Upstream()
         self.lines: list[Line] = []
@@ -370,6 +391,10 @@ class Rig:
             of(wire.OAuth2),
             of(wire.Consumer) or [wire.Consumer(CONSUMER, "alex", "custom-7")],
             of(wire.Credential) or [wire.Credential(CREDENTIAL, "client-1", CONSUMER)],
+            size_limits=of(wire.SizeLimit),
+            sessions=of(wire.SessionRules),
+            certificates=of(wire.Certificate),
+            ca_certificates=of(wire.CaCertificate),
         )
         previous = self.tables[-1] if self.tables else None
         self.tables.append(compile_snapshot(snapshot, previous, self.names))
@@ -388,7 +413,7 @@ class Rig:
 
         def box(*given: Any, **named: Any) -> PolicyBox:
             flags = given[5] | (FLAGS["validate_utf8"] if validate_utf8 else 0)
-            return PolicyBox(*given[:5], flags, *given[6:11], **{**named, "session": session})
+            return PolicyBox(*given[:5], flags, *given[6:10], session, *given[11:], **named)
 
         with mock.patch.object(compiling, "PolicyBox", box):
             yield
@@ -397,6 +422,14 @@ class Rig:
         """A ws route to the upstream, `/` unless told otherwise, that asks for no token."""
         given = {"paths": ["/"], "oauth2": None, **fields}
         self.publish(service(self.upstream.port, **(service_fields or {})), route(**given))
+
+    def http_route(self, service_fields: dict[str, Any] | None = None, **fields: Any) -> None:
+        """An http route to the upstream, `/` unless told otherwise, that asks for no token."""
+        given = {"paths": ["/"], "oauth2": None, "protocols": ["http", "https"], **fields}
+        self.publish(
+            service(self.upstream.port, **{"protocol": "http", **(service_fields or {})}),
+            route(**given),
+        )
 
     def guarded_route(self, plugin_fields: dict[str, Any] | None = None, **fields: Any) -> None:
         """A ws route to the upstream that asks for a token."""

@@ -89,6 +89,7 @@ class FakeEngine:
         self.recorded: list[tuple[str, dict[str, Any]]] = []
         self.totals: dict[str, Any] = {"handshakes": {101: 2, 401: 1}}
         self.swept = 0
+        self.parted: list[tuple[int, int]] = []  # (worker told, snapshots published by then)
 
     def ask(self, *questions: tuple[Any, ...]) -> None:
         self.asked += questions
@@ -99,6 +100,9 @@ class FakeEngine:
         if not self.asked:
             os.eventfd_read(self.question_fd)
         return taken
+
+    def tell_parted(self, workers: list[int]) -> None:
+        self.parted += [(worker, len(self.published)) for worker in workers]
 
     def answer_token(self, ref: int, verdict: str) -> None:
         assert ref not in self.verdicts, "answered twice"
@@ -158,6 +162,9 @@ class FakeEngine:
     def join(self, seconds: float) -> bool:
         self._called("join")
         return self.joins
+
+    def live_exchanges(self) -> int:
+        return 0
 
     def live_sessions(self) -> int:
         return self.sessions

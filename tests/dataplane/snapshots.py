@@ -38,6 +38,8 @@ def snapshot(*parts: Any, version: int = 1) -> wire.Snapshot:
         of(wire.OAuth2),
         of(wire.Consumer),
         of(wire.Credential),
+        of(wire.SizeLimit),
+        of(wire.SessionRules),
     )
 
 

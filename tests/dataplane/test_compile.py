@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from dataplane import wire
+from dataplane._policies import CHANGES as ON_CHANGE
 from dataplane._policies import FLAGS, SESSION_DEFAULTS
 from dataplane._tables import Tables
 from dataplane.compile import CompileError, compile_snapshot
@@ -45,7 +46,9 @@ def how_to() -> wire.Snapshot:
         service(2, host="other", port=9001),
         route(10, paths=["/anything"], service=uid(1), oauth2=uid(50)),
         route(11, protocols=["https"], methods=["POST"], paths=["/token-route"], oauth2=uid(51)),
-        route(12, paths=["/free"], service=uid(2)),
+        route(12, paths=["/free"], service=uid(2), size_limit=uid(80), session=uid(90)),
+        wire.SizeLimit(uid(80)),
+        wire.SessionRules(uid(90)),
         wire.OAuth2(uid(50), global_credentials=True, anonymous=uid(60)),
         wire.OAuth2(uid(51), global_credentials=True),
         ALEX,
@@ -131,6 +134,8 @@ def test_policy_has_the_ids_port_times_and_texts() -> None:
         "anonymous_missing": b"",
         "anonymous": None,
         "session": SESSION_DEFAULTS,
+        "parting": 0,
+        "drain_ms": (0, 0),
     }
 
 
@@ -196,6 +201,94 @@ def test_challenges_name_the_realm(realm: str, quoted: bytes) -> None:
         b'Bearer realm="%s", error="invalid_token", error_description='
         b'"The access token is invalid or has expired"' % quoted
     )
+
+
+# --- what holds for sessions ---------------------------------------------------------------------
+
+NO_LIMIT = 2**32 - 1
+RULES = wire.SessionRules(uid(90), 1, 2, 3, 4, 5, True, "close", "keep")
+RULED = (1, 2, 3, 4, 5, ON_CHANGE["close"], ON_CHANGE["keep"])
+
+
+def session_of(*plugins: Any, protocols: list[str]) -> Any:
+    """The session rules of a route of these protocols that has these plugins."""
+    limits = [p.plugin_id for p in plugins if isinstance(p, wire.SizeLimit)]
+    rules = [p.plugin_id for p in plugins if isinstance(p, wire.SessionRules)]
+    policy = policy_of(
+        service(5, read_timeout_ms=777, write_timeout_ms=888),
+        route(
+            1,
+            protocols=protocols,
+            paths=["/"],
+            service=uid(5),
+            size_limit=limits[0] if limits else None,
+            session=rules[0] if rules else None,
+        ),
+        *plugins,
+    )
+    assert ("validate_utf8" in flags_of(policy)) == bool(rules)
+    return policy["session"]
+
+
+def test_websocket_route_without_plugins_has_the_defaults() -> None:
+    assert session_of(protocols=["ws", "wss"]) == SESSION_DEFAULTS
+    assert SESSION_DEFAULTS[:2] == (1048576, 16777216)
+    defaults = wire.SessionRules(uid(90))
+    assert SESSION_DEFAULTS[2:7] == (
+        defaults.ping_interval_ms,
+        defaults.ping_timeout_ms,
+        defaults.idle_timeout_ms,
+        defaults.stall_timeout_ms,
+        defaults.buffered_max,
+    )
+    assert SESSION_DEFAULTS[7:] == (ON_CHANGE[defaults.on_edit], ON_CHANGE[defaults.on_delete])
+
+
+@pytest.mark.parametrize(
+    ("fields", "limits"),
+    [
+        ({"client_max_payload": 9}, (9, 16777216)),
+        ({"upstream_max_payload": 33554432}, (1048576, 33554432)),
+        ({"client_max_payload": 1, "upstream_max_payload": 2}, (1, 2)),
+    ],
+)
+def test_size_limit_becomes_the_limits_of_a_policy(
+    fields: dict[str, int], limits: tuple[int, int]
+) -> None:
+    found = session_of(wire.SizeLimit(uid(80), **fields), protocols=["ws"])
+    assert found == (*limits, *SESSION_DEFAULTS[2:])
+
+
+def test_session_rules_become_those_of_a_policy() -> None:
+    assert session_of(RULES, protocols=["wss"]) == (1048576, 16777216, *RULED)
+    both = session_of(RULES, wire.SizeLimit(uid(80), 7, 8), protocols=["ws"])
+    assert both == (7, 8, *RULED)
+
+
+def test_opaque_route_has_no_limits_no_pings_and_its_services_timeouts() -> None:
+    found = session_of(protocols=["http", "https"])
+    assert found == (NO_LIMIT, NO_LIMIT, 0, 0, 777, 888, *SESSION_DEFAULTS[6:])
+
+
+def test_opaque_route_has_what_its_plugin_says() -> None:
+    assert session_of(RULES, protocols=["https"]) == (NO_LIMIT, NO_LIMIT, *RULED)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "said"),
+    [
+        (wire.SizeLimit(uid(80), client_max_payload=0), "message limits"),
+        (wire.SizeLimit(uid(80), upstream_max_payload=2**32), "message limits"),
+        (wire.SessionRules(uid(90), ping_interval_ms=-1), "session times"),
+        (wire.SessionRules(uid(90), idle_timeout_ms=2**32), "session times"),
+        (wire.SessionRules(uid(90), stall_timeout_ms=0), "write timeout"),
+        (wire.SessionRules(uid(90), buffered_max=0), "buffer"),
+        (wire.SessionRules(uid(90), on_edit="stop"), "'stop' is not keep, drain or close"),
+    ],
+)
+def test_session_rules_out_of_bounds_are_refused(plugin: Any, said: str) -> None:
+    with pytest.raises(CompileError, match=f"route 00000000.*{said}"):
+        session_of(plugin, protocols=["ws"])
 
 
 # --- who is calling ------------------------------------------------------------------------------
@@ -289,6 +382,8 @@ CHANGES: dict[str, tuple[Any, set[int]]] = {
     "a route": (lambda s: [*s.routes[:2], route(12, paths=["/freed"], service=uid(2))], {12}),
     "a service": (lambda s: [service(1, host="moved"), s.services[1]], {10}),
     "a plugin": (lambda s: [s.oauth2[0], wire.OAuth2(uid(51), realm="r")], {11}),
+    "a size limit": (lambda s: [wire.SizeLimit(uid(80), 7)], {12}),
+    "session rules": (lambda s: [wire.SessionRules(uid(90), on_edit="close")], {12}),
     "the anonymous consumer": (lambda s: [wire.Consumer(uid(60), "alexa")], {10}),
     "a credential": (lambda s: [wire.Credential(uid(71), "new", uid(60))], set()),
 }
@@ -296,6 +391,8 @@ FIELD = {
     "a route": "routes",
     "a service": "services",
     "a plugin": "oauth2",
+    "a size limit": "size_limits",
+    "session rules": "sessions",
     "the anonymous consumer": "consumers",
     "a credential": "credentials",
 }
@@ -330,12 +427,16 @@ ROUTED = route(1, paths=["/"], service=uid(5))
 REFUSED: dict[str, tuple[list[Any], str]] = {
     "service missing": ([ROUTED], "names a service that is not there"),
     "plugin missing": ([route(1, oauth2=uid(50))], "names an oauth2 plugin that is not there"),
+    "size limit missing": ([route(1, size_limit=uid(80))], "websocket-size-limit plugin that is"),
+    "session missing": ([route(1, session=uid(90))], "names a websocket-session plugin that is"),
     "consumer missing": ([CREDENTIAL], "names a consumer that is not there"),
     "many missing": ([route(n, service=uid(5)) for n in range(1, 9)], "; and 3 more"),
     "route id": ([wire.Route(b"x" * 15, ["ws"])], "route id '7878.*' is not 16 bytes long"),
     "empty id": ([wire.Route(b"", ["ws"])], "route id '' is not 16 bytes long"),
     "service id": ([wire.Service(b"x", "ws", "up", 1)], "service id '78' is not 16 bytes"),
     "plugin id": ([wire.OAuth2(b"x" * 17)], "oauth2 plugin id"),
+    "size limit id": ([wire.SizeLimit(b"x")], "websocket-size-limit plugin id"),
+    "session id": ([wire.SessionRules(b"x")], "websocket-session plugin id"),
     "consumer id": ([wire.Consumer(b"x")], "consumer id"),
     "credential id": ([ALEX, wire.Credential(b"x", "c", uid(60))], "credential id"),
     "route twice": ([route(1), route(1)], "a route id is there twice"),

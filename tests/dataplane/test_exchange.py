@@ -386,29 +386,3 @@ def test_endpoint_over_plain_http_on_a_tls_only_route_is_a_426(rig: Rig) -> None
     assert head.get("Upgrade") == "TLS/1.2, HTTP/1.1"
     client.send(request(b"/token-route/oauth2/token"))
     assert client.answer()[0].status == 404  # methods say POST
-
-
-@pytest.mark.parametrize("what", ["requests", "connections"])
-def test_gateway_without_a_slot_left_says_503(what: str) -> None:
-    """Requests and connections come from slabs with a ceiling; what is full is said and counted."""
-    with new_rig(1, max_sessions=1) as rig:
-        open_endpoint(rig)
-        sent = post(b"x") if what == "requests" else request(b"/none")
-        room = 65 if what == "requests" else 3 + 64 - 2  # a listener and the inbox are connections
-        held = [rig.client(sent) for _ in range(room)]
-        refs = [rig.question()[1] for _ in held] if what == "requests" else []
-        until(lambda: rig.count("accepts") == room)
-        late = rig.client(sent)
-        head, _ = late.answer()
-        assert head.line == "HTTP/1.1 503 Service Unavailable"
-        assert (head.get("Retry-After"), head.get("Connection")) == ("1", "close")
-        assert late.rest() == b""
-        assert rig.count("refused_full") == 1
-        for ref in refs:
-            reply(rig, ref)
-        for client in held:
-            assert client.answer()[0].status == (200 if what == "requests" else 404)
-        for client in held:
-            client.close()
-        until(lambda: rig.count("connections") == 0)
-        assert rig.client(request(b"/none")).answer()[0].status == 404

@@ -80,7 +80,7 @@ def test_slow_client_gets_the_whole_of_a_last_answer(rig: Rig, ends: bool) -> No
         owed.client.shut()
     deadline = time.monotonic() + LINGER_SECONDS + 0.5
     while time.monotonic() < deadline:  # it may not be given up while it is slow
-        assert rig.count("connections") == 1
+        assert rig.count("connections") > 0
         time.sleep(POLL_SECONDS)
     assert owed.all_come()
     assert owed.client.rest() == b""

@@ -16,6 +16,7 @@ import structlog
 
 from dataplane import main as module
 from dataplane import plane, wire
+from dataplane._contexts import TicketKeys
 from dataplane.disk import DiskState
 from dataplane.settings import load
 from dataplane.startup import load_keyring
@@ -43,7 +44,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
 
     made.on_start = end_soon
     monkeypatch.setattr(module, "Engine", make)
-    monkeypatch.setattr(module, "NameTable", lambda reclaimer: FakeNames())
+    monkeypatch.setattr(module, "NameTable", lambda reclaimer, tickets: FakeNames())
     monkeypatch.setattr(module.gc, "freeze", lambda: None)
     monkeypatch.setattr(plane, "arm_watchdog", lambda seconds: None)
     monkeypatch.setattr(plane, "compile_snapshot", lambda snapshot, previous, names: snapshot)
@@ -76,15 +77,24 @@ def run(tmp_path: Path) -> Callable[..., int]:
 def test_engine_is_made_listened_and_started_in_order(
     engine: FakeEngine, run: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(trusted_ips="10.0.0.0/8", max_sessions=77, token_cache=99) == 0
+    bounds = {"max_connections_per_address": 5, "max_sessions_per_consumer": 7, "head_bytes": 2048}
+    bounds["handshake_rate_per_address"] = 6
+    given = {"max_sessions": 77, "max_connections": 88, "token_cache": 99, **bounds}
+    assert run(trusted_ips="10.0.0.0/8", **given) == 0
     assert engine.calls == [
         "certificate", "listen", "listen", "start", "drain 0", "stop", "join",
     ]  # fmt: skip
     assert len(engine.given.pop("seed")) == module.SEED_BYTES
+    assert isinstance(engine.given.pop("tickets"), TicketKeys)
     assert engine.given == {
         "workers": 3,
         "token_cache": 99,
         "max_sessions": 77,
+        "max_connections": 88,
+        "max_address_connections": 5,
+        "address_handshakes": 6,
+        "max_consumer_sessions": 7,
+        "head_bytes": 2048,
         "server_token": "narthex/0.1.0",
         "trusted": [(b"\0" * 10 + b"\xff\xff\x0a\0\0\0", 104)],
     }

@@ -16,8 +16,9 @@ TOTALS = {
     "messages_in": 11, "messages_out": 12, "bytes_in": 1300, "bytes_out": 1400,
     "closes": {(1000, "client"): 2, (1001, "upstream"): 1}, "token_hits": 50, "token_misses": 4,
     "records_dropped": 6, "questions_dropped": 7, "accepts": 9,
-    "connections": 4, "requests": 8, "refused_full": 10, "pings": 21,
-    "reads_held": 22, "budgets_spent": 23,
+    "connections": 4, "requests": 8, "refused": {"sessions": 10, "descriptors": 11},
+    "proxied": {2: 30, 5: 1}, "upstream_reused": 28, "live_exchanges": 2,
+    "pings": 21, "reads_held": 22, "budgets_spent": 23,
 }  # fmt: skip
 
 
@@ -47,6 +48,10 @@ def test_metrics_have_every_counter_of_the_engine(engine: FakeEngine) -> None:
             "narthex_handshakes_total|status=101": 5,
             "narthex_handshakes_total|status=401": 2,
             "narthex_handshakes_total|status=503": 1,
+            "narthex_proxied_total|status=2xx": 30,
+            "narthex_proxied_total|status=5xx": 1,
+            "narthex_upstream_reused_total": 28,
+            "narthex_live_exchanges": 2,
             "narthex_live_sessions": 3,
             "narthex_sessions_total": 5,
             "narthex_messages_total|sender=client": 11,
@@ -66,7 +71,8 @@ def test_metrics_have_every_counter_of_the_engine(engine: FakeEngine) -> None:
             "narthex_connections_accepted_total": 9,
             "narthex_connections": 4,
             "narthex_requests_total": 8,
-            "narthex_refused_full_total": 10,
+            "narthex_refused_total|reason=sessions": 10,
+            "narthex_refused_total|reason=descriptors": 11,
             "narthex_config_version": 17,
             "narthex_link_up": 1,
             "narthex_draining": 0,

@@ -19,6 +19,7 @@ from cryptography.fernet import Fernet, MultiFernet
 
 from dataplane import plane as module
 from dataplane import wire
+from dataplane._policies import CHANGES, PARTING
 from dataplane.disk import DiskState
 from dataplane.plane import Plane
 from dataplane.settings import Listener, load
@@ -29,12 +30,27 @@ from tests.harness import ROOT
 pytestmark = pytest.mark.anyio
 
 
+class Held:
+    """A policy that the sessions of worker 1 hold, and whose route goes with its snapshot."""
+
+    on_delete = CHANGES["drain"]
+
+    def __init__(self, version: int) -> None:
+        self.route = bytes([version])
+        self.parted: list[tuple[int, ...]] = []
+
+    def part(self, *told: int) -> list[int]:
+        self.parted.append(told)
+        return [1]
+
+
 class Compiled:
     """What the fake compiler makes of a snapshot."""
 
     def __init__(self, snapshot: wire.Snapshot, previous: object) -> None:
         self.version = snapshot.version
         self.previous = previous
+        self.boxes = {snapshot.version: Held(snapshot.version)}
 
 
 @pytest.fixture
@@ -89,6 +105,11 @@ async def test_snapshot_is_compiled_beside_the_last_one_published_and_told(
     first, second = engine.published
     assert (first.previous, second.previous) == (None, first)
     assert engine.swept == 2
+    # What the second left out parts as it says, over DRAIN_SECONDS; after the swap.
+    ((parting, from_ms, until_ms),) = first.boxes[3].parted
+    assert parting == PARTING["gone"] | PARTING["shut"] | PARTING["drain"]
+    assert until_ms - from_ms == 5000
+    assert engine.parted == [(1, 2)]
     assert plane.known.has_credential((2).to_bytes(16, "big"))
     assert plane.status()["config"]["version"] == 4
     assert plane.readiness().reasons == []

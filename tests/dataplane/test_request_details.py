@@ -85,7 +85,7 @@ def test_accept_wildcards_are_honoured_in_the_engines_own_errors(
     rig: Rig, accept: bytes, kind: str
 ) -> None:
     """routing-and-proxy.md §9: by Accept, JSON by default; text/plain only without one."""
-    rig.open_route()
+    rig.open_route({"retries": 0})
     client = rig.client(handshake(b"/", b"Accept: " + accept))
     rig.upstream.accept().close()
     head, _ = client.answer()

@@ -31,6 +31,9 @@ def test_settings_are_the_documented_ones_when_nothing_is_set(tmp_path: Path) ->
     assert found.keyring_file == tmp_path / "narthex-data" / "keyring"
     assert found.workers == len(os.sched_getaffinity(0))
     assert (found.token_cache, found.max_sessions, found.drain_seconds) == (65536, None, 10.0)
+    assert (found.max_connections, found.head_bytes) == (None, 32768)
+    assert found.max_connections_per_address == found.handshake_rate_per_address == 0
+    assert found.max_sessions_per_consumer == 0
     assert (found.log_level, found.log_format, found.trusted_ips) == ("info", "json", [])
     assert (found.tls_cert, found.link_ca, found.link_secret) == (None, None, None)
     assert not found.data_dir.exists()  # a dry run makes nothing
@@ -94,6 +97,12 @@ def test_port_zero_may_stand_twice_in_a_list() -> None:
         ("WORKERS", "two"),
         ("TOKEN_CACHE", "15"),
         ("MAX_SESSIONS", "0"),
+        ("MAX_CONNECTIONS", "0"),
+        ("MAX_CONNECTIONS_PER_ADDRESS", "-1"),
+        ("HANDSHAKE_RATE_PER_ADDRESS", "0.5"),
+        ("MAX_SESSIONS_PER_CONSUMER", "many"),
+        ("HEAD_BYTES", "1023"),
+        ("HEAD_BYTES", "32769"),
         ("DRAIN_SECONDS", "-1"),
         ("DRAIN_SECONDS", "nan"),
         ("DRAIN_SECONDS", "inf"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import os
 import re
@@ -73,6 +74,21 @@ def test_keyring_is_made_once_and_read_again(tmp_path: Path) -> None:
     path.write_text(f"{Fernet.generate_key().decode()}\n{path.read_text()}")
     assert startup.load_keyring(path).decrypt(box) == b"x"
     assert [p.name for p in tmp_path.iterdir()] == ["keyring"]
+
+
+def test_ticket_keys_come_from_the_keyring_newest_first(tmp_path: Path) -> None:
+    path = tmp_path / "keyring"
+    (first,) = startup.ticket_keys(path)
+    assert len(first) == 80
+    newer = Fernet.generate_key().decode()
+    path.write_text(f"{newer}\n{path.read_text()}")
+    keys = startup.ticket_keys(path)
+    assert keys[1] == first == startup.ticket_keys(path)[1]
+    assert (
+        len({keys[0][:16], keys[0][16:48], keys[0][48:]} | {base64.urlsafe_b64decode(newer)}) == 4
+    )
+    path.write_text("\n".join(Fernet.generate_key().decode() for _ in range(20)))
+    assert len(startup.ticket_keys(path)) == 16
 
 
 def test_keyring_of_another_writer_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,3 +306,20 @@ def test_file_descriptor_limit_is_raised_to_the_hard_one() -> None:
 def test_sessions_follow_the_file_descriptors(fds: int, sessions: int) -> None:
     assert startup.sessions_max(load(), fds) == sessions
     assert startup.sessions_max(load(max_sessions=7), fds) == 7
+
+
+@pytest.mark.parametrize(
+    ("fds", "given", "connections"),
+    [
+        (20000, {}, (20000 - 256) // 2),
+        (20000, {"max_sessions": 744}, 19000),
+        (20000, {"max_sessions": 20000}, (20000 - 256) // 2),
+        (20000, {"max_connections": 5}, 5),
+        (100, {}, 1),
+        (2**30, {}, startup.CONNECTIONS_MAX),
+    ],
+)
+def test_connections_are_what_the_sessions_leave_of_the_descriptors(
+    fds: int, given: dict[str, int], connections: int
+) -> None:
+    assert startup.connections_max(load(**given), fds) == connections

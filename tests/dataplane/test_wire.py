@@ -81,6 +81,8 @@ def test_snapshot_of_equal_content_packs_to_equal_bytes() -> None:
     [
         ({"routes": [wire.Route(ID, ["ws"], service=b"x" * 16)]}, "a service"),
         ({"routes": [wire.Route(ID, ["ws"], oauth2=b"x" * 16)]}, "an oauth2 plugin"),
+        ({"routes": [wire.Route(ID, ["ws"], size_limit=b"x" * 16)]}, "a websocket-size-limit"),
+        ({"routes": [wire.Route(ID, ["ws"], session=b"x" * 16)]}, "a websocket-session"),
         ({"credentials": [wire.Credential(ID, "c", b"x" * 16)]}, "a consumer"),
     ],
 )

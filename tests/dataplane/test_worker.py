@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import select
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -235,72 +230,19 @@ def test_counters_add_up_over_the_workers(rig: Rig) -> None:
     assert (counters["token_hits"], counters["token_misses"]) == (30, 0)
     assert counters["accepts"] == 35
     assert sum(rig.engine.sessions_by_worker()) == 30
-    for name in ("records_dropped", "questions_dropped", "refused_full"):
-        assert counters[name] == 0
+    assert (counters["records_dropped"], counters["questions_dropped"]) == (0, 0)
+    assert set(counters["refused"].values()) == {0}
 
 
 # --- bounds ---------------------------------------------------------------------------------------
-
-
-@contextmanager
-def no_descriptors_left() -> Iterator[None]:
-    """Let this process, engine included, open nothing more."""
-    spare = os.dup(0)
-    os.close(spare)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_s76_without_descriptors_the_listener_pauses_and_live_sessions_go_on() -> None:
-    with new_rig(1) as rig:
-        rig.open_route()
-        client, upstream = rig.session()
-        waiting = [rig.connect() for _ in range(5)]  # accepted once they send something
-        with no_descriptors_left():
-            for line in waiting:
-                line.send(handshake(b"/late"))
-            until(lambda: rig.count("refused_full") >= 1)
-            begun, before = time.monotonic(), rig.count("refused_full")
-            rounds = 0
-            while time.monotonic() - begun < 0.5:
-                client.send(up(TEXT, b"on"))
-                assert upstream.frame().payload == b"on"
-                rounds += 1
-            assert rounds > 20
-            assert rig.count("refused_full") - before <= 10, "the accept loop spins"
-        for _ in waiting:
-            late = rig.upstream.accept()
-            assert late.head().target == "/late"
-            late.send(switching())
-        assert [line.head().status for line in waiting] == [101] * 5
-
-
-def test_handshake_without_a_descriptor_for_its_upstream_is_a_503() -> None:
-    with new_rig(1) as rig:
-        rig.open_route()
-        kept = rig.client(request(b"/"))
-        assert kept.answer()[0].status == 426
-        with no_descriptors_left():
-            kept.send(handshake())
-            head, _ = kept.answer()
-            assert head.status == 503
-        kept.send(handshake())
-        upstream = rig.upstream.accept()
-        upstream.head()
-        upstream.send(switching())
-        assert kept.head().status == 101
 
 
 def descriptors_open() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_ten_thousand_connections_aborted_leave_nothing(rig: Rig) -> None:
-    """S71: no descriptor, no slot and no memory, whatever stage they were in."""
+def test_s71_ten_thousand_connections_aborted_leave_nothing(rig: Rig) -> None:
+    """No descriptor, no slot and no memory, whatever stage they were in."""
     rig.open_route()
     whole = handshake()
 

@@ -1,9 +1,12 @@
 """An upstream that echoes, and sessions through a gateway that check every message; one process.
 
-stdout and stdin speak JSON lines: {"upstream": port} out, {"url", "token", "sessions"} in, "ready"
-out once all sessions stand, any line in to stop, and the report out: {"messages", "problems"}. Each
-session keeps IN_FLIGHT messages on their way, the n-th of which tells by its content which it is.
-On "stop" it waits for what is on its way and closes; whatever else ends it is a problem.
+stdout and stdin speak JSON lines: {"upstream": port} out; {"url", "token", "sessions", "group"} in,
+any number of times, and "ready" out each time once all these sessions stand; "start" in and "ready"
+out, as often, when those that stand are to be busy; "stop" in, and the report out: {"messages",
+"problems", "ends"}. Each session keeps a few messages on their way, the n-th of which tells by
+its content which it is. On "stop" it waits for what is on its way and closes; whatever else ends
+it is a problem, but for 1012: `ends` has the reasons and seconds (of time.monotonic) of these, by
+group.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ import asyncio
 import json
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
@@ -23,8 +28,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-IN_FLIGHT = 3
+IN_FLIGHT = 3  # of a session, 1 where there are more than CROWD: Python is the slow part here
+CROWD = 1000
 SIZES = (0, 1, 113, 114, 900, 20, 3000, 64, 40, 7)  # of the filling; some frames need longer heads
+OPENING_MAX = 20
 ANSWER_SECONDS = 30.0  # an echo that takes longer is lost
 _NUMBER = struct.Struct("!IQ")
 _FILLING = bytes(range(256)) * 13
@@ -42,14 +49,16 @@ def message(session: int, number: int) -> bytes | str:
 class Load:
     stopping: bool = False
     messages: int = 0
+    in_flight: int = IN_FLIGHT
     problems: list[str] = field(default_factory=list)
+    ends: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
 
-    async def session(self, number: int, socket: ClientConnection) -> None:
+    async def session(self, number: int, group: str, socket: ClientConnection) -> None:
         """Send and check until told to stop."""
         sent = checked = 0
         try:
             while checked < sent or not self.stopping:
-                while sent - checked < IN_FLIGHT and not self.stopping:
+                while sent - checked < self.in_flight and not self.stopping:
                     await socket.send(message(number, sent))
                     sent += 1
                 if checked == sent:
@@ -62,6 +71,10 @@ class Load:
                 checked += 1
                 self.messages += 1
         except (ConnectionClosed, TimeoutError) as error:
+            told = error.rcvd if isinstance(error, ConnectionClosed) else None
+            if told is not None and told.code == 1012:
+                self.ends.setdefault(group, []).append((told.reason, time.monotonic()))
+                return
             self.problems.append(f"session {number}, after {checked} of {sent}: {error!r}")
 
 
@@ -72,26 +85,44 @@ async def _echo(connection: ServerConnection) -> None:
 
 async def main() -> None:
     async with AsyncExitStack() as stack:
-        options: dict[str, Any] = {"compression": None, "ping_interval": None}
+        options: dict[str, Any] = {
+            "compression": None,
+            "ping_interval": None,
+            "close_timeout": ANSWER_SECONDS,
+        }
         server = await stack.enter_async_context(serve(_echo, "127.0.0.1", 0, **options))
         say({"upstream": next(iter(server.sockets)).getsockname()[1]})
-        given = json.loads(await asyncio.to_thread(sys.stdin.readline))
-        token = given.get("token")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        sockets = [
-            await stack.enter_async_context(
-                connect(given["url"], additional_headers=headers, proxy=None, **options)
-            )
-            for _ in range(given["sessions"])
-        ]
         load = Load()
+        numbers = count()
+        waiting: list[tuple[str, ClientConnection]] = []
         async with asyncio.TaskGroup() as tasks:
-            for number, socket in enumerate(sockets):
-                tasks.create_task(load.session(number, socket))
-            say("ready")
-            await asyncio.to_thread(sys.stdin.readline)
+            while (given := json.loads(await asyncio.to_thread(sys.stdin.readline))) != "stop":
+                if given == "start":
+                    load.in_flight = 1 if len(waiting) > CROWD else IN_FLIGHT
+                    for group, socket in waiting:
+                        tasks.create_task(load.session(next(numbers), group, socket))
+                    waiting = []
+                else:
+                    waiting += [(given["group"], s) for s in await opened(stack, given, options)]
+                say("ready")
             load.stopping = True
-    say({"messages": load.messages, "problems": load.problems})
+    say({"messages": load.messages, "problems": load.problems, "ends": load.ends})
+
+
+async def opened(
+    stack: AsyncExitStack, given: dict[str, Any], options: dict[str, Any]
+) -> list[ClientConnection]:
+    """As many sessions as asked for, OPENING_MAX opened at a time."""
+    token = given["token"]
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    room = asyncio.Semaphore(OPENING_MAX)
+
+    async def one() -> ClientConnection:
+        async with room:
+            session = connect(given["url"], additional_headers=headers, proxy=None, **options)
+            return await stack.enter_async_context(session)
+
+    return list(await asyncio.gather(*(one() for _ in range(given["sessions"]))))
 
 
 def say(what: Any) -> None:
@@ -104,16 +135,34 @@ class EchoLoad:
     def __init__(self, popen: Popen[str]) -> None:
         self._popen = popen
         self.upstream: int = self._hear()["upstream"]
+        self.ends: dict[str, list[tuple[str, float]]] = {}
 
-    def open(self, url: str, sessions: int, token: str | None = None) -> None:
-        """Open the sessions; from then on they are busy."""
-        self._say({"url": url, "sessions": sessions, "token": token})
+    def connect(self, url: str, sessions: int, token: str | None, group: str) -> None:
+        """Open sessions that stay silent until `start`."""
+        self._say({"url": url, "sessions": sessions, "token": token, "group": group})
         assert self._hear() == "ready"
 
+    def start(self) -> None:
+        """Make all that stand busy."""
+        self._say("start")
+        assert self._hear() == "ready"
+
+    def open(self, url: str, sessions: int, token: str | None = None, group: str = "all") -> None:
+        """Open the sessions; from then on they are busy."""
+        self.connect(url, sessions, token, group)
+        self.start()
+
     def stop(self) -> tuple[int, list[str]]:
-        """End the sessions in order.  Returns how many messages came back right, and problems."""
+        """End the sessions in order.  Returns how many messages came back right, and problems.
+
+        `ends` has, by group, reason and time of each session that was closed with 1012.
+        """
         self._say("stop")
         report = self._hear()
+        self.ends = {
+            group: [(reason, seconds) for reason, seconds in ends]
+            for group, ends in report["ends"].items()
+        }
         return report["messages"], report["problems"]
 
     def _say(self, what: Any) -> None:

@@ -1,10 +1,15 @@
-"""An edit elsewhere closes nothing and loses no frame; and editing costs no memory."""
+"""An edit elsewhere closes nothing and loses no frame, a deletion closes its own sessions only.
+
+And editing costs no memory.  `EDIT_SESSIONS=9000` has the first test run with as many sessions.
+"""
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,8 +25,11 @@ from tests.gateway import howto
 from tests.gateway.echo_load import echo_load
 from tests.harness import Gateway, eventually
 
-SESSIONS = 200
-ROUNDS = 20  # of fifteen edits each
+SESSIONS = int(os.environ.get("EDIT_SESSIONS") or 500)  # on the route that is deleted in the end
+SESSIONS_A_LOAD = 3000  # of one process of echo_load
+BYSTANDERS = 20  # sessions on another route
+ROUNDS = 67  # of fifteen edits each
+DRAIN_SECONDS = 3 + SESSIONS // 1000
 SWAPS = 10_000
 SWAP_SESSIONS = 50
 NEIGHBOURS = 20  # routes beside the one with sessions; half of them change at each swap
@@ -66,33 +74,136 @@ def metric(gateway: Gateway, name: str) -> float:
     return sum(s.value for family in families for s in family.samples if s.name == name)
 
 
-def test_edits_elsewhere_close_nothing_and_lose_no_frame_on_200_busy_sessions(
-    new_gateway: Callable[..., Gateway], workers: str
+def closes(gateway: Gateway) -> dict[tuple[str, str], float]:
+    """Close frames sent so far, by side and code."""
+    families = text_string_to_metric_families(gateway.status("/metrics").text)
+    return {
+        (s.labels["side"], s.labels["code"]): s.value
+        for family in families
+        for s in family.samples
+        if s.name == "narthex_closes_total" and s.value
+    }
+
+
+def bystanders(gateway: Gateway, upstream: int) -> None:
+    """Another service and route, `/beside`, open to everybody."""
+    howto.post(gateway, "/services", name="beside", url=f"ws://127.0.0.1:{upstream}/")
+    howto.post(gateway, "/services/beside/routes", name="beside", paths=["/beside"], **WS)
+    gateway.wait_carried()
+
+
+@pytest.mark.timeout(600)
+def test_1000_edits_elsewhere_close_nothing_and_a_deletion_closes_all_of_its_own(
+    new_gateway: Callable[..., Gateway], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gateway = new_gateway(WORKERS=workers)
+    gateway = new_gateway(WORKERS="2", DRAIN_SECONDS=str(DRAIN_SECONDS))
     process = gateway.start()
-    with echo_load() as load:
-        made = howto.set_up(gateway, f"ws://127.0.0.1:{load.upstream}/")
-        url = f"ws://127.0.0.1:{gateway.ports.proxy}{howto.PATH}"
-        load.open(url, SESSIONS, made.token())
+    with ExitStack() as stack:
+        loads = [stack.enter_context(echo_load()) for _ in range(-(-SESSIONS // SESSIONS_A_LOAD))]
+        made = howto.set_up(gateway, f"ws://127.0.0.1:{loads[0].upstream}/")
+        bystanders(gateway, loads[0].upstream)
+        url = f"ws://127.0.0.1:{gateway.ports.proxy}"
+        loads[0].connect(f"{url}/beside", BYSTANDERS, None, "beside")
+        for number, load in enumerate(loads):
+            share = SESSIONS * (number + 1) // len(loads) - SESSIONS * number // len(loads)
+            load.connect(f"{url}{howto.PATH}", share, made.token(), "all")
+        for load in loads:
+            load.start()
         before = metric(gateway, "narthex_messages_total")
         version = gateway.status().json()["config"]["version"]
         swaps = process.output().count("link.applied")
         edits = sum(edit_elsewhere(gateway, number) for number in range(ROUNDS))
         last = version + edits
         eventually(lambda: gateway.status().json()["config"]["version"] == last, 10)
-        assert (
-            process.output().count("link.applied") >= swaps + 5
-        )  # coalesced, but not all into one
+        swaps = process.output().count("link.applied") - swaps
         # Sessions were busy all the while, and are on the newest tables too.
         during = metric(gateway, "narthex_messages_total") - before
         assert during > 2 * SESSIONS
-        assert metric(gateway, "narthex_live_sessions") == SESSIONS
-        assert metric(gateway, "narthex_closes_total") == 0
-        messages, problems = load.stop()
+        assert metric(gateway, "narthex_live_sessions") == SESSIONS + BYSTANDERS
+        assert closes(gateway) == {}
+        assert gateway.admin.delete("/routes/ws-route").status_code == 204
+        wait_live(gateway, BYSTANDERS, "the drain")
+        assert closes(gateway) == {("client", "1012"): SESSIONS, ("upstream", "1001"): SESSIONS}
+        reports = [load.stop() for load in loads]
+        ends = [end for load in loads for end in load.ends.pop("all")]
+    assert [problem for _, problems in reports for problem in problems] == []
+    assert sum(messages for messages, _ in reports) > during / 2
+    assert [load.ends for load in loads] == [{}] * len(loads)
+    assert [reason for reason, _ in ends] == ["route or service is gone"] * SESSIONS
+    took = max(seconds for _, seconds in ends) - min(seconds for _, seconds in ends)
+    with capsys.disabled():
+        print(
+            f"\n  {SESSIONS} sessions, {during:.0f} messages, {edits} edits in {swaps} swaps; "
+            f"drained in {took:.1f} s"
+        )
+    assert took > DRAIN_SECONDS / 2
+    assert edits >= 1000
+    assert swaps >= 5  # coalesced, but not all into one
+
+
+# --- edits of their own, through the Admin API ---------------------------------------------------
+
+CHANGED, GONE = "configuration changed", "route or service is gone"
+RULES = "/plugins/{rules}"
+# What websocket-session says, what is done to {name}'s entities, why sessions end; "": they stay.
+CHANGES: list[tuple[dict[str, str], str, str, Any, str]] = [
+    ({}, "PATCH", "/routes/{name}", {"strip_path": False}, ""),
+    ({}, "PATCH", "/services/{name}", {"retries": 1}, ""),
+    ({}, "PATCH", RULES, {"config": {"ping_interval": 5}}, ""),
+    ({}, "PATCH", "/services/{name}", {"enabled": False}, GONE),
+    ({}, "DELETE", RULES, None, CHANGED),
+    ({"on_edit": "close"}, "PATCH", "/routes/{name}", {"hosts": ["x.test"]}, CHANGED),
+    ({"on_edit": "drain"}, "PATCH", "/services/{name}", {"read_timeout": 5}, CHANGED),
+    ({"on_delete": "close"}, "DELETE", "/routes/{name}", None, GONE),
+    ({"on_delete": "close"}, "PATCH", RULES, {"enabled": False}, CHANGED),
+    ({"on_delete": "keep", "on_edit": "close"}, "DELETE", "/routes/{name}", None, ""),
+]
+
+
+def own_route(gateway: Gateway, name: str, upstream: int, config: dict[str, str]) -> str:
+    """A service and route `/{name}` with websocket-session; the plugin's id."""
+    howto.post(gateway, "/services", name=name, url=f"ws://127.0.0.1:{upstream}/")
+    howto.post(gateway, f"/services/{name}/routes", name=name, paths=[f"/{name}"], **WS)
+    given = {"name": "websocket-session", "config": config}
+    rules = howto.post(gateway, f"/services/{name}/plugins", **given)
+    gateway.wait_carried()
+    return str(rules["id"])
+
+
+def wait_busy(gateway: Gateway) -> None:
+    """Until a hundred more messages were relayed."""
+    echoed = metric(gateway, "narthex_messages_total")
+    eventually(lambda: metric(gateway, "narthex_messages_total") > echoed + 100)
+
+
+def wait_live(gateway: Gateway, sessions: int, what: str) -> None:
+    eventually(lambda: metric(gateway, "narthex_live_sessions") == sessions, 60, what)
+
+
+def test_change_ends_the_sessions_of_its_route_as_websocket_session_says_and_no_other(
+    new_gateway: Callable[..., Gateway], workers: str
+) -> None:
+    gateway = new_gateway(WORKERS=workers, DRAIN_SECONDS="0.5")
+    gateway.start()
+    live, expected = 0, {}
+    with echo_load() as load:
+        for number, (config, method, path, body, why) in enumerate(CHANGES):
+            name = f"case-{number}"
+            rules = own_route(gateway, name, load.upstream, config)
+            load.open(f"ws://127.0.0.1:{gateway.ports.proxy}/{name}", 5, group=name)
+            answer = gateway.admin.request(method, path.format(name=name, rules=rules), json=body)
+            assert answer.status_code in (200, 204), answer.text
+            gateway.wait_carried()
+            if why:
+                expected[name] = [why] * 5
+            else:
+                live += 5
+                wait_busy(gateway)
+            wait_live(gateway, live, name)
+        assert metric(gateway, "narthex_closes_total") == 2 * 5 * len(expected)
+        _, problems = load.stop()
     assert problems == []
-    assert messages > during / 2
-    assert edits == 15 * ROUNDS
+    assert {n: [why for why, _ in ends] for n, ends in load.ends.items()} == expected
 
 
 # --- table swaps in one process ----------------------------------------------------------------

@@ -1,0 +1,106 @@
+"""The plugin `websocket-session`, ours: what holds for a WebSocket while it is open.
+
+spec/routing-and-proxy.md §12.6.  A config field stands here only when it works.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from control.admin.plugin_types.base import PluginType
+from control.admin.schema import Field
+
+PING_SECONDS_MAX = 86400
+IDLE_SECONDS_MAX = 30 * 86400
+WRITE_SECONDS = (0.1, 86400)  # the engine's timers tick every 0.1 s
+BUFFERED_BYTES = (1024, 16 * 1024 * 1024)  # a direction of one session
+
+_ON_CHANGE = (
+    "`keep`: they stay as they are; `drain`: Close 1012, spread over time; `close`: 1012 at once."
+)
+
+
+def _seconds(default: int, between: tuple[float, float], description: str) -> Field:
+    return Field(
+        type="number", required=True, default=default, between=between, description=description
+    )
+
+
+def _on_change(default: str, description: str) -> Field:
+    return Field(
+        type="string",
+        required=True,
+        default=default,
+        one_of=("keep", "drain", "close"),
+        description=f"{description} {_ON_CHANGE}",
+    )
+
+
+CONFIG = {
+    "ping_interval": _seconds(
+        30, (0, PING_SECONDS_MAX), "Seconds of silence until the gateway sends a Ping; 0: never."
+    ),
+    "ping_timeout": _seconds(
+        20, (0, PING_SECONDS_MAX), "Seconds that its Pong may take; 0: it is not waited for."
+    ),
+    "idle_timeout": _seconds(
+        0, (0, IDLE_SECONDS_MAX), "Seconds without a data frame in either direction; 0: any."
+    ),
+    "write_timeout": _seconds(
+        60, WRITE_SECONDS, "Seconds for which a peer may take nothing of what is due to it."
+    ),
+    "max_buffered_bytes": Field(
+        type="integer",
+        required=True,
+        default=65536,
+        between=BUFFERED_BYTES,
+        description="Bytes held for a slow reader, a direction; then the fast side is not read.",
+    ),
+    "validate_utf8": Field(
+        type="boolean",
+        required=True,
+        default=False,
+        description="Text messages that are not UTF-8 end the session with 1007.",
+    ),
+    "on_edit": _on_change(
+        "keep", "What an edit of their route, service or its plugins does to open sessions."
+    ),
+    "on_delete": _on_change(
+        "drain", "What the removal or disabling of one of these does to open sessions."
+    ),
+}
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    return None
+
+
+def _ms(seconds: float) -> int:
+    """Milliseconds, never 0 for what is more than nothing: 0 means off."""
+    return math.ceil(seconds * 1000)
+
+
+def _compile(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "ping_interval_ms": _ms(config["ping_interval"]),
+        "ping_timeout_ms": _ms(config["ping_timeout"]),
+        "idle_timeout_ms": _ms(config["idle_timeout"]),
+        "stall_timeout_ms": _ms(config["write_timeout"]),
+        "buffered_max": config["max_buffered_bytes"],
+        "validate_utf8": config["validate_utf8"],
+        "on_edit": config["on_edit"],
+        "on_delete": config["on_delete"],
+    }
+
+
+PLUGIN = PluginType(
+    name="websocket-session",
+    title="WebSocketSessionPlugin",
+    version="0.1.0",
+    priority=1002,
+    protocols=("http", "https", "ws", "wss"),
+    config=CONFIG,
+    check=_check,
+    compile=_compile,
+    consumer_scope=False,
+)

@@ -1,0 +1,71 @@
+"""What holds for the sessions of a route, from its plugins `websocket-size-limit` and
+`websocket-session`.  spec/routing-and-proxy.md §11, §12.3-12.6.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dataplane import wire
+from dataplane._policies import CHANGES, SESSION_DEFAULTS
+
+if TYPE_CHECKING:
+    from dataplane._policies import Session
+
+UINT32_MAX = 2**32 - 1
+NO_LIMIT = UINT32_MAX  # payload bytes of a message that nobody limits
+
+
+def session_rules(
+    route: wire.Route,
+    service: wire.Service | None,
+    limit: wire.SizeLimit | None,
+    rules: wire.SessionRules | None,
+) -> Session:
+    """The rules as `PolicyBox` takes them.
+
+    A route of http or https is opaque (§11): without a plugin no message is too large, nobody is
+    pinged, and its service's timeouts hold for the tunnel as they do for HTTP.
+
+    Raises:
+        ValueError: a value is out of its bounds.
+    """
+    session = SESSION_DEFAULTS
+    if not {"ws", "wss"} & set(route.protocols):
+        idle, stall = session[4:6] if service is None else _timeouts(service)
+        session = (NO_LIMIT, NO_LIMIT, 0, 0, idle, stall, *session[6:])
+    if limit is not None:
+        session = (limit.client_max_payload, limit.upstream_max_payload, *session[2:])
+    if rules is not None:
+        session = (
+            *session[:2],
+            rules.ping_interval_ms,
+            rules.ping_timeout_ms,
+            rules.idle_timeout_ms,
+            rules.stall_timeout_ms,
+            rules.buffered_max,
+            _change(rules.on_edit),
+            _change(rules.on_delete),
+        )
+    _check(session)
+    return session
+
+
+def _timeouts(service: wire.Service) -> tuple[int, int]:
+    return service.read_timeout_ms, service.write_timeout_ms
+
+
+def _change(name: str) -> int:
+    if name not in CHANGES:
+        raise ValueError(f"{name[:40]!r} is not keep, drain or close")
+    return CHANGES[name]
+
+
+def _check(session: Session) -> None:
+    largest_up, largest_down, ping, pong, idle, stall, buffered, _, _ = session
+    if not (1 <= largest_up <= UINT32_MAX and 1 <= largest_down <= UINT32_MAX):
+        raise ValueError(f"message limits {largest_up}, {largest_down} are out of range")
+    if not all(0 <= time <= UINT32_MAX for time in (ping, pong, idle)):
+        raise ValueError(f"session times {ping}, {pong}, {idle} ms are out of range")
+    if not (1 <= stall <= UINT32_MAX and 1 <= buffered <= UINT32_MAX):
+        raise ValueError(f"write timeout {stall} ms or buffer {buffered} is out of range")
