@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.compliance.autobahn import run
 from tests.compliance.autobahn.suite import find_python2, patterns
 from tests.compliance.autobahn.verdict import Verdict, fold
 
@@ -74,3 +76,12 @@ def test_python2_is_asked_and_not_believed(tmp_path: Path, monkeypatch: pytest.M
     assert find_python2() is None
     (tmp_path / "shim").write_text("#!/bin/sh\nexit 0\n")
     assert find_python2() == str(tmp_path / "shim")
+
+
+def test_run_says_aloud_that_it_did_not_run_without_python2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "find_python2", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["run"])
+    assert run.main() == 3
+    assert "NOT RUN: no CPython 2.7" in capsys.readouterr().err
