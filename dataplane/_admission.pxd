@@ -2,6 +2,7 @@
 
 from dataplane._core cimport *
 from dataplane._http cimport *
+from dataplane._origin cimport origin_listed
 from dataplane._limits cimport *
 from dataplane._sys cimport *
 from dataplane._tables cimport *

@@ -1,9 +1,9 @@
 """Who may: the checks between a client's head and its upstream, in the order of the contract.
 
-route (routing-and-proxy.md §2) → TLS policy (§4) → handshake validity (§12.1) → authentication
-(oauth2.md §6) → is there somewhere to go.  Nothing is sent and nothing is kept here: what a check
-needs from elsewhere (a token not in the cache, a name without an address) is named as a question,
-and the whole runs again when it was answered, on the tables of then.
+route (routing-and-proxy.md §2) → TLS policy (§4) → handshake validity (§12.1) → limits → Origin
+(§12.6) → authentication (oauth2.md §6) → is there somewhere to go.  Nothing is sent and nothing is
+kept here: what a check needs from elsewhere (a token not in the cache, a name without an address)
+is named as a question, and the whole runs again when it was answered, on the tables of then.
 """
 
 cdef enum:  # where in Worker.compose this module puts things; _forward writes behind them
@@ -306,6 +306,23 @@ cdef int _check_handshake(Worker* worker, Visit* visit) noexcept nogil:
 # --- the token, oauth2.md §6 ------------------------------------------------------------------------
 
 
+cdef int _check_origin(Worker* worker, const Visit* visit) noexcept nogil:
+    """403 for a handshake from elsewhere; what is no browser sends no Origin.  RFC 6455 §10.2."""
+    cdef const HttpField* field
+    cdef uint32_t i
+    cdef int found = 0
+    for i in range(visit.http.fields_n):
+        field = &visit.http.fields[i]
+        if field.kind != HTTP_FIELD_ORIGIN:
+            continue
+        found += 1
+        if found > 1 or not origin_listed(
+            &visit.policy.origins, visit.head + field.value_off, field.value_len
+        ):
+            return answer(worker, 403, b"Origin not allowed", NULL)
+    return STEP_ADMITTED
+
+
 cdef bint _is_space(uint8_t byte) noexcept nogil:
     return byte == 32 or byte == 9
 
@@ -529,7 +546,9 @@ cdef bint still_admitted(Worker* worker, const Request* request) noexcept nogil:
 
 
 cdef int still_routed(Worker* worker, const Request* request) noexcept nogil:
-    cdef uint64_t parting = nx_load_u64(&request.policy.parting)
+    cdef uint64_t parting
+    nx_fence()  # between our hold and this look: see PolicyBox.part
+    parting = nx_load_u64(&request.policy.parting)
     if nx_likely(not parting & PARTING_SHUT):
         return STEP_ADMITTED
     if parting & PARTING_GONE:
@@ -651,6 +670,10 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
         return _invalid(worker, 400, b"a body is not allowed")  # S52
     if verdict == VERDICT_NONE:
         step = _within_limits(worker, client, visit)
+        if step != STEP_ADMITTED:
+            return step
+    if nx_unlikely(visit.policy.origins.size != 0) and visit.http.upgrade_websocket:
+        step = _check_origin(worker, visit)
         if step != STEP_ADMITTED:
             return step
     if visit.policy.flags & POLICY_OAUTH2:

@@ -118,6 +118,7 @@ cdef struct Policy:
     Span challenge_missing  # owned: value of WWW-Authenticate when there is no token
     Span challenge_invalid  # owned: … for an unknown, expired or foreign one
     Span anonymous_missing  # owned: the configured anonymous consumer that does not exist, or empty
+    Span origins  # owned: those that a handshake may come from, see _origin; empty: any
     Principal* anonymous  # owned; NULL when none is configured
     uint64_t users[64]  # [worker]: sessions and parked handshakes that hold this policy
     uint64_t parting  # Parting; set by the Python thread when unpublished, bits are only added

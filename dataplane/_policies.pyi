@@ -61,7 +61,7 @@ class PolicyBox:
         redirect_status: int,
         target: tuple[bytes, str, int, int, int, int, int] | None,
         anonymous: tuple[bytes, bytes] | None,
-        texts: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes],
+        texts: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes],
         session: Session = ...,
         own: int = 0,
         plugins: int = 0,

@@ -244,7 +244,7 @@ cdef class PolicyBox:
 
     target: (service id, host, port, retries, connect, write, read timeout in ms) or None.
     anonymous: (consumer id, prepared header lines) or None.  texts: host header, host name, service
-    path, auth header, both challenges, name of the anonymous consumer that is missing.
+    path, auth header, both challenges, name of the anonymous consumer that is missing, origins.
     session: in the order of SESSION_DEFAULTS.  own, plugins: what `dataplane.changes` compares.
     tls: how the upstream is spoken to, or None.
     """
@@ -288,6 +288,7 @@ cdef class PolicyBox:
         c.challenge_missing = _copy(&cursor, texts[4])
         c.challenge_invalid = _copy(&cursor, texts[5])
         c.anonymous_missing = _copy(&cursor, texts[6])
+        c.origins = _copy(&cursor, texts[7])
         if target is not None:
             service, host, c.port, c.retries, connect, write, read = target
             memcpy(c.service, id_bytes(service, 16, "a service id"), 16)
@@ -320,9 +321,9 @@ cdef class PolicyBox:
     def part(self, uint64_t parting, uint64_t from_ms=0, uint64_t until_ms=0):
         """Add to the `parting` of a policy that no tables have; a drain keeps its first window.
 
-        Returns the workers that hold the policy.  One that holds it and is not among them has
-        not looked at `parting` since, and will before a session begins: a turn's barrier is
-        between its hold and that look, as the fence here is between our store and our loads.
+        Returns the workers that hold the policy.  One that holds it and is not among them sees
+        `parting` when it looks, right before a session begins: a fence is between its hold and
+        that look (`still_routed`), as one is here between our store and our loads.
         """
         cdef Policy* c = self.c
         cdef int i
@@ -355,6 +356,7 @@ cdef class PolicyBox:
             "challenge_missing": _text(&c.challenge_missing),
             "challenge_invalid": _text(&c.challenge_invalid),
             "anonymous_missing": _text(&c.anonymous_missing),
+            "origins": _text(&c.origins),
             "anonymous": None if c.anonymous == NULL else principal_face(c.anonymous),
             "session": (
                 c.client_message_max, c.upstream_message_max, c.ping_interval_ms,

@@ -29,7 +29,7 @@ from dataplane.prepared import (
     service_path,
     uuid_text,
 )
-from dataplane.sessions import session_rules
+from dataplane.sessions import allowed_origins, session_rules
 
 if TYPE_CHECKING:
     from dataplane._contexts import Context
@@ -208,6 +208,7 @@ def _policy(
             without_token,
             invalid,
             header_value(missing) if missing is not None else b"",
+            allowed_origins(rules),
         ),
         session_rules(route, service, limit, rules),
         own,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from dataplane import wire
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from dataplane._policies import Session
 
 UINT32_MAX = 2**32 - 1
+ORIGINS_BYTES_MAX = 65536
+_ORIGIN = re.compile(r"[!-)+-~]+|https?://\*[!-)+-~]+")  # the star at one place, if at all
 NO_LIMIT = UINT32_MAX  # payload bytes of a message that nobody limits
 
 
@@ -49,6 +52,22 @@ def session_rules(
         )
     _check(session)
     return session
+
+
+def allowed_origins(rules: wire.SessionRules | None) -> bytes:
+    """The origins that a handshake may come from, each ended by LF; empty: any.
+
+    Raises:
+        ValueError: one is no origin, or they are too long in all.
+    """
+    origins = [] if rules is None else rules.allowed_origins
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin[:100]!r} is not an origin")
+    text = "".join(f"{origin}\n" for origin in origins).encode()
+    if len(text) > ORIGINS_BYTES_MAX:
+        raise ValueError(f"the allowed origins are longer than {ORIGINS_BYTES_MAX} bytes")
+    return text
 
 
 def _timeouts(service: wire.Service) -> tuple[int, int]:

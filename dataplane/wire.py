@@ -74,6 +74,7 @@ class SessionRules(Record, frozen=True):
     validate_utf8: bool = False
     on_edit: str = "keep"
     on_delete: str = "drain"
+    allowed_origins: list[str] = []  # empty: any
 
 
 class Service(Record, frozen=True):

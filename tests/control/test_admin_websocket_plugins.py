@@ -18,6 +18,7 @@ SESSION_DEFAULTS = {
     "write_timeout": 60,
     "max_buffered_bytes": 65536,
     "validate_utf8": False,
+    "allowed_origins": None,
     "on_edit": "keep",
     "on_delete": "drain",
 }
@@ -127,6 +128,7 @@ def test_session_has_the_defaults_of_the_contract(admin: Admin) -> None:
         "stall_timeout_ms": 60000,
         "buffered_max": 65536,
         "validate_utf8": False,
+        "allowed_origins": [],
         "on_edit": "keep",
         "on_delete": "drain",
     }
@@ -176,6 +178,59 @@ def test_session_refuses_a_broken_config(config: Any, error: str, admin: Admin) 
     (name,) = config
     fields = admin.fields("/plugins", {"name": SESSION, "config": config})
     assert fields == {"config": {name: error}}
+
+
+@pytest.mark.parametrize(
+    ("origin", "sent"),
+    [
+        ("https://app.example.com", "https://app.example.com"),
+        ("https://app.example.com:443", "https://app.example.com"),
+        ("http://localhost:80", "http://localhost"),
+        ("http://localhost:443", "http://localhost:443"),
+        ("https://*.example.com", "https://*.example.com"),
+        ("https://*.example.com:8443", "https://*.example.com:8443"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
+    ],
+)
+def test_session_takes_origins_and_hands_them_on_as_browsers_send_them(
+    origin: str, sent: str, admin: Admin
+) -> None:
+    made = session(admin, {"allowed_origins": [origin]})
+    assert made["config"]["allowed_origins"] == [origin]
+    assert policies(admin)[made["id"]]["allowed_origins"] == [sent]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("null", "*", "https://*", "https://", "app.example.com", "https://App.example.com"),
+        *(
+            "https://app.example.com/",
+            "https://app.example.com.",
+            "https://a.*.com",
+            "https://*a.b",
+        ),
+        *("https://user@app.example.com", "https://app.example.com:0", "https://a b.com"),
+        *("https://*.example.com/", "wss://*.example.com", "https://" + "a" * 248),
+    ],
+)
+def test_session_refuses_what_is_no_origin(origin: str, admin: Admin) -> None:
+    config = {"allowed_origins": ["https://good.example", origin]}
+    fields = admin.fields("/plugins", {"name": SESSION, "config": config})
+    text = (
+        "must be an origin in lower case, such as https://app.example.com or https://*.example.com"
+    )
+    assert fields == {"config": {"allowed_origins": [None, text]}}
+
+
+def test_session_takes_at_least_one_origin_and_at_most_a_hundred(admin: Admin) -> None:
+    origins = [f"https://a{number}.example" for number in range(101)]
+    for wrong, text in (([], "length must be at least 1"), (origins, "length must be at most 100")):
+        body = {"name": SESSION, "config": {"allowed_origins": wrong}}
+        assert admin.fields("/plugins", body) == {"config": {"allowed_origins": text}}
+    made = session(admin, {"allowed_origins": origins[:100]})
+    assert made["config"]["allowed_origins"] == origins[:100]
 
 
 def test_session_config_by_form_and_by_patch(admin: Admin) -> None:

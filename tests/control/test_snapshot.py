@@ -192,12 +192,13 @@ def test_build_carries_the_config_of_size_limits_and_sessions() -> None:
         "validate_utf8": True,
         "on_edit": "drain",
         "on_delete": "close",
+        "allowed_origins": ["https://a.test"],
     }
     session = plugin("s", name="websocket-session", config=rules)
     found = snapshot(routes=[route("r")], plugins=[limit, session])
     assert found.size_limits == [wire.SizeLimit(raw("l"), 5, 16777216)]
     assert found.sessions == [
-        wire.SessionRules(raw("s"), 1, 2, 3, 4, 5, True, "drain", "close"),
+        wire.SessionRules(raw("s"), 1, 2, 3, 4, 5, True, "drain", "close", ["https://a.test"]),
     ]
 
 

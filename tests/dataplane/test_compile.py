@@ -132,6 +132,7 @@ def test_policy_has_the_ids_port_times_and_texts() -> None:
         "challenge_invalid": b'Bearer error="invalid_token", error_description='
         b'"The access token is invalid or has expired"',
         "anonymous_missing": b"",
+        "origins": b"",
         "anonymous": None,
         "session": SESSION_DEFAULTS,
         "parting": 0,
@@ -272,6 +273,31 @@ def test_opaque_route_has_no_limits_no_pings_and_its_services_timeouts() -> None
 
 def test_opaque_route_has_what_its_plugin_says() -> None:
     assert session_of(RULES, protocols=["https"]) == (NO_LIMIT, NO_LIMIT, *RULED)
+
+
+def test_allowed_origins_become_lines() -> None:
+    rules = wire.SessionRules(uid(90), allowed_origins=["https://a.test", "https://*.b.test:8443"])
+    policy = policy_of(route(1, paths=["/"], session=uid(90)), rules)
+    assert policy["origins"] == b"https://a.test\nhttps://*.b.test:8443\n"
+
+
+@pytest.mark.parametrize(
+    ("origins", "said"),
+    [
+        (["https://a.test\nhttps://b.test"], "is not an origin"),
+        (["https://*.*.test"], "is not an origin"),
+        (["*"], "is not an origin"),
+        (["https://ü.test"], "is not an origin"),
+        ([""], "'' is not an origin"),
+        (["https://" + "a" * 65536], "are longer than 65536"),
+    ],
+)
+def test_allowed_origins_that_are_none_are_refused(origins: list[str], said: str) -> None:
+    with pytest.raises(CompileError, match=said):
+        policy_of(
+            route(1, paths=["/"], session=uid(90)),
+            wire.SessionRules(uid(90), allowed_origins=origins),
+        )
 
 
 @pytest.mark.parametrize(

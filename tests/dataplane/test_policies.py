@@ -195,4 +195,4 @@ def test_policy_without_sessions_waits_out_the_grace_period_only() -> None:
 def test_box_refuses_ids_of_the_wrong_size() -> None:
     names, _ = new_names()
     with pytest.raises(ValueError, match="a route id must be 16 bytes"):
-        PolicyBox(names, b"", (), b"short", bytes(16), 0, 426, None, None, (b"",) * 7)
+        PolicyBox(names, b"", (), b"short", bytes(16), 0, 426, None, None, (b"",) * 8)

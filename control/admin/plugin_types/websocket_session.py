@@ -4,6 +4,7 @@ spec/routing-and-proxy.md §12.6.  A config field stands here only when it works
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,15 @@ PING_SECONDS_MAX = 86400
 IDLE_SECONDS_MAX = 30 * 86400
 WRITE_SECONDS = (0.1, 86400)  # the engine's timers tick every 0.1 s
 BUFFERED_BYTES = (1024, 16 * 1024 * 1024)  # a direction of one session
+
+ORIGINS_MAX = 100
+ORIGIN_CHARS_MAX = 255
+# As browsers send them (RFC 6454 §6.2): lower case, no path; or each name below one.
+_NAME = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
+_PORT = r"(?::[1-9][0-9]{0,4})?"
+_ORIGIN = re.compile(rf"[a-z][a-z0-9+.-]*://(?:{_NAME}|\[[0-9a-f:.]+\]){_PORT}")
+_WILD_ORIGIN = re.compile(rf"https?://\*\.{_NAME}{_PORT}")
+_OWN_PORTS = {"http:": ":80", "https:": ":443"}  # which browsers leave out
 
 _ON_CHANGE = (
     "`keep`: they stay as they are; `drain`: Close 1012, spread over time; `close`: 1012 at once."
@@ -34,6 +44,27 @@ def _on_change(default: str, description: str) -> Field:
         one_of=("keep", "drain", "close"),
         description=f"{description} {_ON_CHANGE}",
     )
+
+
+def _check_origin(origin: str) -> str | None:
+    if len(origin) <= ORIGIN_CHARS_MAX and (
+        _ORIGIN.fullmatch(origin) or _WILD_ORIGIN.fullmatch(origin)
+    ):
+        return None
+    return (
+        "must be an origin in lower case, such as https://app.example.com or https://*.example.com"
+    )
+
+
+def _as_sent(origin: str) -> str:
+    for scheme, port in _OWN_PORTS.items():
+        if origin.startswith(scheme):
+            return origin.removesuffix(port)
+    return origin
+
+
+def _check_origins(origins: list[str]) -> str | None:
+    return None if len(origins) <= ORIGINS_MAX else f"length must be at most {ORIGINS_MAX}"
 
 
 CONFIG = {
@@ -62,6 +93,14 @@ CONFIG = {
         default=False,
         description="Text messages that are not UTF-8 end the session with 1007.",
     ),
+    "allowed_origins": Field(
+        type="set",
+        elements=Field(type="string", check=_check_origin),
+        len_min=1,
+        check=_check_origins,
+        description="Exact origins or `https://*.example.com`; a handshake whose Origin is not "
+        "among them gets 403, one without Origin passes. Null: any.",
+    ),
     "on_edit": _on_change(
         "keep", "What an edit of their route, service or its plugins does to open sessions."
     ),
@@ -88,6 +127,7 @@ def _compile(config: Mapping[str, Any]) -> dict[str, Any]:
         "stall_timeout_ms": _ms(config["write_timeout"]),
         "buffered_max": config["max_buffered_bytes"],
         "validate_utf8": config["validate_utf8"],
+        "allowed_origins": [_as_sent(origin) for origin in config["allowed_origins"] or ()],
         "on_edit": config["on_edit"],
         "on_delete": config["on_delete"],
     }
