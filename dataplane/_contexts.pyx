@@ -1,5 +1,10 @@
 """TLS contexts of OpenSSL: one for each pair that listeners show, one for each way to an upstream.
 
+A client's connection begins with the context of TLS_CERT.  When its hello is in, OpenSSL asks
+`_choose` in the worker that runs the handshake: the name is looked up in the published table and
+the connection changes to that name's context.  Session tickets belong to none of them: their keys
+come from KEYRING, so that one of any worker, start or data plane with that file is good here.
+
 A context is built whole on the Python thread and read-only from then on; workers make connections
 from it without the GIL.  `Contexts` hands out the same one for the same content while anyone has
 it: an edit elsewhere parses nothing anew, and sessions of one certificate share its memory.
@@ -21,6 +26,22 @@ cdef extern from "<openssl/ssl.h>" nogil:
         pass
     ctypedef struct EVP_PKEY:
         pass
+    ctypedef struct EVP_CIPHER:
+        pass
+    ctypedef struct EVP_CIPHER_CTX:
+        pass
+    ctypedef struct EVP_MAC_CTX:
+        pass
+    SSL_CTX* SSL_get_SSL_CTX(const SSL* ssl)
+    SSL_CTX* SSL_set_SSL_CTX(SSL* ssl, SSL_CTX* ctx)
+    const char* SSL_get_servername(const SSL* ssl, int kind)
+    int TLSEXT_NAMETYPE_host_name, SSL_TLSEXT_ERR_OK
+    void* SSL_CTX_get_app_data(const SSL_CTX* ctx)
+    int SSL_CTX_set_app_data(SSL_CTX* ctx, void* data)
+    int SSL_CTX_set_num_tickets(SSL_CTX* ctx, size_t count)
+    long SSL_CTX_set_timeout(SSL_CTX* ctx, long seconds)
+    int SSL_CTX_set_session_id_context(SSL_CTX* ctx, const uint8_t* id, unsigned int size)
+    void SSL_CTX_set_security_level(SSL_CTX* ctx, int level)
     const SSL_METHOD* TLS_client_method()
     const SSL_METHOD* TLS_server_method()
     SSL_CTX* SSL_CTX_new(const SSL_METHOD* method)
@@ -54,6 +75,19 @@ cdef extern from "<openssl/ssl.h>" nogil:
     long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ENABLE_PARTIAL_WRITE
     long SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
 
+cdef extern from "<openssl/evp.h>" nogil:
+    EVP_CIPHER* EVP_CIPHER_fetch(void* library, const char* name, const char* properties)
+    void EVP_CIPHER_free(EVP_CIPHER* cipher)
+    int EVP_EncryptInit_ex2(
+        EVP_CIPHER_CTX* ctx, const EVP_CIPHER* cipher, const uint8_t* key, const uint8_t* iv, void* more
+    )
+    int EVP_DecryptInit_ex2(
+        EVP_CIPHER_CTX* ctx, const EVP_CIPHER* cipher, const uint8_t* key, const uint8_t* iv, void* more
+    )
+
+cdef extern from "<openssl/rand.h>" nogil:
+    int RAND_bytes(uint8_t* out, int size)
+
 cdef extern from "<openssl/err.h>" nogil:
     unsigned long ERR_get_error()
     void ERR_clear_error()
@@ -76,10 +110,35 @@ cdef extern from *:
         return SSL_select_next_proto((unsigned char **)out, out_len, ours, 9, in, in_len)
             == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
     }
+    #include <openssl/core_names.h>
+    #include <openssl/params.h>
+    static int nx_ticket_mac(EVP_MAC_CTX *ctx, unsigned char *key) {
+        OSSL_PARAM params[3];
+        params[0] = OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, key, 32);
+        params[1] = OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, "sha256", 0);
+        params[2] = OSSL_PARAM_construct_end();
+        return EVP_MAC_CTX_set_params(ctx, params);
+    }
+    typedef int (*nx_ticket_function)(SSL *, unsigned char *, unsigned char *, EVP_CIPHER_CTX *,
+                                      EVP_MAC_CTX *, int);
+    static void nx_use_tickets(SSL_CTX *ctx, void *function) {
+        SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, (nx_ticket_function)function);
+    }
+    typedef int (*nx_name_function)(SSL *, int *, void *);
+    static void nx_use_names(SSL_CTX *ctx, void *function, void *arg) {
+        SSL_CTX_set_tlsext_servername_callback(ctx, (nx_name_function)function);
+        SSL_CTX_set_tlsext_servername_arg(ctx, arg);
+    }
     static void nx_use_alpn(SSL_CTX *ctx) { SSL_CTX_set_alpn_select_cb(ctx, nx_alpn, NULL); }
     """
+    int nx_ticket_mac(EVP_MAC_CTX* ctx, uint8_t* key) nogil
+    void nx_use_tickets(SSL_CTX* ctx, void* function) nogil
+    void nx_use_names(SSL_CTX* ctx, void* function, void* arg) nogil
     void nx_use_alpn(SSL_CTX* ctx) nogil
     void* nx_password() nogil
+
+cdef enum:
+    TICKET_SECONDS = 3600
 
 _HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")  # how `openssl rehash` names a store's links
 
@@ -217,23 +276,184 @@ cdef Context _client(Store store, object depth, tuple pair):
     return made
 
 
-cdef Context server_context(tuple pairs, tuple names):
+# --- what a worker runs in a handshake ----------------------------------------------------------
+
+
+cdef int _compare(const ServerName* name, const uint8_t* text, uint32_t size) noexcept nogil:
+    cdef int order = memcmp(name.text, text, name.size if name.size < size else size)
+    return order if order else <int>name.size - <int>size
+
+
+cdef SSL_CTX* _find(const ServerNameTable* table, const uint8_t* text, uint32_t size) noexcept nogil:
+    cdef uint32_t low = 0
+    cdef uint32_t high = table.count
+    cdef uint32_t middle
+    cdef int order
+    while low < high:  # at most 32 times
+        middle = low + (high - low) // 2
+        order = _compare(&table.names[middle], text, size)
+        if order == 0:
+            return table.names[middle].ctx
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
+    return NULL
+
+
+cdef SSL_CTX* server_name_find(const ServerNameTable* table, const char* name) noexcept nogil:
+    cdef uint8_t text[SERVER_NAME_MAX + 3]  # `*` and what is behind its label, or before
+    cdef uint8_t* lower = text + 1
+    cdef uint32_t size = <uint32_t>strlen(name) if name != NULL else 0
+    cdef uint32_t first = 0
+    cdef uint32_t i, last
+    cdef SSL_CTX* found = NULL
+    if size and name[size - 1] == 46:
+        size -= 1
+    if 0 < size <= SERVER_NAME_MAX:
+        for i in range(size):
+            lower[i] = <uint8_t>(name[i] | 0x20 if 65 <= name[i] <= 90 else name[i])
+        found = _find(table, lower, size)
+        last = size
+        while first < size and lower[first] != 46:
+            first += 1
+        while last and lower[last - 1] != 46:
+            last -= 1
+        if found == NULL and 0 < first < size:
+            i = lower[first - 1]
+            lower[first - 1] = 42  # *
+            found = _find(table, lower + first - 1, size - first + 1)
+            lower[first - 1] = <uint8_t>i
+        if found == NULL and last:
+            lower[last] = 42
+            found = _find(table, lower, last + 1)
+    return found if found != NULL else _find(table, <const uint8_t*>b"*", 1)
+
+
+cdef int _choose(SSL* ssl, int* alert, void* shared) noexcept nogil:
+    """Change to the context of the name that the client asks for.  RFC 6066 §3."""
+    cdef const ServerNameTable* table = <const ServerNameTable*>nx_load_ptr(&(<Shared*>shared).snis)
+    cdef SSL_CTX* found
+    if table != NULL and table.count:
+        found = server_name_find(table, SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name))
+        if found != NULL and found != SSL_get_SSL_CTX(ssl):
+            SSL_set_SSL_CTX(ssl, found)
+    return SSL_TLSEXT_ERR_OK
+
+
+cdef int _ticket(
+    SSL* ssl, uint8_t* name, uint8_t* iv, EVP_CIPHER_CTX* cipher, EVP_MAC_CTX* mac, int sealing
+) noexcept nogil:
+    """Set a session ticket's keys: 1, 0 for one of another's, 2 for one to be made anew, or -1."""
+    cdef TicketKeySet* tickets = <TicketKeySet*>SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl))
+    cdef TicketKey* key
+    cdef uint32_t i = 0
+    if sealing:
+        key = &tickets.keys[0]
+        memcpy(name, key.name, 16)
+        if RAND_bytes(iv, 16) != 1:
+            return -1
+        if EVP_EncryptInit_ex2(cipher, <EVP_CIPHER*>tickets.aes, key.cipher, iv, NULL) != 1:
+            return -1
+        return 1 if nx_ticket_mac(mac, key.mac) == 1 else -1
+    while i < tickets.count and memcmp(name, tickets.keys[i].name, 16) != 0:
+        i += 1
+    if i == tickets.count:
+        return 0
+    key = &tickets.keys[i]
+    if nx_ticket_mac(mac, key.mac) != 1:
+        return -1
+    if EVP_DecryptInit_ex2(cipher, <EVP_CIPHER*>tickets.aes, key.cipher, iv, NULL) != 1:
+        return -1
+    return 1 if i == 0 else 2
+
+
+cdef void choose_by_name(Context context, Shared* shared):
+    nx_use_names(context.c, <void*>_choose, shared)
+
+
+cdef class TicketKeys:
+    """`keys`: 80 bytes each (name, cipher's key, MAC's key), the newest first.
+
+    Raises:
+        ValueError: there is none, there are too many, or one has another size.
+    """
+
+    def __cinit__(self, keys):
+        if not 1 <= len(keys) <= TICKET_KEYS_MAX or any(len(k) != sizeof(TicketKey) for k in keys):
+            raise ValueError(f"1..{TICKET_KEYS_MAX} ticket keys of {sizeof(TicketKey)} bytes")
+        for key in keys:
+            memcpy(&self.c.keys[self.c.count], <const char*><bytes>key, sizeof(TicketKey))
+            self.c.count += 1
+        self.c.aes = EVP_CIPHER_fetch(NULL, b"AES-256-CBC", NULL)
+        if self.c.aes == NULL:
+            raise MemoryError("AES-256-CBC")
+
+    def __dealloc__(self):
+        EVP_CIPHER_free(<EVP_CIPHER*>self.c.aes)
+
+
+cdef class ServerNames:
+    """`contexts`: by name, lower case."""
+
+    def __cinit__(self, dict contexts):
+        cdef Context context
+        cdef bytes text
+        self.contexts = list(contexts.values())
+        self.texts = []
+        self.c.names = <ServerName*>calloc(len(contexts) + 1, sizeof(ServerName))
+        if self.c.names == NULL:
+            raise MemoryError
+        for text, context in sorted((name.encode(), made) for name, made in contexts.items()):
+            self.texts.append(text)
+            self.c.names[self.c.count].text = <const uint8_t*><const char*>text
+            self.c.names[self.c.count].size = <uint32_t>len(text)
+            self.c.names[self.c.count].ctx = context.c
+            self.c.count += 1
+
+    def __dealloc__(self):
+        free(self.c.names)
+
+    def find(self, name):
+        """The context for a name, or None; for tests."""
+        cdef Context context
+        cdef bytes text = b"" if name is None else name.encode()  # not sent is as empty
+        cdef SSL_CTX* found = server_name_find(&self.c, text)
+        return next((made for made in self.contexts if (<Context>made).c == found), None)
+
+
+# --- contexts -----------------------------------------------------------------------------------
+
+
+cdef Context server_context(tuple pairs, tuple names, TicketKeys tickets):
     cdef Context made = Context.__new__(Context)
     made.c = SSL_CTX_new(TLS_server_method())
     if made.c == NULL:
         raise MemoryError("SSL_CTX_new")
     _prepare(made.c)
     SSL_CTX_set_options(made.c, SSL_OP_CIPHER_SERVER_PREFERENCE)
+    SSL_CTX_set_security_level(made.c, 1)  # as control.admin.pem checks a pair
     nx_use_alpn(made.c)
+    SSL_CTX_set_session_id_context(made.c, <const uint8_t*>b"narthex", 7)
+    SSL_CTX_set_timeout(made.c, TICKET_SECONDS)
+    SSL_CTX_set_num_tickets(made.c, 1)  # a client of long sessions needs no store of them
+    if tickets is not None:
+        made.tickets = tickets
+        SSL_CTX_set_app_data(made.c, &tickets.c)
+        nx_use_tickets(made.c, <void*>_ticket)
     for certificate, key in pairs:
         _use_pair(made.c, certificate, key, names)
     return made
 
 
 cdef class Contexts:
-    """Contexts by content, each kept while someone has it.  Python thread only."""
+    """Contexts by content, each kept while someone has it.  Python thread only.
 
-    def __cinit__(self):
+    `tickets`: whose keys the session tickets of listeners have; None: keys of each context's own.
+    """
+
+    def __cinit__(self, TicketKeys tickets=None):
+        self.tickets = tickets
         self.known = WeakValueDictionary()
         self.stores = WeakValueDictionary()
 
@@ -253,6 +473,19 @@ cdef class Contexts:
         cdef Context made = self.known.get(key)
         if made is None:
             made = _client(self._store(authorities) if verify else None, depth, pair)
+            self.known[key] = made
+        return made
+
+    cpdef Context server(self, tuple pairs):
+        """What listeners show: (certificate, key) in PEM, one pair or two of different kinds.
+
+        Raises:
+            ValueError: a text is no PEM, or two are no pair; says which.
+        """
+        key = ("server", pairs)
+        cdef Context made = self.known.get(key)
+        if made is None:
+            made = server_context(pairs, ("of a server", "of a server"), self.tickets)
             self.known[key] = made
         return made
 

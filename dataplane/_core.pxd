@@ -284,8 +284,6 @@ cdef struct Request:
     uint8_t offered_extension
     uint8_t interim  # 1xx answers of the upstream so far
     uint8_t type_wanted  # AnswerType of an error met later
-    uint8_t counted  # in Limits.sessions, until a session takes that over
-    uint32_t consumer_cell  # likewise, in Limits.consumers; 0: not counted there
     uint8_t proxied  # on an http or https route; else a handshake of a ws or wss route
     uint8_t switches  # asks for a WebSocket: 101 is an answer to it
     uint8_t keys  # Sec-WebSocket-Key: 0 none, 1 `accept` answers it, 2 nothing can
@@ -302,6 +300,8 @@ cdef struct Request:
     int64_t answer_left  # of the answer's body, BODY_*
     uint64_t answer_passed  # bytes of it so far
     uint64_t answer_chunked[4]  # the chunked decoder's state
+    uint8_t counted  # in Limits.sessions, until a session takes that over
+    uint32_t consumer_cell  # likewise, in Limits.consumers; 0: not counted there
     int64_t body_left  # of the request's body; BODY_*
     uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
     uint8_t digest[32]  # SHA-256 of the token

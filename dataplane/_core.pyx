@@ -549,10 +549,10 @@ cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil:
     conn.request = NULL
     if request.policy != NULL:
         policy_release(worker, request.policy)
-    if request.counted:
-        session_uncount(worker, request.consumer_cell)
     if request.proxied:
         nx_bump(&worker.counters.exchanges_live, <uint64_t>-1)
+    if request.counted:
+        session_uncount(worker, request.consumer_cell)
     free(request.upstream_head)
     slab_give(&worker.requests, request)
 

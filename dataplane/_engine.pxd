@@ -1,6 +1,6 @@
 """The engine as Python code holds it."""
 
-from dataplane._contexts cimport Context, server_context
+from dataplane._contexts cimport Context, TicketKeys, choose_by_name, server_context
 from dataplane._core cimport *
 from dataplane._http cimport *
 from dataplane._limits cimport *
@@ -19,6 +19,7 @@ cdef class Engine:
     cdef readonly int question_fd
     cdef Tables tables
     cdef Context context
+    cdef readonly TicketKeys tickets
     cdef bytes server_token
     cdef list threads
     cdef uint8_t* lines  # owned: LINES_BYTES, once needed

@@ -1,6 +1,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from dataplane._contexts import TicketKeys
 from dataplane._core import Reclaimer
 from dataplane._tables import Tables
 from dataplane._tokens import TokenCache
@@ -10,6 +11,7 @@ class Engine:
 
     worker_count: int
     tokens: TokenCache
+    tickets: TicketKeys | None
     reclaimer: Reclaimer
     question_fd: int
     def __init__(
@@ -26,6 +28,7 @@ class Engine:
         address_handshakes: int = 0,
         max_consumer_sessions: int = 0,
         head_bytes: int = 32768,
+        tickets: TicketKeys | None = None,
     ) -> None: ...
     def listen(self, address: str, port: int, tls: bool) -> int: ...
     def certificate(self, certificate: str, key: str) -> None: ...

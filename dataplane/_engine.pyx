@@ -170,7 +170,8 @@ cdef class Engine:
     clients' connections (0: twice the sessions and 64).  `max_address_connections`,
     `address_handshakes` (a second), `max_consumer_sessions`: of one address or consumer; 0: no
     bound.  `head_bytes`: of a request's head, at most the parser's 32 KiB.  `trusted`: networks
-    whose X-Forwarded-* are believed, as (16-byte address, IPv4 mapped; prefix bits).
+    whose X-Forwarded-* are believed, as (16-byte address, IPv4 mapped; prefix bits).  `tickets`: keys
+    of session tickets; None: each certificate has its own, until it changes.
 
     Raises:
         ValueError: a bound is out of range.
@@ -182,6 +183,7 @@ cdef class Engine:
         trusted=(), bytes seed, uint32_t max_connections=0, uint32_t max_address_connections=0,
         uint32_t address_handshakes=0, uint32_t max_consumer_sessions=0,
         uint32_t head_bytes=HTTP_HEAD_MAX,
+        TicketKeys tickets=None,
     ):
         cdef Limits* limits = &self.shared.limits
         cdef int i
@@ -192,6 +194,7 @@ cdef class Engine:
         if len(trusted) > 64:
             raise ValueError("at most 64 trusted networks")
         self.worker_count = workers
+        self.tickets = tickets
         self.threads = []
         self.unposted = deque()
         self.reclaimer = Reclaimer()
@@ -272,7 +275,8 @@ cdef class Engine:
             ValueError: a file cannot be read, or they are not a pair; says which.
         """
         pair = tuple(_file(path, what) for path, what in ((certificate, "certificate"), (key, "key")))
-        cdef Context context = server_context((pair,), (certificate, key))
+        cdef Context context = server_context((pair,), (certificate, key), self.tickets)
+        choose_by_name(context, &self.shared)
         old = self.context
         self.context = context
         nx_store_ptr(&self.shared.tls, context.c)
@@ -299,6 +303,7 @@ cdef class Engine:
         old = self.tables
         self.tables = tables
         nx_store_ptr(&self.shared.tables, tables.c)
+        nx_store_ptr(&self.shared.snis, NULL if tables.snis is None else &tables.snis.c)
         if old is not None:
             self.reclaimer.retire_object(old)
 
@@ -435,8 +440,8 @@ cdef class Engine:
         """Totals over the workers since the start."""
         cdef dict handshakes = {}
         cdef dict closes = {}
-        cdef dict refusals = dict.fromkeys(_REFUSALS, 0)
         cdef dict proxied = {}
+        cdef dict refusals = dict.fromkeys(_REFUSALS, 0)
         cdef dict totals = {}
         cdef Counters* c
         cdef int i, status, slot
@@ -485,8 +490,8 @@ cdef class Engine:
             totals["connections"] -= self.workers[i].listener_count + 1
         totals["handshakes"] = handshakes
         totals["closes"] = closes
-        totals["refused"] = refusals
         totals["proxied"] = proxied
+        totals["refused"] = refusals
         return totals
 
     def sessions_by_worker(self):

@@ -177,11 +177,11 @@ cdef class _Orphan:
 cdef class NameTable:
     """What outlives a snapshot: upstream names, and policies that sessions still hold."""
 
-    def __cinit__(self, Reclaimer reclaimer not None):
+    def __cinit__(self, Reclaimer reclaimer not None, TicketKeys tickets=None):
         self.reclaimer = reclaimer
         self.boxes = WeakValueDictionary()
         self.orphans = []
-        self.contexts = Contexts()
+        self.contexts = Contexts(tickets)
 
     cpdef NameBox intern(self, str host):
         """The one box of a host, in any case; an IP address has its address at once."""

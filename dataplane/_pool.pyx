@@ -23,12 +23,17 @@ cdef uint16_t _free_slot(Pool* pool) noexcept nogil:
     return slot
 
 
-cdef void pool_put(Worker* worker, Conn* upstream) noexcept nogil:
+cdef bint _varies(const Policy* policy) noexcept nogil:
+    """Whether the name that TLS checks is each request's own: such a connection is not kept."""
+    return policy.tls != NULL and policy.flags & POLICY_PRESERVE_HOST
+
+
+cdef void pool_put(Worker* worker, Conn* upstream, const Policy* policy) noexcept nogil:
     cdef Pool* pool = &worker.pool
     cdef uint16_t slot = 0
     cdef uint16_t* first = &pool.first[_chain(upstream.remote, upstream.remote_port)]
     # Slots for clients come first: an idle connection is a comfort.
-    if not worker.draining and upstream.ssl == NULL and (
+    if not worker.draining and not _varies(policy) and (
         worker.conns.taken * 2 < worker.conns.ceiling
     ):
         slot = _free_slot(pool)
@@ -61,21 +66,22 @@ cdef void _take_out(Worker* worker, Conn* upstream) noexcept nogil:
     wheel_cancel(&worker.wheel, &upstream.timer)
 
 
-cdef Conn* pool_take(Worker* worker, const Address* address, uint16_t port) noexcept nogil:
+cdef Conn* pool_take(Worker* worker, const Address* address, const Policy* policy) noexcept nogil:
     cdef Pool* pool = &worker.pool
     cdef uint16_t slot
     cdef uint16_t next
     cdef Conn* upstream
-    if pool.count == 0:
+    if pool.count == 0 or _varies(policy):
         return NULL
-    slot = pool.first[_chain(address.bytes, port)]
+    slot = pool.first[_chain(address.bytes, policy.port)]
     while slot:
         next = pool.after[slot - 1]
         upstream = pool.idle[slot - 1]
         if (
-            upstream.remote_port == port
+            upstream.remote_port == policy.port
             and (upstream.flags & FLAG_V6 != 0) == (address.v6 != 0)
             and memcmp(upstream.remote, address.bytes, 16) == 0
+            and tls_fits(upstream, policy.tls, &policy.host_name)
         ):
             _take_out(worker, upstream)
             # Its end may lie in this turn's events, or behind them: look.

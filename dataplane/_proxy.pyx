@@ -333,7 +333,7 @@ cdef int _finish(Worker* worker, Conn* client) noexcept nogil:
     ):
         request.upstream = NULL
         upstream.peer = NULL
-        pool_put(worker, upstream)
+        pool_put(worker, upstream, request.policy)
     return STEP_ANSWERED
 
 
@@ -353,14 +353,15 @@ cdef int _cut(Conn* client) noexcept nogil:
 # --- all of it --------------------------------------------------------------------------------------
 
 
-cdef bint _connecting(const Conn* upstream) noexcept nogil:
-    return upstream.state == STATE_CONNECT or upstream.state == STATE_TLS
+cdef inline bint _delivered(const Conn* upstream) noexcept nogil:
+    """Whether the upstream has the whole head of its request."""
+    return upstream.state == STATE_HEAD or upstream.state == STATE_PROXY
 
 
 cdef int proxy_go(Worker* worker, Conn* client) noexcept nogil:
     """Move what can be moved, both ways."""
     cdef int step = STEP_WAIT
-    if not _connecting(client.request.upstream):
+    if _delivered(client.request.upstream):
         step = _up(worker, client)
         if step == STEP_WAIT:
             step = _down(worker, client)
@@ -372,15 +373,7 @@ cdef int proxy_go(Worker* worker, Conn* client) noexcept nogil:
 cdef int proxy_event(Worker* worker, Conn* upstream) noexcept nogil:
     cdef Conn* client = upstream.peer
     cdef int result
-    if upstream.state == STATE_TLS:
-        result = tls_handshake(upstream)
-        if result <= 0:
-            return STEP_WAIT if result == 0 else upstream_failed(worker, client, result)
-        upstream.state = STATE_CONNECT
-        upstream.flags |= FLAG_WRITABLE
-    if upstream.state == STATE_CONNECT:
-        if not upstream.flags & FLAG_WRITABLE:
-            return STEP_WAIT
+    if not _delivered(upstream):
         result = upstream_deliver(worker, upstream)
         if result < 0:
             return upstream_failed(worker, client, result)
@@ -405,7 +398,7 @@ cdef void _settle(Worker* worker, Conn* client) noexcept nogil:
     cdef uint64_t client_ms = 0
     cdef uint64_t upstream_ms = 0
     request.moved = 0
-    if _connecting(upstream):
+    if not _delivered(upstream):
         if client.flags & FLAG_HUNG_UP:
             _bound(worker, client, GONE_MS, False)
         return

@@ -128,4 +128,5 @@ cdef Principal* tables_principal(
 cdef class Tables:
     cdef TableSet* c  # owned
     cdef readonly dict boxes  # content -> PolicyBox, of every route
+    cdef readonly ServerNames snis  # published beside c, or None
     cdef bytes text  # what the spans of c point into

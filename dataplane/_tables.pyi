@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 
+from dataplane._contexts import ServerNames
 from dataplane._policies import PolicyBox
 
 PLAIN: int
@@ -8,6 +9,7 @@ PREFIX: int
 
 class Tables:
     boxes: dict[bytes, PolicyBox]
+    snis: ServerNames | None
     def __init__(
         self,
         version: int,
@@ -16,6 +18,7 @@ class Tables:
         boxes: dict[bytes, PolicyBox],
         principals: list[tuple[bytes, bytes, bytes]],
         hash_bits: int = 64,
+        snis: ServerNames | None = None,
     ) -> None: ...
     @property
     def version(self) -> int: ...

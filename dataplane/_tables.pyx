@@ -654,17 +654,18 @@ cdef class Tables:
 
     boxes: every route's PolicyBox by its content.  principals: (credential id, consumer id,
     prepared header lines) of every credential.  Raises ValueError past TABLES_METHODS_MAX and
-    TABLES_CANDIDATES_MAX.  hash_bits: fewer than 64 make keys collide, for tests.
+    TABLES_CANDIDATES_MAX.  snis: what listeners show.  hash_bits: fewer than 64 make keys collide, for tests.
     """
 
     def __cinit__(
         self, uint64_t version, bytes check_key, uint64_t seed, dict boxes, list principals,
-        hash_bits=64,
+        hash_bits=64, ServerNames snis=None,
     ):
         cdef _Plan plan = _Plan(boxes.values(), principals)
         cdef TableSet* c = <TableSet*>array_new(1, sizeof(TableSet))
         self.c = c
         self.boxes = boxes
+        self.snis = snis
         self.text = plan.texts.join()
         c.version = version
         c.seed = seed

@@ -12,6 +12,9 @@ cdef int tls_start(Worker* worker, Conn* conn) noexcept nogil
 # Give a connection to an upstream its TLS side.  head[0:size]: the request that will be sent; its
 # Host, the field behind the request line, is the name asked for and checked.  1 or CORE_FULL.
 cdef int tls_connect(Conn* conn, void* ctx, const uint8_t* head, uint32_t size) noexcept nogil
+# Whether a connection to an upstream is as tls_connect would make it for this host, which its
+# Host named.  `ctx` NULL: whether it is plaintext.
+cdef bint tls_fits(const Conn* conn, void* ctx, const Span* host) noexcept nogil
 # Go on with either side's handshake.  1: done, 0: wait, IO_TLS, or IO_VERIFY - X509_V_ERR_*.
 cdef int tls_handshake(Conn* conn) noexcept nogil
 cdef const char* tls_why(int error) noexcept nogil  # static text for the record

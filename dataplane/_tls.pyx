@@ -18,6 +18,9 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void SSL_set_hostflags(SSL* ssl, unsigned int flags)
     X509_VERIFY_PARAM* SSL_get0_param(SSL* ssl)
     int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM* param, const char* address)
+    SSL_CTX* SSL_get_SSL_CTX(const SSL* ssl)
+    const char* SSL_get_servername(const SSL* ssl, int type)
+    int TLSEXT_NAMETYPE_host_name
     int SSL_get_verify_mode(const SSL* ssl)
     long SSL_get_verify_result(const SSL* ssl)
     int SSL_do_handshake(SSL* ssl)
@@ -103,6 +106,29 @@ cdef int tls_connect(Conn* conn, void* ctx, const uint8_t* head, uint32_t size) 
             ERR_clear_error()
             return CORE_FULL
     return 1
+
+
+cdef bint tls_fits(const Conn* conn, void* ctx, const Span* host) noexcept nogil:
+    cdef const char* name
+    if conn.ssl == NULL or ctx == NULL:
+        return conn.ssl == NULL and ctx == NULL
+    if SSL_get_SSL_CTX(<SSL*>conn.ssl) != <SSL_CTX*>ctx:
+        return False
+    # An address is no name: such a host is the peer's address, which was compared already.
+    name = SSL_get_servername(<SSL*>conn.ssl, TLSEXT_NAMETYPE_host_name)
+    if name == NULL:
+        return _is_address(host)
+    return strlen(name) == host.size and memcmp(name, host.data, host.size) == 0
+
+
+cdef bint _is_address(const Span* host) noexcept nogil:
+    cdef char text[64]
+    cdef uint8_t address[16]
+    if host.size >= sizeof(text):
+        return False
+    memcpy(text, host.data, host.size)
+    text[host.size] = 0
+    return inet_pton(AF_INET, text, address) == 1 or inet_pton(AF_INET6, text, address) == 1
 
 
 cdef int tls_handshake(Conn* conn) noexcept nogil:

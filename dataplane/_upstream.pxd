@@ -14,7 +14,7 @@ cdef enum:
 # Compose the head of an admitted visit for its upstream and start to deliver it.
 # STEP_WAIT, STEP_ANSWER or STEP_CLOSE.
 cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexcept nogil
-# Send what is left of the head.  Returns 1 when it is out, 0, or the error.
+# Go on with TLS, then with the head.  Returns 1 when it is out, 0, or the error.
 cdef int upstream_deliver(Worker* worker, Conn* upstream) noexcept nogil
 # Nothing of an answer has gone to the client: try again, or answer.  Returns a Step.
 cdef int upstream_failed(Worker* worker, Conn* client, int error) noexcept nogil

@@ -1,9 +1,9 @@
 """The upstream's side of a request: connect or take a connection from the pool, deliver the head,
 try again where that is allowed; and the switch from a 101 to a session.
 
-    TLS ► CONNECT ──head out──► HEAD ──► what it answers is _proxy's
-             ▲                   │
-             └── next try ◄──────┘ failed before a byte of the answer went on
+  TLS ► CONNECT ──head out──► HEAD ──► what it answers is _proxy's
+           ▲                   │
+           └── next try ◄──────┘ failed before a byte of the answer went on
 """
 
 # --- connecting -------------------------------------------------------------------------------------
@@ -82,12 +82,15 @@ cdef int _give_up(Worker* worker, int error) noexcept nogil:
 cdef uint32_t _tries(const Request* request, uint32_t addresses, int error) noexcept nogil:
     """How often this request is tried in all.  routing-and-proxy.md §6, Retries.
 
-    An address that answered nothing in its time is not asked again: only others are.
+    An address that answered nothing in its time, or whose TLS failed, is not asked again: only
+    others are.
     """
     cdef uint32_t tries = 1 + request.policy.retries
     if tries > TRIES_MAX:
         tries = TRIES_MAX
-    return addresses if error == -ETIMEDOUT and addresses < tries else tries
+    if (error == -ETIMEDOUT or error == IO_TLS or error <= IO_VERIFY) and addresses < tries:
+        return addresses
+    return tries
 
 
 cdef int _connect(
@@ -105,7 +108,7 @@ cdef int _connect(
         address = &addresses.items[(request.address + request.attempts) % addresses.count]
         if (
             request.proxied and not request.switches and not request.fresh
-            and policy.tls == NULL and _try_idle(worker, client, address, head, size)
+            and _try_idle(worker, client, address, head, size)
         ):
             return STEP_WAIT
         error = _try_address(worker, client, address, head, size)
@@ -122,7 +125,7 @@ cdef bint _try_idle(
 ) noexcept nogil:
     """Send on a connection of the pool.  False: there is none that lives."""
     cdef Request* request = client.request
-    cdef Conn* upstream = pool_take(worker, address, request.policy.port)
+    cdef Conn* upstream = pool_take(worker, address, request.policy)
     cdef ssize_t put
     while upstream != NULL:
         put = CORE_FULL
@@ -140,7 +143,7 @@ cdef bint _try_idle(
             nx_bump(&worker.counters.upstream_reused, 1)
             return True
         conn_end(worker, upstream)
-        upstream = pool_take(worker, address, request.policy.port)
+        upstream = pool_take(worker, address, request.policy)
     return False
 
 
@@ -176,6 +179,13 @@ cdef int _open_upstream(const Address* address, uint16_t port, int* out_fd) noex
     return 1
 
 
+cdef void _remember_address(Conn* upstream, const Address* address, uint16_t port) noexcept nogil:
+    memcpy(upstream.remote, address.bytes, 16)
+    upstream.remote_port = port
+    if address.v6:
+        upstream.flags |= FLAG_V6
+
+
 cdef int _try_address(
     Worker* worker, Conn* client, const Address* address, const uint8_t* head, uint32_t size
 ) noexcept nogil:
@@ -188,7 +198,7 @@ cdef int _try_address(
     if result < 0:
         return result
     if request.policy.tls != NULL:
-        return _begin_tls(worker, client, fd, head, size)
+        return _begin_tls(worker, client, address, fd, head, size)
     put = send(fd, head, size, MSG_NOSIGNAL)
     if put < 0:
         if errno != EAGAIN and errno != ENOTCONN:
@@ -200,10 +210,7 @@ cdef int _try_address(
     if upstream == NULL:
         close(fd)
         return CORE_FULL
-    memcpy(upstream.remote, address.bytes, 16)
-    upstream.remote_port = request.policy.port
-    if address.v6:
-        upstream.flags |= FLAG_V6
+    _remember_address(upstream, address, request.policy.port)
     if _keep_upstream_head(request, head, size) < 0 or (
         conn_register(worker, upstream) < 0
     ):
@@ -225,7 +232,7 @@ cdef int _try_address(
 
 
 cdef int _begin_tls(
-    Worker* worker, Conn* client, int fd, const uint8_t* head, uint32_t size
+    Worker* worker, Conn* client, const Address* address, int fd, const uint8_t* head, uint32_t size
 ) noexcept nogil:
     """Begin TLS on a socket that is being connected.  Returns 1 when it is under way."""
     cdef Request* request = client.request
@@ -233,6 +240,7 @@ cdef int _begin_tls(
     if upstream == NULL:
         close(fd)
         return CORE_FULL
+    _remember_address(upstream, address, request.policy.port)
     if (
         tls_connect(upstream, request.policy.tls, head, size) < 0
         or _keep_upstream_head(request, head, size) < 0
@@ -242,6 +250,7 @@ cdef int _begin_tls(
         return CORE_FULL
     upstream.peer = client
     request.upstream = upstream
+    request.reused = 0
     request.upstream_sent = 0
     # The connect and the TLS handshake together, as nginx has it for the second one.
     wheel_arm(
@@ -294,9 +303,18 @@ cdef int upstream_failed(Worker* worker, Conn* client, int error) noexcept nogil
 
 
 cdef int upstream_deliver(Worker* worker, Conn* upstream) noexcept nogil:
-    """Send what is left of the head.  Returns 1 when it is out, 0, or the error."""
+    """Go on with TLS, then with the head.  Returns 1 when the head is out, 0, or the error."""
     cdef Request* request = upstream.peer.request
-    cdef ssize_t put = conn_send(
+    cdef ssize_t put
+    if upstream.state == STATE_TLS:
+        put = tls_handshake(upstream)
+        if put <= 0:
+            return <int>put
+        upstream.state = STATE_CONNECT
+        upstream.flags |= FLAG_WRITABLE
+    if not upstream.flags & FLAG_WRITABLE:
+        return 0
+    put = conn_send(
         upstream, request.upstream_head + request.upstream_sent,
         request.upstream_head_len - request.upstream_sent,
     )
@@ -451,9 +469,9 @@ cdef int _establish(
     memcpy(session.credential, request.credential, 16)
     session.has_consumer = request.has_consumer
     session.has_credential = request.has_token
+    session.opaque = request.proxied
     session.consumer_cell = request.consumer_cell  # it is counted until it ends
     request.counted = 0
-    session.opaque = request.proxied
     session.up.flags = FLOW_MASKED
     if compression:
         session.up.flags |= FLOW_RSV1

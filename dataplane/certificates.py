@@ -1,10 +1,11 @@
-"""A snapshot's certificates, compiled: how services speak TLS to their upstreams."""
+"""A snapshot's certificates, compiled: what listeners show, how services speak to upstreams."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from dataplane import wire
+from dataplane._contexts import ServerNames
 from dataplane.prepared import uuid_text
 
 if TYPE_CHECKING:
@@ -42,3 +43,23 @@ def upstream_tls(
             raise ValueError(f"service {uuid_text(service.id)}: {error}") from None
         found[service.id] = (b"".join((*(trusted or ()), *(pair or ()))), context)
     return found
+
+
+def server_names(snapshot: wire.Snapshot, contexts: Contexts) -> ServerNames:
+    """Which certificate listeners show for which name.
+
+    Raises ValueError for a certificate that cannot be used.
+    """
+    found: dict[str, Context] = {}
+    for pair in snapshot.certificates:
+        if not pair.snis:
+            continue
+        pairs = [(pair.cert.encode(), pair.key.encode())]
+        if pair.cert_alt is not None and pair.key_alt is not None:
+            pairs.append((pair.cert_alt.encode(), pair.key_alt.encode()))
+        try:
+            context = contexts.server(tuple(pairs))
+        except ValueError as error:
+            raise ValueError(f"certificate {uuid_text(pair.id)}: {error}") from None
+        found |= dict.fromkeys((name.lower().removesuffix(".") for name in pair.snis), context)
+    return ServerNames(found)

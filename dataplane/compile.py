@@ -15,7 +15,7 @@ import msgspec
 from dataplane import wire
 from dataplane._policies import FLAGS, PolicyBox
 from dataplane._tables import Tables
-from dataplane.certificates import upstream_tls
+from dataplane.certificates import server_names, upstream_tls
 from dataplane.patterns import virtual_routes
 from dataplane.prepared import (
     ANONYMOUS_LINE,
@@ -62,8 +62,15 @@ def compile_snapshot(snapshot: wire.Snapshot, previous: Tables | None, names: Na
         _check(snapshot)
         boxes = _policies(snapshot, previous, names)
         principals = _principals(snapshot)
-        # Seeded anew each time: which keys share a probe cannot be learnt from outside.
-        return Tables(snapshot.version, snapshot.check_key, secrets.randbits(64), boxes, principals)
+        return Tables(
+            snapshot.version,
+            snapshot.check_key,
+            # Seeded anew each time: which keys share a probe cannot be learnt from outside.
+            secrets.randbits(64),
+            boxes,
+            principals,
+            snis=server_names(snapshot, names.contexts),
+        )
     except UnicodeEncodeError:
         raise CompileError("a text has a lone surrogate") from None
     except (ValueError, OverflowError) as error:
@@ -144,7 +151,7 @@ def _policies(
                 )
             except ValueError as error:
                 raise ValueError(f"route {_label(route)}: {error}") from None
-        boxes[content] = box
+        boxes[box.content] = box  # the very bytes of last time: a look-up compares no text
     return boxes
 
 

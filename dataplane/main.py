@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from dataplane import logs
+from dataplane._contexts import TicketKeys
 from dataplane._engine import Engine
 from dataplane._policies import NameTable
 from dataplane.disk import DiskState
@@ -27,12 +28,14 @@ from dataplane.startup import (
     certificate_pair,
     check_ports_free,
     connections_max,
+    kernel_tls,
     link_trust,
     load_keyring,
     lock_data_dir,
     prepare_data_dir,
     raise_fd_limit,
     sessions_max,
+    ticket_keys,
 )
 
 STATE_DIR = "dataplane"  # in DATA_DIR
@@ -62,7 +65,8 @@ def _serve(settings: Settings, data_dir: Path) -> None:
     check_ports_free(settings.proxy_listen)
     status = bind("STATUS_LISTEN", settings.status_listen) if settings.status_listen else None
     fd_limit = raise_fd_limit()
-    engine = _engine(settings, fd_limit)
+    tickets = TicketKeys(ticket_keys(settings.keyring_file))
+    engine = _engine(settings, fd_limit, tickets)
     try:
         engine.certificate(str(cert), str(key))
     except ValueError as error:
@@ -71,18 +75,20 @@ def _serve(settings: Settings, data_dir: Path) -> None:
         state = DiskState(data_dir / STATE_DIR, keyring)
     except OSError as error:
         raise StartError(f"DATA_DIR {data_dir}: cannot be used: {error.strerror}") from None
-    plane = Plane(settings, engine, NameTable(engine.reclaimer), state, trust, fd_limit)
+    names = NameTable(engine.reclaimer, tickets)
+    plane = Plane(settings, engine, names, state, trust, fd_limit)
     with contextlib.closing(state):
         plane.link.restore()  # before listening: known tokens are good from the first connection
         plane.listeners = [_listen(engine, listener) for listener in settings.proxy_listen]
         with _signals_blocked():  # the worker threads inherit the mask: signals are asyncio's
             engine.start()
         _say_limits(settings, fd_limit)
+        log.info("kTLS: available" if kernel_tls() else "kTLS: not available")
         gc.freeze()  # what exists now stays: collections need not look at it again
         asyncio.run(plane.run(status))
 
 
-def _engine(settings: Settings, fd_limit: int) -> Engine:
+def _engine(settings: Settings, fd_limit: int, tickets: TicketKeys) -> Engine:
     return Engine(
         workers=settings.workers,
         token_cache=settings.token_cache,
@@ -95,6 +101,7 @@ def _engine(settings: Settings, fd_limit: int) -> Engine:
         server_token=f"narthex/{VERSION}",
         trusted=settings.trusted_prefixes,
         seed=secrets.token_bytes(SEED_BYTES),
+        tickets=tickets,
     )
 
 

@@ -45,11 +45,7 @@ class EngineCollector(Collector):
             ("reads_held", "narthex_reads_held", "Times a fast side waited for a slow one"),
             ("budgets_spent", "narthex_read_budgets_spent", "Turns that ended with input left"),
             ("requests", "narthex_requests", "Answers of ours, the token endpoint's among them"),
-            (
-                "upstream_reused",
-                "narthex_upstream_reused",
-                "Requests on a kept upstream connection",
-            ),
+            ("upstream_reused", "narthex_upstream_reused", "Requests on a kept connection"),
             ("records_dropped", "narthex_records_dropped", "Log records lost to a full ring"),
             ("questions_dropped", "narthex_questions_dropped", "Questions refused by a full ring"),
         ):
@@ -79,18 +75,18 @@ def _labelled(totals: dict[str, Any]) -> Iterator[Metric]:
     for status, count in sorted(cast("dict[int, int]", totals.get("handshakes", {})).items()):
         handshakes.add_metric([str(status)], count)
     yield handshakes
-    refused = CounterMetricFamily(
-        "narthex_refused", "Refused for a bound: connections, sessions, requests", labels=["reason"]
-    )
-    for reason, count in cast("dict[str, int]", totals.get("refused", {})).items():
-        refused.add_metric([reason], count)
-    yield refused
     proxied = CounterMetricFamily(
         "narthex_proxied", "Answers of http services handed on, by status class", labels=["status"]
     )
     for first, count in sorted(cast("dict[int, int]", totals.get("proxied", {})).items()):
         proxied.add_metric([f"{first}xx"], count)
     yield proxied
+    refused = CounterMetricFamily(
+        "narthex_refused", "Refused for a bound: connections, sessions, requests", labels=["reason"]
+    )
+    for reason, count in cast("dict[str, int]", totals.get("refused", {})).items():
+        refused.add_metric([reason], count)
+    yield refused
     for what in ("messages", "bytes"):
         family = CounterMetricFamily(
             f"narthex_{what}", f"WebSocket {what} relayed, by who sent them", labels=["sender"]

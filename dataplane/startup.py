@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import fcntl
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from cryptography.fernet import Fernet, MultiFernet
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from dataplane.certificate import CertificateError, check_pair, own_pair
 from dataplane.dial import client_tls
@@ -21,6 +24,9 @@ from dataplane.settings import Listener, Settings
 BACKLOG = 128
 FDS_OF_OURS = 256  # listeners, epoll, the link, files, the status listener
 FDS_PER_SESSION = 2
+TICKET_KEYS_MAX = 16  # of KEYRING's lines, the newest
+TICKET_KEY_BYTES = 80  # 16 of name, 32 to encrypt, 32 to authenticate
+TCP_ULP = 31  # <linux/tcp.h>; Python has no name for it
 SESSIONS_MAX = 2**18  # without MAX_SESSIONS, however many descriptors there are
 CONNECTIONS_MAX = 2 * SESSIONS_MAX  # likewise
 
@@ -62,17 +68,46 @@ def lock_data_dir(path: Path) -> IO[str]:
 
 def load_keyring(path: Path) -> MultiFernet:
     """The keys of KEYRING, newest first; the file is made with one key when there is none."""
+    return MultiFernet([Fernet(line) for line in _keyring_lines(path)])
+
+
+def ticket_keys(path: Path) -> list[bytes]:
+    """Keys of TLS session tickets, one for each of KEYRING, the newest TICKET_KEYS_MAX."""
+    return [ticket_key(line) for line in _keyring_lines(path)[:TICKET_KEYS_MAX]]
+
+
+def _keyring_lines(path: Path) -> list[str]:
     try:
         _make_keyring(path)
         lines = path.read_text(encoding="ascii").split()
-        keys = [Fernet(line) for line in lines]
+        for line in lines:
+            Fernet(line)
     except OSError as error:
         raise StartError(f"KEYRING {path}: cannot be used: {error.strerror}") from None
     except ValueError:
-        keys = []
-    if not keys:
+        lines = []
+    if not lines:
         raise StartError(f"KEYRING {path}: one Fernet key a line was expected")
-    return MultiFernet(keys)
+    return lines
+
+
+def ticket_key(line: str) -> bytes:
+    """A key of session tickets, made from a line of KEYRING: the same on every data plane."""
+    derive = HKDF(hashes.SHA256(), TICKET_KEY_BYTES, salt=None, info=b"narthex TLS session tickets")
+    return derive.derive(base64.urlsafe_b64decode(line))
+
+
+def kernel_tls() -> bool:
+    """Whether the kernel can take the records of TLS over (`modprobe tls`)."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as probe,
+    ):
+        try:
+            probe.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b"tls")
+        except OSError:
+            return False
+        return True
 
 
 def _make_keyring(path: Path) -> None:

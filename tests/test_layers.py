@@ -75,7 +75,7 @@ CYTHON = {
     "_tls": (*SHARED, "_contexts"),
     "_admission": BELOW_STATES,
     "_forward": (*BELOW_STATES, "_admission"),
-    "_pool": (*SHARED, "_tls"),
+    "_pool": (*SHARED, "_contexts", "_tls"),
     "_upstream": (*BELOW_STATES, "_admission", "_forward", "_pool"),
     "_proxy": (*BELOW_STATES, "_admission", "_forward", "_pool", "_upstream"),
     "_handshake": (*BELOW_STATES, "_admission", "_forward", "_upstream"),

@@ -358,7 +358,7 @@ class Rig:
             **options,
         }
         self.engine = Engine(**self.given)
-        self.names = NameTable(self.engine.reclaimer)
+        self.names = NameTable(self.engine.reclaimer, self.engine.tickets)
         self.port = self.engine.listen("127.0.0.1", 0, False)
         self.upstream = Upstream()
         self.lines: list[Line] = []

@@ -16,6 +16,7 @@ import structlog
 
 from dataplane import main as module
 from dataplane import plane, wire
+from dataplane._contexts import TicketKeys
 from dataplane.disk import DiskState
 from dataplane.settings import load
 from dataplane.startup import load_keyring
@@ -43,7 +44,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
 
     made.on_start = end_soon
     monkeypatch.setattr(module, "Engine", make)
-    monkeypatch.setattr(module, "NameTable", lambda reclaimer: FakeNames())
+    monkeypatch.setattr(module, "NameTable", lambda reclaimer, tickets: FakeNames())
     monkeypatch.setattr(module.gc, "freeze", lambda: None)
     monkeypatch.setattr(plane, "arm_watchdog", lambda seconds: None)
     monkeypatch.setattr(plane, "compile_snapshot", lambda snapshot, previous, names: snapshot)
@@ -84,6 +85,7 @@ def test_engine_is_made_listened_and_started_in_order(
         "certificate", "listen", "listen", "start", "drain 0", "stop", "join",
     ]  # fmt: skip
     assert len(engine.given.pop("seed")) == module.SEED_BYTES
+    assert isinstance(engine.given.pop("tickets"), TicketKeys)
     assert engine.given == {
         "workers": 3,
         "token_cache": 99,

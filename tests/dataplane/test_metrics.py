@@ -17,8 +17,8 @@ TOTALS = {
     "closes": {(1000, "client"): 2, (1001, "upstream"): 1}, "token_hits": 50, "token_misses": 4,
     "records_dropped": 6, "questions_dropped": 7, "accepts": 9,
     "connections": 4, "requests": 8, "refused": {"sessions": 10, "descriptors": 11},
-    "pings": 21, "reads_held": 22, "budgets_spent": 23,
     "proxied": {2: 30, 5: 1}, "upstream_reused": 28, "live_exchanges": 2,
+    "pings": 21, "reads_held": 22, "budgets_spent": 23,
 }  # fmt: skip
 
 

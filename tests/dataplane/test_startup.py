@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import os
 import re
@@ -73,6 +74,21 @@ def test_keyring_is_made_once_and_read_again(tmp_path: Path) -> None:
     path.write_text(f"{Fernet.generate_key().decode()}\n{path.read_text()}")
     assert startup.load_keyring(path).decrypt(box) == b"x"
     assert [p.name for p in tmp_path.iterdir()] == ["keyring"]
+
+
+def test_ticket_keys_come_from_the_keyring_newest_first(tmp_path: Path) -> None:
+    path = tmp_path / "keyring"
+    (first,) = startup.ticket_keys(path)
+    assert len(first) == 80
+    newer = Fernet.generate_key().decode()
+    path.write_text(f"{newer}\n{path.read_text()}")
+    keys = startup.ticket_keys(path)
+    assert keys[1] == first == startup.ticket_keys(path)[1]
+    assert (
+        len({keys[0][:16], keys[0][16:48], keys[0][48:]} | {base64.urlsafe_b64decode(newer)}) == 4
+    )
+    path.write_text("\n".join(Fernet.generate_key().decode() for _ in range(20)))
+    assert len(startup.ticket_keys(path)) == 16
 
 
 def test_keyring_of_another_writer_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

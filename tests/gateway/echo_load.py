@@ -1,11 +1,12 @@
 """An upstream that echoes, and sessions through a gateway that check every message; one process.
 
 stdout and stdin speak JSON lines: {"upstream": port} out; {"url", "token", "sessions", "group"} in,
-any number of times, and "ready" out each time once all these sessions stand; "stop" in, and the
-report out: {"messages", "problems", "ends"}. Each session keeps IN_FLIGHT messages on their way,
-the n-th of which tells by its content which it is. On "stop" it waits for what is on its way and
-closes; whatever else ends it is a problem, but for 1012: `ends` has the reasons and seconds (of
-time.monotonic) of these, by group.
+any number of times, and "ready" out each time once all these sessions stand; "start" in and "ready"
+out, as often, when those that stand are to be busy; "stop" in, and the report out: {"messages",
+"problems", "ends"}. Each session keeps a few messages on their way, the n-th of which tells by
+its content which it is. On "stop" it waits for what is on its way and closes; whatever else ends
+it is a problem, but for 1012: `ends` has the reasons and seconds (of time.monotonic) of these, by
+group.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
@@ -26,8 +28,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-IN_FLIGHT = 3
+IN_FLIGHT = 3  # of a session, 1 where there are more than CROWD: Python is the slow part here
+CROWD = 1000
 SIZES = (0, 1, 113, 114, 900, 20, 3000, 64, 40, 7)  # of the filling; some frames need longer heads
+OPENING_MAX = 20
 ANSWER_SECONDS = 30.0  # an echo that takes longer is lost
 _NUMBER = struct.Struct("!IQ")
 _FILLING = bytes(range(256)) * 13
@@ -45,6 +49,7 @@ def message(session: int, number: int) -> bytes | str:
 class Load:
     stopping: bool = False
     messages: int = 0
+    in_flight: int = IN_FLIGHT
     problems: list[str] = field(default_factory=list)
     ends: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
 
@@ -53,7 +58,7 @@ class Load:
         sent = checked = 0
         try:
             while checked < sent or not self.stopping:
-                while sent - checked < IN_FLIGHT and not self.stopping:
+                while sent - checked < self.in_flight and not self.stopping:
                     await socket.send(message(number, sent))
                     sent += 1
                 if checked == sent:
@@ -80,27 +85,44 @@ async def _echo(connection: ServerConnection) -> None:
 
 async def main() -> None:
     async with AsyncExitStack() as stack:
-        options: dict[str, Any] = {"compression": None, "ping_interval": None}
+        options: dict[str, Any] = {
+            "compression": None,
+            "ping_interval": None,
+            "close_timeout": ANSWER_SECONDS,
+        }
         server = await stack.enter_async_context(serve(_echo, "127.0.0.1", 0, **options))
         say({"upstream": next(iter(server.sockets)).getsockname()[1]})
         load = Load()
-        number = 0
+        numbers = count()
+        waiting: list[tuple[str, ClientConnection]] = []
         async with asyncio.TaskGroup() as tasks:
             while (given := json.loads(await asyncio.to_thread(sys.stdin.readline))) != "stop":
-                token = given["token"]
-                headers = {"Authorization": f"Bearer {token}"} if token else {}
-                sockets = [
-                    await stack.enter_async_context(
-                        connect(given["url"], additional_headers=headers, proxy=None, **options)
-                    )
-                    for _ in range(given["sessions"])
-                ]
-                for socket in sockets:
-                    tasks.create_task(load.session(number, given["group"], socket))
-                    number += 1
+                if given == "start":
+                    load.in_flight = 1 if len(waiting) > CROWD else IN_FLIGHT
+                    for group, socket in waiting:
+                        tasks.create_task(load.session(next(numbers), group, socket))
+                    waiting = []
+                else:
+                    waiting += [(given["group"], s) for s in await opened(stack, given, options)]
                 say("ready")
             load.stopping = True
     say({"messages": load.messages, "problems": load.problems, "ends": load.ends})
+
+
+async def opened(
+    stack: AsyncExitStack, given: dict[str, Any], options: dict[str, Any]
+) -> list[ClientConnection]:
+    """As many sessions as asked for, OPENING_MAX opened at a time."""
+    token = given["token"]
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    room = asyncio.Semaphore(OPENING_MAX)
+
+    async def one() -> ClientConnection:
+        async with room:
+            session = connect(given["url"], additional_headers=headers, proxy=None, **options)
+            return await stack.enter_async_context(session)
+
+    return list(await asyncio.gather(*(one() for _ in range(given["sessions"]))))
 
 
 def say(what: Any) -> None:
@@ -115,10 +137,20 @@ class EchoLoad:
         self.upstream: int = self._hear()["upstream"]
         self.ends: dict[str, list[tuple[str, float]]] = {}
 
-    def open(self, url: str, sessions: int, token: str | None = None, group: str = "all") -> None:
-        """Open the sessions; from then on they are busy."""
+    def connect(self, url: str, sessions: int, token: str | None, group: str) -> None:
+        """Open sessions that stay silent until `start`."""
         self._say({"url": url, "sessions": sessions, "token": token, "group": group})
         assert self._hear() == "ready"
+
+    def start(self) -> None:
+        """Make all that stand busy."""
+        self._say("start")
+        assert self._hear() == "ready"
+
+    def open(self, url: str, sessions: int, token: str | None = None, group: str = "all") -> None:
+        """Open the sessions; from then on they are busy."""
+        self.connect(url, sessions, token, group)
+        self.start()
 
     def stop(self) -> tuple[int, list[str]]:
         """End the sessions in order.  Returns how many messages came back right, and problems.

@@ -29,7 +29,7 @@ SESSIONS = int(os.environ.get("EDIT_SESSIONS") or 500)  # on the route that is d
 SESSIONS_A_LOAD = 3000  # of one process of echo_load
 BYSTANDERS = 20  # sessions on another route
 ROUNDS = 67  # of fifteen edits each
-DRAIN_SECONDS = 3
+DRAIN_SECONDS = 3 + SESSIONS // 1000
 SWAPS = 10_000
 SWAP_SESSIONS = 50
 NEIGHBOURS = 20  # routes beside the one with sessions; half of them change at each swap
@@ -103,10 +103,12 @@ def test_1000_edits_elsewhere_close_nothing_and_a_deletion_closes_all_of_its_own
         made = howto.set_up(gateway, f"ws://127.0.0.1:{loads[0].upstream}/")
         bystanders(gateway, loads[0].upstream)
         url = f"ws://127.0.0.1:{gateway.ports.proxy}"
-        loads[0].open(f"{url}/beside", BYSTANDERS, group="beside")
+        loads[0].connect(f"{url}/beside", BYSTANDERS, None, "beside")
         for number, load in enumerate(loads):
             share = SESSIONS * (number + 1) // len(loads) - SESSIONS * number // len(loads)
-            load.open(f"{url}{howto.PATH}", share, made.token())
+            load.connect(f"{url}{howto.PATH}", share, made.token(), "all")
+        for load in loads:
+            load.start()
         before = metric(gateway, "narthex_messages_total")
         version = gateway.status().json()["config"]["version"]
         swaps = process.output().count("link.applied")
