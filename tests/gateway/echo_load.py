@@ -5,8 +5,7 @@ any number of times, and "ready" out each time once all these sessions stand; "s
 out, as often, when those that stand are to be busy; "stop" in, and the report out: {"messages",
 "problems", "ends"}. Each session keeps a few messages on their way, the n-th of which tells by
 its content which it is. On "stop" it waits for what is on its way and closes; whatever else ends
-it is a problem, but for 1012: `ends` has the reasons and seconds (of time.monotonic) of these, by
-group.
+it is a problem, but for 1012: `ends` has the reasons of these, by group.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import asyncio
 import json
 import struct
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -51,7 +49,7 @@ class Load:
     messages: int = 0
     in_flight: int = IN_FLIGHT
     problems: list[str] = field(default_factory=list)
-    ends: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    ends: dict[str, list[str]] = field(default_factory=dict)
 
     async def session(self, number: int, group: str, socket: ClientConnection) -> None:
         """Send and check until told to stop."""
@@ -73,7 +71,7 @@ class Load:
         except (ConnectionClosed, TimeoutError) as error:
             told = error.rcvd if isinstance(error, ConnectionClosed) else None
             if told is not None and told.code == 1012:
-                self.ends.setdefault(group, []).append((told.reason, time.monotonic()))
+                self.ends.setdefault(group, []).append(told.reason)
                 return
             self.problems.append(f"session {number}, after {checked} of {sent}: {error!r}")
 
@@ -135,7 +133,7 @@ class EchoLoad:
     def __init__(self, popen: Popen[str]) -> None:
         self._popen = popen
         self.upstream: int = self._hear()["upstream"]
-        self.ends: dict[str, list[tuple[str, float]]] = {}
+        self.ends: dict[str, list[str]] = {}
 
     def connect(self, url: str, sessions: int, token: str | None, group: str) -> None:
         """Open sessions that stay silent until `start`."""
@@ -155,14 +153,11 @@ class EchoLoad:
     def stop(self) -> tuple[int, list[str]]:
         """End the sessions in order.  Returns how many messages came back right, and problems.
 
-        `ends` has, by group, reason and time of each session that was closed with 1012.
+        `ends` has, by group, the reason of each session that was closed with 1012.
         """
         self._say("stop")
         report = self._hear()
-        self.ends = {
-            group: [(reason, seconds) for reason, seconds in ends]
-            for group, ends in report["ends"].items()
-        }
+        self.ends = report["ends"]
         return report["messages"], report["problems"]
 
     def _say(self, what: Any) -> None:

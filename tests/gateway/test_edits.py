@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -121,21 +122,23 @@ def test_1000_edits_elsewhere_close_nothing_and_a_deletion_closes_all_of_its_own
         assert during > 2 * SESSIONS
         assert metric(gateway, "narthex_live_sessions") == SESSIONS + BYSTANDERS
         assert closes(gateway) == {}
+        began = time.monotonic()
         assert gateway.admin.delete("/routes/ws-route").status_code == 204
         wait_live(gateway, BYSTANDERS, "the drain")
+        took = time.monotonic() - began
         assert closes(gateway) == {("client", "1012"): SESSIONS, ("upstream", "1001"): SESSIONS}
         reports = [load.stop() for load in loads]
         ends = [end for load in loads for end in load.ends.pop("all")]
     assert [problem for _, problems in reports for problem in problems] == []
     assert sum(messages for messages, _ in reports) > during / 2
     assert [load.ends for load in loads] == [{}] * len(loads)
-    assert [reason for reason, _ in ends] == ["route or service is gone"] * SESSIONS
-    took = max(seconds for _, seconds in ends) - min(seconds for _, seconds in ends)
+    assert ends == ["route or service is gone"] * SESSIONS
     with capsys.disabled():
         print(
             f"\n  {SESSIONS} sessions, {during:.0f} messages, {edits} edits in {swaps} swaps; "
             f"drained in {took:.1f} s"
         )
+    # Each has its own moment in that time; of hundreds, the last is near its end.
     assert took > DRAIN_SECONDS / 2
     assert edits >= 1000
     assert swaps >= 5  # coalesced, but not all into one
@@ -203,7 +206,7 @@ def test_change_ends_the_sessions_of_its_route_as_websocket_session_says_and_no_
         assert metric(gateway, "narthex_closes_total") == 2 * 5 * len(expected)
         _, problems = load.stop()
     assert problems == []
-    assert {n: [why for why, _ in ends] for n, ends in load.ends.items()} == expected
+    assert load.ends == expected
 
 
 # --- table swaps in one process ----------------------------------------------------------------
