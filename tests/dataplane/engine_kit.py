@@ -413,7 +413,7 @@ class Rig:
 
         def box(*given: Any, **named: Any) -> PolicyBox:
             flags = given[5] | (FLAGS["validate_utf8"] if validate_utf8 else 0)
-            return PolicyBox(*given[:5], flags, *given[6:11], **{**named, "session": session})
+            return PolicyBox(*given[:5], flags, *given[6:10], session, *given[11:], **named)
 
         with mock.patch.object(compiling, "PolicyBox", box):
             yield
