@@ -81,7 +81,7 @@ address() {
         run "$folder" "$preload" "${files[@]}"
         return
     fi
-    for name in core tls upstream_tls https_upstream admission forward handshake upstream_refusal linger exchange proxy \
+    for name in core tls upstream_tls https_upstream admission forward handshake upstream_refusal linger exchange proxy http_tokens \
         upgrade relay relay_order session_limits heartbeat text opaque worker engine \
         http frame tables tokens policies compile lines races; do
         files+=(tests/dataplane/test_"$name".py)
