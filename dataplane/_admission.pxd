@@ -3,6 +3,7 @@
 from dataplane._core cimport *
 from dataplane._http cimport *
 from dataplane._origin cimport origin_listed
+from dataplane._params cimport *
 from dataplane._limits cimport *
 from dataplane._sys cimport *
 from dataplane._tables cimport *
@@ -10,11 +11,14 @@ from dataplane._tokens cimport *
 
 cdef enum:
     TOKEN_BYTES_MAX = 8192  # longer tokens are refused unread (S10)
+    TOKEN_SEARCH_MAX = 65536  # bytes of a body that is looked through for a token
 
 cdef enum TokenSource:
     SOURCE_NONE = 0
     SOURCE_HEADER  # `Bearer t`, `token t` or the bare value
     SOURCE_QUERY
+    SOURCE_FORM  # of a body
+    SOURCE_JSON  # likewise
 
 cdef struct Visit:
     # One request as far as it is known; valid for this turn: it points into the head and the tables.
@@ -23,6 +27,7 @@ cdef struct Visit:
     Span host  # lower case, no port
     Span path  # normalised
     Span token
+    Span body  # when it is here whole; else empty
     Policy* policy  # not held yet
     Principal* principal  # NULL: nobody, as without the oauth2 plugin
     const Claims* claims  # NULL for an anonymous consumer
@@ -36,7 +41,7 @@ cdef struct Visit:
     uint8_t digest[32]
 
 # Route, TLS policy, handshake, token: in this order.  Returns STEP_ADMITTED, STEP_REQUEST (for the
-# token endpoint), STEP_PARK or STEP_ANSWER with `worker.answer` filled.
+# token endpoint), STEP_PARK, STEP_BODY or STEP_ANSWER with `worker.answer` filled.
 cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept nogil
 # Count a session in, in total and for its consumer, before its upstream is asked: until the request
 # is dropped, or its session ended.  STEP_ADMITTED or STEP_ANSWER.
@@ -46,7 +51,6 @@ cdef bint still_admitted(Worker* worker, const Request* request) noexcept nogil
 # Whether a session may still begin on the policy of the request, likewise.  STEP_ADMITTED, or
 # STEP_ANSWER with `worker.answer` filled.
 cdef int still_routed(Worker* worker, const Request* request) noexcept nogil
-cdef bint query_part_is_token(const uint8_t* part, uint32_t size, uint8_t* spare) noexcept nogil
 # Fill `worker.answer.type_wanted` and `head_only` from what the request asks for.
 cdef void negotiate(Worker* worker, const Visit* visit) noexcept nogil
 cdef double worker_realtime(const Worker* worker) noexcept nogil

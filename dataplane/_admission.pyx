@@ -352,66 +352,66 @@ cdef void _token_in_value(const uint8_t* value, uint32_t size, Span* token) noex
         token.size = size - at
 
 
-cdef int _unhex(uint8_t digit) noexcept nogil:
-    if 48 <= digit <= 57:
-        return digit - 48
-    digit = lower(digit)
-    return digit - 87 if 97 <= digit <= 102 else -1
-
-
-cdef uint32_t _decode(const uint8_t* data, uint32_t size, uint8_t* out) noexcept nogil:
-    """Decode a form-encoded name or value; a broken escape stays as it is.  Returns its bytes."""
-    cdef uint32_t at = 0
-    cdef uint32_t to = 0
-    while at < size:
-        if data[at] == 37 and at + 2 < size and _unhex(data[at + 1]) >= 0 <= _unhex(data[at + 2]):
-            out[to] = <uint8_t>(_unhex(data[at + 1]) * 16 + _unhex(data[at + 2]))
-            at += 3
-        else:
-            out[to] = 32 if data[at] == 43 else data[at]
-            at += 1
-        to += 1
-    return to
-
-
-cdef bint query_part_is_token(const uint8_t* part, uint32_t size, uint8_t* spare) noexcept nogil:
-    """Whether a `name=value` of a query is named access_token, however it is escaped."""
-    cdef const uint8_t* equals = <const uint8_t*>memchr(part, 61, size)
-    cdef uint32_t name = <uint32_t>(equals - part) if equals != NULL else size
-    if name < 12 or name > 36:
-        return False
-    return _decode(part, name, spare) == 12 and memcmp(spare, b"access_token", 12) == 0
-
-
 cdef void _token_in_query(Worker* worker, Visit* visit) noexcept nogil:
     """Take the one `access_token=…`.  Repeated, it is a list and thus no token.  §3.1, §6.1."""
-    cdef const uint8_t* query = visit.head + visit.http.query_off
-    cdef uint32_t size = visit.http.query_len
-    cdef uint8_t* spare = worker.compose + AT_TOKEN
-    cdef const uint8_t* end
-    cdef const uint8_t* equals
-    cdef uint32_t part
-    cdef uint8_t name[64]
-    while size:
-        end = <const uint8_t*>memchr(query, 38, size)
-        part = <uint32_t>(end - query) if end != NULL else size
-        if query_part_is_token(query, part, name):
-            if visit.source == SOURCE_QUERY:
-                visit.token.size = 0
-                return
-            visit.source = SOURCE_QUERY
-            equals = <const uint8_t*>memchr(query, 61, part)
-            if equals != NULL:
-                visit.token.data = spare
-                visit.token.size = _decode(
-                    equals + 1, part - <uint32_t>(equals + 1 - query), spare
-                )
-        query += part + (1 if part < size else 0)
-        size -= part + (1 if part < size else 0)
+    cdef int count = form_token(
+        visit.head + visit.http.query_off, visit.http.query_len, worker.compose + AT_TOKEN,
+        &visit.token,
+    )
+    if count:
+        visit.source = SOURCE_QUERY
+    if count > 1:
+        visit.token.size = 0
 
 
-cdef void _find_token(Worker* worker, Visit* visit) noexcept nogil:
-    """Set `visit.token`; size 0 when there is none.  A header, if there, rules out the query."""
+cdef int _body_kind(const Visit* visit) noexcept nogil:
+    """SOURCE_FORM or SOURCE_JSON when a body of this request may hold the token, else 0.  §6.1."""
+    cdef const HttpField* field = _field(&visit.http, HTTP_FIELD_CONTENT_TYPE)
+    cdef const uint8_t* type
+    cdef uint32_t size = 0
+    if (
+        visit.http.method != HTTP_METHOD_POST and visit.http.method != HTTP_METHOD_PUT
+        and visit.http.method != HTTP_METHOD_PATCH
+    ):
+        return SOURCE_NONE
+    if field == NULL or not 0 < visit.http.content_length <= TOKEN_SEARCH_MAX:
+        return SOURCE_NONE
+    type = visit.head + field.value_off
+    while size < field.value_len and type[size] != 59 and not _is_space(type[size]):
+        size += 1
+    if same_name(type, size, <const uint8_t*>b"application/x-www-form-urlencoded", 33):
+        return SOURCE_FORM
+    if same_name(type, size, <const uint8_t*>b"application/json", 16):
+        return SOURCE_JSON
+    return SOURCE_NONE
+
+
+cdef bint _token_in_body(Worker* worker, Visit* visit) noexcept nogil:
+    """Look for the token in the body.  Returns False when that is not here yet."""
+    cdef int kind = _body_kind(visit)
+    cdef int count
+    if kind == SOURCE_NONE:
+        return True
+    if visit.body.size == 0:
+        return False
+    if kind == SOURCE_FORM:
+        count = form_token(
+            visit.body.data, visit.body.size, worker.compose + AT_TOKEN, &visit.token
+        )
+        if count > 1:
+            visit.token.size = 0
+    else:
+        count = json_token(visit.body.data, visit.body.size, &visit.token)
+    if count:
+        visit.source = <uint8_t>kind
+    return True
+
+
+cdef bint _find_token(Worker* worker, Visit* visit) noexcept nogil:
+    """Set `visit.token`; size 0 when there is none.  A header, if there, rules out the rest.
+
+    Returns False when the body must be here to tell.
+    """
     cdef HttpRequest* http = &visit.http
     cdef const Span* name = &visit.policy.auth_header
     cdef HttpField* field
@@ -432,8 +432,12 @@ cdef void _find_token(Worker* worker, Visit* visit) noexcept nogil:
         field = &http.fields[visit.token_field]
         visit.source = SOURCE_HEADER
         _token_in_value(visit.head + field.value_off, field.value_len, &visit.token)
-    elif http.query_len:
+        return True
+    if http.query_len:
         _token_in_query(worker, visit)
+    if nx_likely(visit.source != SOURCE_NONE or visit.policy.flags & POLICY_WS):
+        return True
+    return _token_in_body(worker, visit)
 
 
 cdef int _refuse_token(Worker* worker, Visit* visit, const char* why) noexcept nogil:
@@ -484,11 +488,12 @@ cdef int _cannot_tell(Worker* worker) noexcept nogil:
 cdef int _authenticate(
     Worker* worker, Visit* visit, const TableSet* tables, int verdict
 ) noexcept nogil:
-    """Judge the token by what the cache says of it, now.  STEP_ADMITTED, _ANSWER or _PARK."""
+    """Judge the token by what the cache says of it, now.  STEP_ADMITTED, _ANSWER, _PARK or _BODY."""
     cdef TokenStore* store = <TokenStore*>worker.shared.tokens
     cdef const Claims* claims
     cdef double now = worker_realtime(worker)
-    _find_token(worker, visit)
+    if not _find_token(worker, visit):
+        return STEP_BODY
     if visit.token.size == 0 or visit.token.size > TOKEN_BYTES_MAX:
         return _refuse_token(worker, visit, b"token too long")
     token_digest(visit.token.data, visit.token.size, visit.digest)

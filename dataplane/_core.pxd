@@ -292,6 +292,7 @@ cdef struct Request:
     uint8_t idempotent  # may be sent again after bytes of it went out
     uint8_t body_chunked  # the body comes, and goes on, in chunks
     uint8_t body_begun  # some of the body was taken: it cannot be sent again
+    uint8_t judged_by_body  # its body is being read, as the token may be there
     uint8_t deaf  # the upstream takes no more of the body
     uint8_t reused  # the upstream's connection came out of the pool
     uint8_t fresh  # one from the pool was dead: no more of those
@@ -339,6 +340,7 @@ cdef enum Step:
     STEP_ESTABLISHED  # the WebSocket stands: relay
     STEP_ADMITTED  # the request may go to its upstream
     STEP_PARK  # a question must be answered first
+    STEP_BODY  # its body must be here first
     STEP_PROXY  # move what can be moved between client and upstream
     STEP_ANSWERED  # an upstream's answer has ended: the connection goes on, or lingers
 

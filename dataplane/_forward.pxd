@@ -3,6 +3,7 @@
 from dataplane._admission cimport *
 from dataplane._core cimport *
 from dataplane._http cimport *
+from dataplane._params cimport *
 from dataplane._sys cimport *
 
 cdef enum:

@@ -94,7 +94,6 @@ cdef void _put_query(Writer* out, const Visit* visit) noexcept nogil:
     """The query as it came, without access_token where that is to be hidden.  oauth2.md §6.4."""
     cdef const uint8_t* query = visit.head + visit.http.query_off
     cdef uint32_t size = visit.http.query_len
-    cdef uint8_t spare[64]
     cdef const uint8_t* end
     cdef uint32_t part
     cdef bint first = True
@@ -107,7 +106,7 @@ cdef void _put_query(Writer* out, const Visit* visit) noexcept nogil:
     while size:
         end = <const uint8_t*>memchr(query, 38, size)
         part = <uint32_t>(end - query) if end != NULL else size
-        if not query_part_is_token(query, part, spare):
+        if not param_is_token(query, part):
             put(out, b"?" if first else b"&", 1)
             put(out, query, part)
             first = False

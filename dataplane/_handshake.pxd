@@ -9,6 +9,7 @@ from dataplane._upstream cimport upstream_begin
 
 # Each returns a Step.
 cdef int handshake_read(Worker* worker, Conn* client) noexcept nogil
+cdef int handshake_read_body(Worker* worker, Conn* client) noexcept nogil
 cdef int handshake_resume(Worker* worker, Conn* client, int verdict) noexcept nogil
 # What is said where there is no room even for a request of its own.
 cdef const char* full_answer() noexcept nogil

@@ -181,13 +181,19 @@ cdef int _judge(
     if step < 0:
         return _refuse_head(worker, client, step)
     visit.head = data
+    visit.body.size = 0
+    if 0 < visit.http.content_length <= size - head_len:
+        visit.body.data = data + head_len
+        visit.body.size = <uint32_t>visit.http.content_length
     request.head_len = head_len
     request.is_handshake = visit.http.upgrade_websocket
     request.head_only = visit.http.method == HTTP_METHOD_HEAD
     request.body_left = -1 if visit.http.chunked else (
         visit.http.content_length if visit.http.content_length > 0 else 0
     )
-    request.expects = visit.http.expect_continue and visit.http.version_minor
+    request.expects = (
+        visit.http.expect_continue and visit.http.version_minor and not request.judged_by_body
+    )
     client.flags &= ~FLAG_KEEP
     if visit.http.keep_alive:
         client.flags |= FLAG_KEEP
@@ -195,6 +201,8 @@ cdef int _judge(
     if visit.policy != NULL:
         _note_policy(worker, request, &visit)
     if step == STEP_ADMITTED:
+        if nx_unlikely(visit.source == SOURCE_FORM):
+            size -= _hide_in_form(client, &visit, size)
         step = upstream_begin(worker, client, &visit)
         if step == STEP_WAIT:
             if conn_head_done(client, data, size, head_len) < 0:
@@ -215,12 +223,74 @@ cdef int _judge(
             return STEP_WAIT
         answer(worker, 503, b"the gateway is overloaded, try again", b"questions are full")
         step = STEP_ANSWER
+    elif step == STEP_BODY:
+        return _await_body(worker, client, data, size)
     elif step == STEP_REQUEST:
         return step if conn_keep(client, data, size) > 0 else STEP_CLOSE
     negotiate(worker, &visit)
     if worker.answer.close:
         client.flags &= ~FLAG_KEEP
     return STEP_ANSWER if conn_head_done(client, data, size, head_len) > 0 else STEP_CLOSE
+
+
+cdef uint32_t _hide_in_form(Conn* client, Visit* visit, uint32_t size) noexcept nogil:
+    """Take the token out of a form where it is to be hidden.  oauth2.md §6.4.
+
+    `size`: bytes from the head on that are here.  Returns how many fewer that are now.
+    """
+    cdef uint8_t* body = <uint8_t*>visit.body.data
+    cdef uint32_t left, gap, behind
+    if not visit.policy.flags & POLICY_HIDE_CREDENTIALS:
+        return 0
+    left = form_hide_token(body, visit.body.size)
+    visit.http.content_length = left
+    client.request.body_left = left
+    gap = visit.body.size - left
+    behind = size - visit.http.head_len - visit.body.size
+    memmove(body + left, body + visit.body.size, behind)
+    if client.input.data != NULL and visit.head == client.input.data + client.input.head:
+        client.input.tail -= gap
+    return gap
+
+
+cdef int _await_body(
+    Worker* worker, Conn* client, const uint8_t* data, uint32_t size
+) noexcept nogil:
+    """The token may be in the body: read that whole, then judge again."""
+    cdef Request* request = client.request
+    if conn_keep(client, data, size) < 0:
+        return STEP_CLOSE
+    if not client.flags & FLAG_REGISTERED and conn_register(worker, client) < 0:
+        return STEP_CLOSE
+    client.state = STATE_BODY
+    request.judged_by_body = 1
+    wheel_arm(&worker.wheel, &client.timer, worker.now_ms + HEAD_MS)
+    if request.expects and size == request.head_len and (
+        conn_write(client, <const uint8_t*>b"HTTP/1.1 100 Continue\r\n\r\n", 25) < 0
+    ):
+        return STEP_CLOSE
+    return handshake_read_body(worker, client)
+
+
+cdef int handshake_read_body(Worker* worker, Conn* client) noexcept nogil:
+    cdef Request* request = client.request
+    cdef uint32_t whole = request.head_len + <uint32_t>request.body_left
+    cdef ssize_t got
+    while buffer_size(&client.input) < whole:
+        if not client.flags & FLAG_READABLE:
+            return STEP_WAIT
+        got = conn_recv(
+            client, worker.scratch,
+            min(whole - buffer_size(&client.input), <uint32_t>SCRATCH_BYTES),
+        )
+        if got == 0:
+            return STEP_WAIT
+        if got < 0 or buffer_append(
+            &client.input, worker.scratch, <uint32_t>got, INPUT_BYTES_MAX
+        ) < 0:
+            return STEP_CLOSE
+    wheel_cancel(&worker.wheel, &client.timer)
+    return handshake_resume(worker, client, VERDICT_NONE)
 
 
 cdef void _note_policy(Worker* worker, Request* request, const Visit* visit) noexcept nogil:

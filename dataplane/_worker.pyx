@@ -60,6 +60,8 @@ cdef void _serve_client(Worker* worker, Conn* client, bint hung_up) noexcept nog
         return
     if client.state == STATE_HEAD:
         step = handshake_read(worker, client)
+    elif client.state == STATE_BODY and client.request.judged_by_body:
+        step = handshake_read_body(worker, client)
     elif client.state == STATE_BODY:
         step = exchange_read(worker, client)
     elif hung_up:
@@ -330,10 +332,11 @@ cdef void _timer_fired(void* context, Timer* timer) noexcept nogil:
     elif conn.state == STATE_PARKED:
         _act(worker, conn, _parked_too_long(worker, conn))
     else:
-        if conn.request != NULL and conn.state == STATE_BODY:
+        if conn.request != NULL and conn.state == STATE_BODY and not conn.request.judged_by_body:
             step = exchange_refuse(worker, conn, 408, b"Request timeout", NULL)
-        elif conn.request != NULL and conn.state == STATE_HEAD:
-            conn.request.is_handshake = 1
+        elif conn.request != NULL and conn.state in (STATE_HEAD, STATE_BODY):
+            if conn.state == STATE_HEAD:
+                conn.request.is_handshake = 1
             step = answer_engine(worker, 408, b"Request timeout", NULL)
             worker.answer.close = 1
         _act(worker, conn, step)

@@ -61,13 +61,24 @@ FOREIGN = {
 
 PURE = ("_sys",)
 SHARED = (*PURE, "_limits", "_core")
-BELOW_STATES = (*SHARED, "_http", "_frame", "_contexts", "_policies", "_tables", "_tokens", "_tls")
+BELOW_STATES = (
+    *SHARED,
+    "_http",
+    "_frame",
+    "_params",
+    "_contexts",
+    "_policies",
+    "_tables",
+    "_tokens",
+    "_tls",
+)
 CYTHON = {
     "_sys": (),
     "_limits": PURE,
     "_core": (*PURE, "_limits"),
     "_http": PURE,
     "_frame": PURE,
+    "_params": SHARED,
     "_contexts": SHARED,
     "_policies": (*SHARED, "_contexts"),
     "_tables": (*SHARED, "_contexts", "_policies"),

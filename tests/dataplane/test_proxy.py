@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,10 +16,13 @@ from tests.dataplane.engine_kit import (
     Line,
     Rig,
     request,
+    route,
+    service,
     until,
 )
 from tests.dataplane.engine_kit import rig as new_rig
 from tests.dataplane.memory import rss_kib
+from tests.dataplane.test_linger import accepts
 
 BIG = bytes(range(256)) * 4096  # 1 MiB
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -777,3 +781,87 @@ def test_read_timeout_does_not_run_while_the_client_sends_its_body(rig: Rig) -> 
         assert upstream.exactly(1) == b"x"
     upstream.send(OK)
     assert client.message()[1] == b"ok"
+
+
+# --- TLS clients, draining, unusual requests ------------------------------------------------------
+
+
+def test_client_over_tls_uploads_and_downloads(self_signed: tuple[Path, Path]) -> None:
+    with new_rig(1) as rig:
+        rig.use_tls(self_signed)
+        rig.http_route()
+        client = rig.secure()
+        sending = send_aside(client, post(BIG) + post_coded(BIG, b"end"))
+        upstream = rig.upstream.accept()
+        assert upstream.head().get("X-Forwarded-Proto") == "https"
+        assert upstream.exactly(len(BIG)) == BIG
+        sending.join(SECONDS)
+        upstream.send(OK)
+        assert client.message()[1] == b"ok"
+        upstream.head()
+        assert b"".join(upstream.chunks()) == BIG + b"end"
+        answering = send_aside(
+            upstream, b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BIG) + BIG
+        )
+        assert client.message()[1] == BIG
+        answering.join(SECONDS)
+
+
+def test_request_in_hand_is_answered_while_the_gateway_drains() -> None:
+    with new_rig(1) as rig:
+        rig.http_route()
+        client, upstream, _ = ask(rig, request(b"/", b"Content-Length: 4", method=b"POST"))
+        rig.engine.drain(0.0)
+        until(lambda: not accepts(rig))
+        assert rig.engine.live_exchanges() == 1
+        client.send(b"body")
+        assert upstream.exactly(4) == b"body"
+        upstream.send(OK)
+        head, body = client.message()
+        assert (body, head.get("Connection")) == (b"ok", "close")
+        assert client.rest() == b""
+        assert upstream.rest() == b""
+        assert rig.engine.live_exchanges() == 0
+
+
+def test_head_of_the_upstream_may_be_the_largest_there_is(rig: Rig) -> None:
+    rig.http_route()
+    client, upstream, _ = ask(rig)
+    fields = b"".join(b"X-%d: %s\r\n" % (number, b"y" * 4000) for number in range(8))
+    upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n" + fields + b"\r\n", b"z" * 70000)
+    head, body = client.message()
+    assert len(head.get("X-7") or "") == 4000
+    assert body == b"z" * 70000
+
+
+@pytest.mark.parametrize("given", [b"0", b""])
+def test_request_of_no_bytes_says_as_much_as_it_did(rig: Rig, given: bytes) -> None:
+    rig.http_route()
+    fields = [b"Content-Length: " + given] if given else []
+    client, upstream, head = ask(rig, request(b"/", *fields, method=b"POST"))
+    assert head.get("Content-Length") == (given.decode() or None)
+    upstream.send(OK)
+    assert client.message()[1] == b"ok"
+
+
+def test_service_of_ws_on_an_http_route_is_spoken_to_in_http(rig: Rig) -> None:
+    rig.http_route({"protocol": "ws"})
+    client, upstream, _ = ask(rig)
+    upstream.send(OK)
+    assert client.message()[1] == b"ok"
+
+
+def test_addresses_of_a_name_are_tried_for_a_post_that_no_one_took(rig: Rig) -> None:
+    rig.publish(
+        service(rig.upstream.port, protocol="http", host="many.test"),
+        route(paths=["/"], oauth2=None, protocols=["http"]),
+    )
+    deaf = [("127.0.0.9", False), ("::1", True), ("127.0.0.8", False)]
+    rig.names.set_addresses("many.test", [*deaf, ("127.0.0.1", False)])
+    for _ in range(8):  # the first address is drawn
+        client = rig.client(post(b"once"))
+        upstream = rig.upstream.accept()
+        upstream.head()
+        assert upstream.exactly(4) == b"once"
+        upstream.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+        assert client.message()[1] == b"ok"
