@@ -15,7 +15,8 @@ cdef enum:
     INPUT_BYTES_MAX = 32768 + 65536  # a request head and the body of a token request
     COMPOSE_BYTES = 262144  # of heads being put together: what came in, escaped, and ours
     EVENTS_MAX = 256  # a turn
-    ACCEPTS_MAX = 32  # a listener and turn
+    ACCEPTS_MAX = 16  # a listener and turn
+    TLS_ACCEPTS_MAX = 4  # whose first flight is cryptography
     READS_MAX = 4  # a connection and turn: 256 KiB, then the others have theirs
     WHEEL_SLOTS = 512
     WHEEL_TICK_MS = 100
@@ -261,8 +262,9 @@ cdef struct Conn:
     uint16_t remote_port  # 0: a trusted peer named the address
     uint16_t socket_port
     uint16_t local_port
-    uint32_t scanned  # http_scan_head's memory; lingering: bytes dropped so far
-    uint32_t skip  # body bytes of a request answered early, dropped as they come; idle: its slot
+    uint32_t scanned  # http_scan_head's memory; lingering: bytes dropped so far; listener: its batch
+    # Body bytes of a request answered early, dropped as they come; idle: its slot; listener: its turn.
+    uint32_t skip
     uint32_t address_cell  # in Limits.addresses, 0: not counted there (client only)
 
 cdef struct Request:

@@ -193,11 +193,27 @@ cdef void _without_descriptors(Worker* worker, Conn* listener) noexcept nogil:
     wheel_arm(&worker.wheel, &listener.timer, worker.now_ms + ACCEPT_PAUSE_MS)
 
 
+cdef uint32_t _batch(Worker* worker, Conn* listener) noexcept nogil:
+    """How many to accept: one, and twice as many each turn in a row that finds the listener ready.
+
+    To ask until there is none costs a failed accept each time, for which the kernel makes a socket
+    and a file first.  The most is what the sessions that stand give way to in a turn.
+    """
+    cdef uint32_t most = TLS_ACCEPTS_MAX if listener.flags & FLAG_TLS else ACCEPTS_MAX
+    cdef uint32_t batch = 1
+    if <uint32_t>worker.turn == listener.skip + 2:
+        batch = 2 * listener.scanned if 2 * listener.scanned < most else most
+    listener.skip = <uint32_t>worker.turn
+    listener.scanned = batch
+    return batch
+
+
 cdef void _accept(Worker* worker, Conn* listener) noexcept nogil:
     cdef sockaddr_storage address
     cdef socklen_t size
-    cdef int i, fd
-    for i in range(ACCEPTS_MAX):
+    cdef uint32_t i
+    cdef int fd
+    for i in range(_batch(worker, listener)):
         size = sizeof(address)
         fd = accept4(
             listener.fd, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC
@@ -209,6 +225,7 @@ cdef void _accept(Worker* worker, Conn* listener) noexcept nogil:
             _without_descriptors(worker, listener)
         elif errno == EINTR or errno == ECONNABORTED:
             continue
+        listener.scanned = i // 2 + 1  # about as many next turn
         return
 
 

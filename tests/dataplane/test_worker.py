@@ -234,6 +234,37 @@ def test_counters_add_up_over_the_workers(rig: Rig) -> None:
     assert set(counters["refused"].values()) == {0}
 
 
+# --- the share of a worker ------------------------------------------------------------------------
+
+
+def share_of_first(sessions: int) -> float:
+    """Of sessions opened one after another, those that came to the first of two workers."""
+    with new_rig(2, max_sessions=sessions) as rig:
+        rig.open_route()
+        for _ in range(sessions):
+            rig.session()
+        first, second = rig.engine.sessions_by_worker()
+        assert first + second == sessions
+        return first / sessions
+
+
+def test_sessions_spread_evenly_over_two_workers() -> None:
+    """The kernel's hash of SO_REUSEPORT is even, and so may miss 45-55 % once in 600 times."""
+    assert 0.45 <= share_of_first(1000) <= 0.55 or 0.45 <= share_of_first(1000) <= 0.55
+
+
+def test_burst_of_connections_is_accepted_whole_by_turns_that_double() -> None:
+    with new_rig(1, max_sessions=600) as rig:
+        rig.open_route()
+        waiting = [rig.connect() for _ in range(500)]
+        for line in waiting:
+            line.send(request(b"/"))
+        assert [line.answer()[0].status for line in waiting] == [426] * 500
+        assert rig.count("accepts") == 500
+        alone = rig.client(request(b"/"))  # and one by itself afterwards
+        assert alone.answer()[0].status == 426
+
+
 # --- bounds ---------------------------------------------------------------------------------------
 
 
