@@ -312,15 +312,15 @@ def test_data_of_either_side_is_not_idle(side: str) -> None:
     with beating(idle_timeout_ms=500) as rig:
         near, far = both(rig, side)
         began = time.monotonic()
-        whole = by(side, BINARY, b"x" * 4000)
+        whole = by(side, BINARY, b"x" * 1_000_000)  # no machine gets to its end in time
         at = 0
 
         def trickle() -> bool:
             """One long frame, a few bytes at a time."""
             nonlocal at
-            near.send(whole[at : at + 8])
-            assert far.exactly(8) == whole[at : at + 8]
-            at += 8
+            near.send(whole[at : at + 16])
+            assert far.exactly(16) == whole[at : at + 16]
+            at += 16
             return time.monotonic() - began > 1.2
 
         until(trickle)
