@@ -119,6 +119,7 @@ http {{
     listen 127.0.0.1:{place.tls_port} ssl backlog=8192;
     ssl_certificate {place.identity.certificate};
     ssl_certificate_key {place.identity.key};
+    ssl_protocols TLSv1.2 TLSv1.3;
     ssl_session_cache off;
     location / {{
       access_by_lua_block {{

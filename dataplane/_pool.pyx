@@ -85,6 +85,7 @@ cdef Conn* pool_take(Worker* worker, const Address* address, const Policy* polic
         ):
             _take_out(worker, upstream)
             # Its end may lie in this turn's events, or behind them: look.
+            upstream.flags &= ~FLAG_DRAINED
             if conn_recv(upstream, worker.scratch, 1) == 0:
                 return upstream
             conn_end(worker, upstream)

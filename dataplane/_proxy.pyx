@@ -151,7 +151,7 @@ cdef void _stop_sending(Conn* upstream, Request* request) noexcept nogil:
     """The upstream takes no more.  What it has answered may lie in its socket: read on."""
     request.deaf = 1
     buffer_drop(&upstream.output)
-    upstream.flags |= FLAG_READABLE
+    upstream.flags = (upstream.flags | FLAG_READABLE) & ~FLAG_DRAINED
 
 
 cdef int _bad_request(Worker* worker, Conn* client) noexcept nogil:

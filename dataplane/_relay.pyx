@@ -318,6 +318,7 @@ cdef void _pump(Worker* worker, Session* session, Conn* source) noexcept nogil:
     cdef uint8_t* data
     cdef uint32_t held
     cdef ssize_t got
+    cdef bint last
     cdef int budget = READS_MAX
     while source.flags & FLAG_READABLE:
         if nx_unlikely(not session_has_room(session, sink)) and not _is_dropped(session, flow):
@@ -335,6 +336,7 @@ cdef void _pump(Worker* worker, Session* session, Conn* source) noexcept nogil:
                 _lost(worker, session, source)
             break
         flow.heard_ms = worker.now_ms
+        last = <uint32_t>got < flow.read_max
         if flow.held:
             held = flow.held
             data -= held
@@ -345,6 +347,11 @@ cdef void _pump(Worker* worker, Session* session, Conn* source) noexcept nogil:
         if _pass_on(worker, session, flow, source, sink, data, <uint32_t>got) < 0:
             sink.flags |= FLAG_BROKEN
             _lost(worker, session, sink)
+            break
+        if nx_unlikely(flow.flags & FLOW_CLOSE_SEEN) and (
+            last and source.flags & FLAG_HUNG_UP and source.ssl == NULL
+        ):
+            source.flags = (source.flags | FLAG_EOF) & ~FLAG_READABLE  # as the next read would say
             break
 
 

@@ -36,7 +36,8 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_onoff
         int l_linger
     int AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_REUSEADDR
-    int SO_REUSEPORT, SO_ERROR, SO_LINGER, SHUT_WR, SHUT_RD, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_PEEK
+    int SO_REUSEPORT, SO_ERROR, SO_LINGER, SHUT_WR, SHUT_RD
+    int MSG_NOSIGNAL, MSG_MORE, MSG_DONTWAIT, MSG_PEEK
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
@@ -57,7 +58,7 @@ cdef extern from "<netinet/in.h>" nogil:
     int IPPROTO_TCP, IPPROTO_IPV6, IPPROTO_IP, IPV6_V6ONLY, IP_BIND_ADDRESS_NO_PORT
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    int TCP_NODELAY, TCP_DEFER_ACCEPT, TCP_USER_TIMEOUT
+    int TCP_NODELAY, TCP_QUICKACK, TCP_DEFER_ACCEPT, TCP_USER_TIMEOUT
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:

@@ -5,12 +5,32 @@ is used by its worker alone.  Buffers are released while a connection is idle
 (SSL_MODE_RELEASE_BUFFERS).
 """
 
+cdef extern from "<openssl/bio.h>" nogil:
+    ctypedef struct BIO:
+        pass
+    ctypedef struct BIO_METHOD:
+        pass
+    int BIO_get_new_index()
+    int BIO_TYPE_SOURCE_SINK, BIO_CTRL_FLUSH
+    BIO_METHOD* BIO_meth_new(int type, const char* name)
+    int BIO_meth_set_read(BIO_METHOD* method, int (*read)(BIO*, char*, int) noexcept nogil)
+    int BIO_meth_set_write(BIO_METHOD* method, int (*write)(BIO*, const char*, int) noexcept nogil)
+    int BIO_meth_set_ctrl(BIO_METHOD* method, long (*ctrl)(BIO*, int, long, void*) noexcept nogil)
+    BIO* BIO_new(const BIO_METHOD* method)
+    void BIO_set_data(BIO* bio, void* data)
+    void* BIO_get_data(BIO* bio)
+    void BIO_set_init(BIO* bio, int yes)
+    void BIO_clear_retry_flags(BIO* bio)
+    void BIO_set_retry_read(BIO* bio)
+    void BIO_set_retry_write(BIO* bio)
+
 cdef extern from "<openssl/ssl.h>" nogil:
     ctypedef struct X509_VERIFY_PARAM:
         pass
     SSL* SSL_new(SSL_CTX* ctx)
     void SSL_free(SSL* ssl)
-    int SSL_set_fd(SSL* ssl, int fd)
+    void SSL_set_bio(SSL* ssl, BIO* from_peer, BIO* to_peer)
+    int SSL_has_pending(const SSL* ssl)
     void SSL_set_accept_state(SSL* ssl)
     void SSL_set_connect_state(SSL* ssl)
     int SSL_set_tlsext_host_name(SSL* ssl, const char* name)
@@ -27,6 +47,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_shutdown(SSL* ssl)
     int SSL_get_error(const SSL* ssl, int result)
     int SSL_is_init_finished(const SSL* ssl)
+    int SSL_get_state(const SSL* ssl)
+    int TLS_ST_SW_SESSION_TICKET
     int SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN
     int SSL_VERIFY_PEER
     int X509_V_OK, X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_VALID
@@ -41,6 +63,74 @@ cdef extern from "<openssl/x509v3.h>" nogil:
 cdef extern from "<openssl/err.h>" nogil:
     void ERR_clear_error()
 
+# --- between OpenSSL and the socket -----------------------------------------------------------------
+
+# A socket BIO of OpenSSL asks the kernel each time until that says EAGAIN, a third of the calls of a
+# handshake.  Ours remembers a read that got less than it had room for: epoll tells of what comes next.
+
+
+cdef int _bio_read(BIO* bio, char* data, int size) noexcept nogil:
+    cdef Conn* conn = <Conn*>BIO_get_data(bio)
+    cdef ssize_t got
+    BIO_clear_retry_flags(bio)
+    if conn.flags & FLAG_DRAINED:
+        BIO_set_retry_read(bio)
+        return -1
+    while True:
+        got = recv(conn.fd, data, <size_t>size, 0)
+        if got >= 0 or errno != EINTR:
+            break
+    if got > 0:
+        if got < size and not conn.flags & FLAG_HUNG_UP:
+            conn.flags |= FLAG_DRAINED
+        return <int>got
+    if got < 0 and errno == EAGAIN:
+        conn.flags |= FLAG_DRAINED
+        BIO_set_retry_read(bio)
+    return <int>got
+
+
+cdef int _bio_write(BIO* bio, const char* data, int size) noexcept nogil:
+    cdef Conn* conn = <Conn*>BIO_get_data(bio)
+    cdef ssize_t put
+    cdef int flags = MSG_NOSIGNAL
+    BIO_clear_retry_flags(bio)
+    if SSL_get_state(<SSL*>conn.ssl) == TLS_ST_SW_SESSION_TICKET:
+        flags |= MSG_MORE  # TLS 1.3: nobody waits for it; the answer's segment takes it along
+    while True:
+        put = send(conn.fd, data, <size_t>size, flags)
+        if put >= 0 or errno != EINTR:
+            break
+    if put < 0 and errno == EAGAIN:
+        BIO_set_retry_write(bio)
+    return <int>put
+
+
+cdef long _bio_ctrl(BIO* bio, int command, long number, void* pointer) noexcept nogil:
+    return command == BIO_CTRL_FLUSH  # nothing is held back; no other command has a meaning here
+
+
+cdef BIO_METHOD* _method = BIO_meth_new(
+    BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, b"connection of narthex"
+)
+if _method == NULL:
+    raise MemoryError("BIO_meth_new")
+BIO_meth_set_read(_method, _bio_read)
+BIO_meth_set_write(_method, _bio_write)
+BIO_meth_set_ctrl(_method, _bio_ctrl)
+
+
+cdef bint _use_socket(SSL* ssl, Conn* conn) noexcept nogil:
+    cdef BIO* bio = BIO_new(_method)
+    if bio == NULL:
+        ERR_clear_error()
+        return False
+    BIO_set_data(bio, conn)
+    BIO_set_init(bio, 1)
+    SSL_set_bio(ssl, bio, bio)  # takes over our reference
+    return True
+
+
 # --- handshakes -------------------------------------------------------------------------------------
 
 
@@ -54,7 +144,7 @@ cdef int tls_start(Worker* worker, Conn* conn) noexcept nogil:
     if ssl == NULL:
         ERR_clear_error()
         return CORE_FULL
-    if SSL_set_fd(ssl, conn.fd) != 1:
+    if not _use_socket(ssl, conn):
         SSL_free(ssl)
         return CORE_FULL
     SSL_set_accept_state(ssl)
@@ -95,7 +185,7 @@ cdef int tls_connect(Conn* conn, void* ctx, const uint8_t* head, uint32_t size) 
         ERR_clear_error()
         return CORE_FULL
     conn.ssl = ssl
-    if SSL_set_fd(ssl, conn.fd) != 1 or _host_of(head, size, host) == 0:
+    if not _use_socket(ssl, conn) or _host_of(head, size, host) == 0:
         ERR_clear_error()
         return CORE_FULL
     SSL_set_connect_state(ssl)
@@ -131,6 +221,13 @@ cdef bint _is_address(const Span* host) noexcept nogil:
     return inet_pton(AF_INET, text, address) == 1 or inet_pton(AF_INET6, text, address) == 1
 
 
+cdef inline void _note_what_is_left(const SSL* ssl, Conn* conn) noexcept nogil:
+    if conn.flags & FLAG_DRAINED and not SSL_has_pending(ssl):
+        conn.flags &= ~FLAG_READABLE
+    else:
+        conn.flags |= FLAG_READABLE
+
+
 cdef int tls_handshake(Conn* conn) noexcept nogil:
     cdef SSL* ssl = <SSL*>conn.ssl
     cdef int result = SSL_do_handshake(ssl)
@@ -138,7 +235,7 @@ cdef int tls_handshake(Conn* conn) noexcept nogil:
     if result == 1:
         # OpenSSL reads ahead: it may hold what came behind the handshake, and epoll knows only
         # what the kernel holds.
-        conn.flags |= FLAG_READABLE
+        _note_what_is_left(ssl, conn)
         return 1
     error = SSL_get_error(ssl, result)
     if error == SSL_ERROR_WANT_READ:
@@ -185,6 +282,7 @@ cdef ssize_t tls_recv(Conn* conn, uint8_t* data, size_t size) noexcept nogil:
     cdef int got = SSL_read(<SSL*>conn.ssl, data, <int>size)
     cdef int error
     if got > 0:
+        _note_what_is_left(<SSL*>conn.ssl, conn)
         return got
     error = SSL_get_error(<SSL*>conn.ssl, got)
     conn.flags &= ~FLAG_READABLE

@@ -152,6 +152,7 @@ cdef int _open_upstream(const Address* address, uint16_t port, int* out_fd) noex
     cdef sockaddr_in v4
     cdef sockaddr_in6 v6
     cdef int one = 1
+    cdef int off = 0
     cdef int result
     cdef int fd = socket(
         AF_INET6 if address.v6 else AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0
@@ -159,6 +160,7 @@ cdef int _open_upstream(const Address* address, uint16_t port, int* out_fd) noex
     if fd < 0:
         return -errno
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &off, sizeof(off))  # the head carries the ACK
     if address.v6:
         memset(&v6, 0, sizeof(v6))
         v6.sin6_family = <unsigned short>AF_INET6

@@ -374,11 +374,11 @@ cdef void _dispatch(Worker* worker, epoll_event* event) noexcept nogil:
             _read_inbox(worker)
         return
     if events & EPOLLIN:
-        conn.flags |= FLAG_READABLE
+        conn.flags = (conn.flags | FLAG_READABLE) & ~FLAG_DRAINED
     if events & EPOLLOUT:
         conn.flags |= FLAG_WRITABLE
     if nx_unlikely(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)):
-        conn.flags |= FLAG_READABLE | FLAG_HUNG_UP
+        conn.flags = (conn.flags | FLAG_READABLE | FLAG_HUNG_UP) & ~FLAG_DRAINED
         if events & (EPOLLHUP | EPOLLERR):
             conn.flags |= FLAG_WRITABLE
     _serve(worker, conn, events & (EPOLLHUP | EPOLLERR))

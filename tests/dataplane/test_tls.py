@@ -102,6 +102,36 @@ def test_s73_tls_below_1_2_is_refused(tls_rig: Rig, version: ssl.TLSVersion) -> 
         wrapped(tls_rig, context_of(version=version))
 
 
+def suite(rig: Rig, context: ssl.SSLContext) -> str:
+    with wrapped(rig, context) as sock:
+        cipher = sock.cipher()
+        assert cipher is not None
+        return cipher[0]
+
+
+def test_our_order_of_suites_goes_before_the_clients(tls_rig: Rig) -> None:
+    assert suite(tls_rig, context_of()) == "TLS_AES_128_GCM_SHA256"
+    old = context_of(version=ssl.TLSVersion.TLSv1_2)
+    old.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256")
+    assert suite(tls_rig, old) == "ECDHE-ECDSA-AES128-GCM-SHA256"
+    old.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
+    assert suite(tls_rig, old) == "ECDHE-ECDSA-AES256-GCM-SHA384"
+
+
+def test_client_without_aes_instructions_gets_chacha20(tls_rig: Rig) -> None:
+    context = context_of(version=ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers("ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-GCM-SHA256")
+    assert suite(tls_rig, context) == "ECDHE-ECDSA-CHACHA20-POLY1305"
+
+
+@pytest.mark.parametrize("ciphers", ["ECDHE+SHA1", "ECDHE+SHA256:!AESGCM:!CHACHA20", "kRSA", "DHE"])
+def test_tls_1_2_without_aead_and_forward_secrecy_is_refused(tls_rig: Rig, ciphers: str) -> None:
+    context = context_of(version=ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers(ciphers)
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        wrapped(tls_rig, context)
+
+
 @pytest.mark.parametrize(
     ("offered", "chosen"),
     [(None, None), (["http/1.1"], "http/1.1"), (["h2", "http/1.1"], "http/1.1")],
