@@ -3,6 +3,7 @@
 A session has one timer, the client's.  Bytes that pass only leave the time in a field (heard_ms,
 data_ms, taken_ms); when the timer fires, `heartbeat` looks at the fields and arms it for the
 earliest moment at which one of them could matter.  So a busy session costs one look an interval.
+Whatever is due may come up to a 32nd of its time late: `_together`.
 
 A side is pinged when nothing came from it for ping_interval_ms, at a frame boundary of its stream,
 unless output is pending for it (then the stall timeout judges it) or it owes the other side a Pong:
@@ -21,6 +22,19 @@ cdef inline void _by(uint64_t* next_ms, uint64_t at_ms) noexcept nogil:
 
 cdef inline uint64_t _later(uint64_t a, uint64_t b) noexcept nogil:
     return a if a > b else b
+
+
+cdef inline uint64_t _together(uint64_t now_ms, uint64_t at_ms) noexcept nogil:
+    """At most a 32nd of the wait later, at a time that all sessions share: then a turn of the loop
+    serves many of them, where each had one of its own."""
+    cdef uint64_t late = at_ms - now_ms if at_ms > now_ms else 0
+    late >>= 5
+    late |= late >> 1
+    late |= late >> 2
+    late |= late >> 4
+    late |= late >> 8
+    late |= late >> 16
+    return at_ms | late >> 1
 
 
 cdef inline uint32_t _queued(const Conn* conn) noexcept nogil:
@@ -180,5 +194,5 @@ cdef int heartbeat(Worker* worker, Session* session) noexcept nogil:
     if lives <= 0:
         return BEAT_UPSTREAM_LOST if lives else BEAT_UPSTREAM_SILENT
     if next_ms != <uint64_t>-1:
-        wheel_arm(&worker.wheel, &session.client.timer, next_ms)
+        wheel_arm(&worker.wheel, &session.client.timer, _together(worker.now_ms, next_ms))
     return BEAT_ON

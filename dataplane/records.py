@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dataplane._engine import Engine
 
 DRAIN_SECONDS = 0.1  # how late a record is written, at most, while the rate is bearable
+QUIET_SECONDS = 0.25  # how late the first one is, after a time without any
 RECORDS_MAX = 4096  # written in one turn; the event loop breathes in between
 
 FIELDS = {
@@ -66,6 +67,9 @@ def drain(engine: Engine) -> int:
 async def run(engine: Engine) -> None:
     """For ever: write records, and free what the engine no longer uses."""
     while True:
-        more = drain(engine) == RECORDS_MAX
+        count = drain(engine)
         engine.sweep()
-        await asyncio.sleep(0 if more else DRAIN_SECONDS)
+        if count < RECORDS_MAX:
+            await asyncio.sleep(DRAIN_SECONDS if count else QUIET_SECONDS)
+        else:
+            await asyncio.sleep(0)
