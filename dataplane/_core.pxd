@@ -24,6 +24,7 @@ cdef enum:
     QUESTION_SLOTS = 4096
     RECORD_SLOTS = 4096
     SLAB_CHUNK = 256  # structs taken from the system at a time
+    PIPE_BYTES = 1 << 20  # what a worker's pipe may hold: 256 pieces, however small each is
     STATUS_MAX = 600
     POOL_IDLE_MAX = 256  # upstream connections kept for a next request
     POOL_CHAINS = 64  # a power of two
@@ -385,6 +386,7 @@ cdef enum FlowFlag:
     FLOW_OWES_PONG = 1 << 12  # the sink's last Ping went to the source, and no Pong has come since
     FLOW_OPAQUE = 1 << 13  # on an http or https route: no rule is enforced
     FLOW_BLIND = 1 << 14  # opaque, and what came is no frame: its bytes only pass
+    FLOW_LARGE = 1 << 15  # the last data frames were large: the next may be passed on without a copy
 
 cdef struct Flow:
     # One direction of a session: what the source sends, on its way to the sink.
@@ -561,6 +563,7 @@ cdef struct Counters:
     uint64_t bytes_down
     uint64_t closes[48]  # [side * CLOSE_SLOTS + slot]: what was sent to client (0), upstream (1)
     uint64_t pings  # of ours, to either side
+    uint64_t bytes_spliced  # of large frames and their headers, passed on without a copy
     uint64_t reads_held  # the fast side was not read, as the slow one had enough pending
     uint64_t budgets_spent  # a session had more to read than its turn allows
     uint64_t token_hits
@@ -618,6 +621,7 @@ cdef struct Worker:
     int index
     int epoll_fd
     int inbox_fd
+    int pipe[2]  # empty but during a pass of large frames, see _large
     int spare_fd  # open for nothing: closed to accept and refuse when there are no others
     uint8_t stopping
     uint8_t draining

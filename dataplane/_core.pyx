@@ -370,6 +370,9 @@ cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
     worker.inbox_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
     if worker.inbox_fd < 0:
         return -errno
+    if pipe2(worker.pipe, O_CLOEXEC | O_NONBLOCK) < 0:
+        return -errno
+    fcntl(worker.pipe[0], F_SETPIPE_SZ, PIPE_BYTES)  # a smaller one only takes more passes
     worker.spare_fd = eventfd(0, EFD_CLOEXEC)
     inbox = conn_new(worker, worker.inbox_fd, CONN_INBOX, 0)
     event.events = EPOLLIN
@@ -401,6 +404,9 @@ cdef void worker_free(Worker* worker) noexcept nogil:
         close(worker.epoll_fd)
     if worker.inbox_fd > 0:
         close(worker.inbox_fd)
+    if worker.pipe[0] > 0:
+        close(worker.pipe[0])
+        close(worker.pipe[1])
     if worker.spare_fd > 0:
         close(worker.spare_fd)
 

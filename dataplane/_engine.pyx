@@ -474,6 +474,7 @@ cdef class Engine:
                 ("bytes_in", nx_peek(&c.bytes_up)),
                 ("bytes_out", nx_peek(&c.bytes_down)),
                 ("pings", nx_peek(&c.pings)),
+                ("bytes_spliced", nx_peek(&c.bytes_spliced)),
                 ("reads_held", nx_peek(&c.reads_held)),
                 ("budgets_spent", nx_peek(&c.budgets_spent)),
                 ("token_hits", nx_peek(&c.token_hits)),

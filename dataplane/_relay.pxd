@@ -3,6 +3,7 @@
 from dataplane._core cimport *
 from dataplane._frame cimport *
 from dataplane._heartbeat cimport *
+from dataplane._large cimport *
 from dataplane._session cimport *
 from dataplane._sys cimport *
 from dataplane._tls cimport *

@@ -311,6 +311,24 @@ cdef void _answer_for(Session* session, Conn* lost) noexcept nogil:
         session.due_client = 1011
 
 
+cdef bint _passed_large(
+    Worker* worker, Session* session, Flow* flow, Conn* source, Conn* sink, ssize_t got
+) noexcept nogil:
+    """Note what came of a pass of large frames.  Returns whether both sides live."""
+    if got < 0:
+        sink.flags |= FLAG_BROKEN
+        _lost(worker, session, sink)
+        return False
+    if got:
+        flow.heard_ms = worker.now_ms
+        if nx_unlikely(buffer_size(&sink.output)):
+            heartbeat_pending(worker, session, flow)
+    if nx_unlikely(source.flags & FLAG_BROKEN):
+        _lost(worker, session, source)
+        return False
+    return True
+
+
 cdef void _pump(Worker* worker, Session* session, Conn* source) noexcept nogil:
     """Read and pass on while the source has more, the sink takes it and the budget lasts."""
     cdef Flow* flow = flow_from(session, source)
@@ -329,6 +347,12 @@ cdef void _pump(Worker* worker, Session* session, Conn* source) noexcept nogil:
             conn_ready(worker, source)
             break
         budget -= 1
+        if nx_unlikely(flow.flags & FLOW_LARGE) and large_may_pass(session, flow, source, sink):
+            got = large_pass(worker, session, flow, source, sink)
+            if got != LARGE_NOT:
+                if not _passed_large(worker, session, flow, source, sink, got):
+                    break
+                continue
         data = worker.scratch + HEADROOM
         got = conn_recv(source, data, flow.read_max)
         if got <= 0:

@@ -11,7 +11,7 @@ cdef extern from "<errno.h>" nogil:
     int errno
     int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOMEM, ECONNREFUSED, ETIMEDOUT, EPIPE
     int ECONNRESET, EHOSTUNREACH, ENETUNREACH, ECONNABORTED, ENOBUFS, EADDRNOTAVAIL, EALREADY
-    int EADDRINUSE, EISCONN, ENOTCONN, EINVAL
+    int EADDRINUSE, EISCONN, ENOTCONN, EINVAL, ENOSYS, EPERM
 
 cdef extern from "<sys/types.h>" nogil:
     ctypedef unsigned int socklen_t
@@ -36,6 +36,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_REUSEADDR
     int SO_REUSEPORT, SO_ERROR, SO_LINGER, SHUT_WR, SHUT_RD
     int MSG_NOSIGNAL, MSG_MORE, MSG_DONTWAIT, MSG_PEEK
+    int SO_MEMINFO  # uint32_t[SK_MEMINFO_VARS]
 
 # In a process with threads glibc's recv and send are points of cancellation: two locked instructions
 # each, a seventh of what a message takes in user space.  Nobody cancels a thread of ours.
@@ -97,8 +98,23 @@ cdef extern from "<sys/ioctl.h>" nogil:
 cdef extern from "<linux/sockios.h>" nogil:
     unsigned long SIOCOUTQ  # bytes sent and not acknowledged
 
+cdef extern from "<linux/sock_diag.h>" nogil:
+    enum:
+        SK_MEMINFO_SNDBUF  # bytes that may be queued to be sent
+        SK_MEMINFO_WMEM_QUEUED  # bytes that are
+        SK_MEMINFO_VARS
+
+cdef extern from "<fcntl.h>" nogil:
+    int fcntl(int fd, int command, ...)
+    ssize_t splice(
+        int from_fd, int64_t* from_at, int to_fd, int64_t* to_at, size_t size, unsigned int flags
+    )
+    int O_CLOEXEC, O_NONBLOCK, F_SETPIPE_SZ
+    unsigned int SPLICE_F_MOVE, SPLICE_F_NONBLOCK
+
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
+    int pipe2(int* fds, int flags)
     ssize_t read(int fd, void* data, size_t size)
     ssize_t write(int fd, const void* data, size_t size)
 

@@ -5,6 +5,9 @@ from dataplane._frame cimport *
 from dataplane._session cimport *
 from dataplane._sys cimport *
 
+cdef enum:
+    LARGE_MIN = 32768  # bytes of payload: such frames may be passed on without a copy, see _large
+
 cdef struct Walked:
     # What a walk over data[0:size] found.
 

@@ -344,6 +344,8 @@ cdef void walk(
     flow.bytes += bytes
     if data_seen:
         flow.data_ms = worker.now_ms
+    if nx_unlikely(bytes >= LARGE_MIN) and header.length >= LARGE_MIN:  # the last header is read
+        flow.flags |= FLOW_LARGE
     if from_client:
         nx_bump(&worker.counters.messages_up, messages)
         nx_bump(&worker.counters.bytes_up, bytes)

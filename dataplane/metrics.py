@@ -42,6 +42,7 @@ class EngineCollector(Collector):
             ("token_hits", "narthex_token_cache_hits", "Tokens found in the cache"),
             ("token_misses", "narthex_token_cache_misses", "Tokens not found in the cache"),
             ("pings", "narthex_pings", "Pings of ours to clients and upstreams"),
+            ("bytes_spliced", "narthex_bytes_spliced", "Bytes passed on without a copy"),
             ("reads_held", "narthex_reads_held", "Times a fast side waited for a slow one"),
             ("budgets_spent", "narthex_read_budgets_spent", "Turns that ended with input left"),
             ("requests", "narthex_requests", "Answers of ours, the token endpoint's among them"),

@@ -22,7 +22,7 @@ from dataplane.dial import client_tls
 from dataplane.settings import Listener, Settings
 
 BACKLOG = 128
-FDS_OF_OURS = 256  # listeners, epoll, the link, files, the status listener
+FDS_OF_OURS = 256  # listeners, epoll, pipes, the link, files, the status listener
 FDS_PER_SESSION = 2
 TICKET_KEYS_MAX = 16  # of KEYRING's lines, the newest
 TICKET_KEY_BYTES = 80  # 16 of name, 32 to encrypt, 32 to authenticate

@@ -95,7 +95,8 @@ CYTHON = {
     "_session": ("_sys", "_limits", "_core", "_contexts", "_frame", "_tls"),
     "_walk": ("_sys", "_limits", "_core", "_contexts", "_frame", "_tls", "_session"),
     "_heartbeat": ("_sys", "_limits", "_core", "_contexts", "_frame", "_tls", "_session"),
-    "_relay": (*BELOW_STATES, "_session", "_walk", "_heartbeat"),
+    "_large": ("_sys", "_limits", "_core", "_contexts", "_frame", "_tls", "_session", "_walk"),
+    "_relay": (*BELOW_STATES, "_session", "_walk", "_heartbeat", "_large"),
     "_parting": (*BELOW_STATES, "_session", "_relay"),
     "_lines": SHARED,
     "_worker": (
