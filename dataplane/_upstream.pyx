@@ -337,6 +337,12 @@ cdef int upstream_bad(Worker* worker, const char* why) noexcept nogil:
     )
 
 
+cdef int upstream_bad_switch(Worker* worker, const char* why) noexcept nogil:
+    upstream_bad(worker, why)
+    worker.answer.close = 1  # what the client sent behind its handshake is no request (S45)
+    return STEP_ANSWER
+
+
 cdef bint _in_list(
     const uint8_t* list, uint32_t size, const uint8_t* item, uint32_t item_size
 ) noexcept nogil:
@@ -427,7 +433,7 @@ cdef int upstream_switch(
     cdef Request* request = client.request
     cdef int result
     if not _accepts(data, http, request):
-        return upstream_bad(worker, b"upstream's 101 is not an answer to this handshake")
+        return upstream_bad_switch(worker, b"upstream's 101 is not an answer to this handshake")
     if nx_unlikely(still_routed(worker, request) != STEP_ADMITTED):
         return STEP_ANSWER
     if not still_admitted(worker, request):

@@ -11,6 +11,7 @@ from tests.dataplane.engine_kit import (
     Line,
     Rig,
     accept_of,
+    close,
     frame,
     handshake,
     request,
@@ -150,6 +151,27 @@ def test_s44_other_answer_is_relayed_and_the_clients_next_bytes_go_elsewhere(rig
     assert client.message()[1] == b"ok"
 
 
+@pytest.mark.parametrize("kind", ["http", "ws"])
+def test_s44_what_came_behind_a_refused_handshake_is_judged_anew(rig: Rig, kind: str) -> None:
+    """It waited for the 101; now it is a request like any other, on an upstream of its own."""
+    rig.http_route() if kind == "http" else rig.open_route()
+    client, upstream = asked(rig, handshake(), request(b"/next"))
+    assert upstream.silent()
+    upstream.send(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno")
+    head, body = client.message()
+    assert (head.status, body) == (403, b"no")
+    assert upstream.rest() == b""
+    if kind == "http":
+        another = rig.upstream.accept()
+        assert another.head().target == "/next"
+        another.send(OK)
+        assert client.message()[1] == b"ok"
+    else:
+        assert client.answer()[0].status == 426
+        assert rig.upstream.untouched()
+
+
+@pytest.mark.parametrize("kind", ["http", "ws"])
 @pytest.mark.parametrize(
     "answer",
     [
@@ -162,15 +184,17 @@ def test_s44_other_answer_is_relayed_and_the_clients_next_bytes_go_elsewhere(rig
         switching(b"Sec-WebSocket-Accept: " + accept_of(KEY)),
     ],
 )
-def test_s45_bad_101_is_a_502_and_closes_both_sides(rig: Rig, answer: bytes) -> None:
-    rig.http_route()
-    client, upstream = asked(rig, handshake(b"/", b"Connection: close"))
+def test_s45_bad_101_is_a_502_and_closes_both_sides(rig: Rig, answer: bytes, kind: str) -> None:
+    """What the client sent behind its handshake is then no request either."""
+    rig.http_route() if kind == "http" else rig.open_route()
+    client, upstream = asked(rig, handshake(), request(b"/smuggled"))
     upstream.send(answer + frame(TEXT, b"smuggled"))
     head, body = client.answer()
-    assert head.status == 502
+    assert (head.status, head.get("Connection")) == (502, "close")
     assert body.startswith(b"An invalid response was received from the upstream server")
     assert client.rest() == b""
     assert upstream.rest() == b""
+    assert rig.upstream.untouched()
     assert rig.count("sessions_total") == 0
 
 
@@ -181,7 +205,7 @@ def test_s45_101_to_a_key_that_has_no_answer_is_a_502(rig: Rig, key: bytes) -> N
     client, upstream = asked(rig, sent)
     upstream.send(switching(accept=accept_of(key)))
     assert client.answer()[0].status == 502
-    assert upstream.rest() == b""
+    assert upstream.rest() == b"" == client.rest()
 
 
 def test_s45_101_nobody_asked_for_is_a_502(rig: Rig) -> None:
@@ -189,7 +213,7 @@ def test_s45_101_nobody_asked_for_is_a_502(rig: Rig) -> None:
     client, upstream = asked(rig, request())
     upstream.send(switching())
     assert client.answer()[0].status == 502
-    assert upstream.rest() == b""
+    assert upstream.rest() == b"" == client.rest()
 
 
 def test_s46_what_comes_behind_a_handshake_waits_for_the_101_and_is_frames(rig: Rig) -> None:
@@ -202,6 +226,23 @@ def test_s46_what_comes_behind_a_handshake_waits_for_the_101_and_is_frames(rig: 
     upstream.send(switching())
     assert upstream.frame().payload == b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
     assert upstream.frame().payload == b"later"
+    assert rig.upstream.untouched()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20])
+def test_s46_request_behind_a_handshake_is_a_broken_frame_once_switched(rig: Rig, cut: int) -> None:
+    """None of it is forwarded, as a request or otherwise; some of it comes after the 101."""
+    rig.open_route()
+    smuggled = request(b"/smuggled")
+    client, upstream = asked(rig, handshake(), smuggled[: len(smuggled) - cut])
+    assert upstream.silent()
+    upstream.send(switching())
+    assert client.head().status == 101
+    client.send(smuggled[len(smuggled) - cut :])
+    assert upstream.frame().code == 1001
+    upstream.send(close(1001))
+    assert client.frame().code == 1002
+    assert client.rest() == b"" == upstream.rest()
     assert rig.upstream.untouched()
 
 
