@@ -12,7 +12,8 @@ cdef enum:
     SCRATCH_BYTES = 65536  # what one read can take
     HEADROOM = 256  # bytes before the read window, for what was held back from the last read
     OUTPUT_BYTES_MAX = 65536 + 2048  # pending output of a socket outside a session
-    INPUT_BYTES_MAX = 32768 + 65536  # a request head and the body of a token request
+    HEAD_BYTES_MAX = 32768  # a request head
+    INPUT_BYTES_MAX = HEAD_BYTES_MAX + 65536  # and the body of a token request
     COMPOSE_BYTES = 262144  # of heads being put together: what came in, escaped, and ours
     EVENTS_MAX = 256  # a turn
     ACCEPTS_MAX = 16  # a listener and turn

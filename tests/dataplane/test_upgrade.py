@@ -300,15 +300,41 @@ def test_s51_heads_have_bounds(rig: Rig, sent: bytes, status: int, kind: str) ->
     assert rig.upstream.untouched()
 
 
-def test_s51_heads_without_an_end_take_no_more_than_their_bounds(rig: Rig) -> None:
-    """100 heads, each just under the bound and never ended: 32 KiB and a buffer's slack each."""
-    rig.http_route()
-    before = rss_kib()
-    part = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: %s\r\n" % (b"a" * 4000) * 7
-    clients = [rig.client(part) for _ in range(100)]
-    until(lambda: rig.count("connections") == 100)
-    assert all(client.silent(0.001) for client in clients)
-    assert rss_kib() - before < 100 * 80 + 4096
+@pytest.mark.parametrize("pieces", [1, 8])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * 8178,
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 8180,
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * 99,
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: %s\r\n" % (b"a" * 8000) * 4 + b"Y: " + b"a" * 600,
+    ],
+    ids=["line", "field", "fields", "head"],
+)
+def test_s51_head_without_an_end_takes_no_more_than_its_limit(head: bytes, pieces: int) -> None:
+    """200 of them, each just under its bound, and what a connection takes without one."""
+    count = 200
+    with new_rig(1) as rig:
+        rig.http_route()
+        idle = [rig.client(head[:1]) for _ in range(count)]  # the slots are there from now on
+        until(lambda: rig.count("connections") == count)
+        for client in idle:
+            client.close()
+        rig.idle()
+        rig.lines.clear()
+        before = rss_kib()
+        clients = [rig.client(head[:1]) for _ in range(count)]
+        step = len(head) // pieces + 1
+        for at in range(1, len(head), step):
+            for client in clients:
+                client.send(head[at : at + step])
+            assert all(client.silent(0) for client in clients)
+        # Events are served in their order: when this is answered, all of that was read.
+        assert rig.client(request(method=b"TRACE")).answer()[0].status == 405
+        assert rss_kib() - before < count * (32 + 1) + 512
+        for client in clients:  # they were read: the byte over a bound is answered at once
+            client.send(b"a" * 8192 + b"\r\n" * 2 + b"X: a\r\n" * 100)
+            assert client.answer()[0].status in (400, 414)
 
 
 @pytest.mark.parametrize("kind", ["http", "ws"])
