@@ -413,6 +413,8 @@ cdef struct Flow:
     uint8_t ping[8]  # payload of our last Ping to the source
     uint8_t head[14]  # FLOW_OPAQUE: an incomplete header
 
+    uint8_t turn  # the worker's, low bits, in which `reads` were made
+    uint8_t reads  # READS_MAX at the most
 cdef struct Session:
     # An established WebSocket: two connections and what they are allowed.
 
