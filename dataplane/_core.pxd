@@ -71,6 +71,7 @@ cdef enum PolicyFlag:
     POLICY_UPSTREAM_HTTP = 1 << 8  # the service's protocol is http or https, else ws or wss
     POLICY_UPSTREAM_TLS = 1 << 9  # https or wss
     POLICY_VALIDATE_UTF8 = 1 << 10  # text frames are checked as they pass
+    POLICY_REFUSE_DEFLATE = 1 << 11  # no extension of WebSocket is offered to the upstream
 
 cdef enum PolicyChange:
     # What an edit or the end of a policy does to its sessions: websocket-session, on_edit, on_delete.
@@ -412,9 +413,9 @@ cdef struct Flow:
     uint8_t mask[4]  # FLOW_CHUNKED: of the next one, turned to where its payload begins
     uint8_t ping[8]  # payload of our last Ping to the source
     uint8_t head[14]  # FLOW_OPAQUE: an incomplete header
-
     uint8_t turn  # the worker's, low bits, in which `reads` were made
     uint8_t reads  # READS_MAX at the most
+
 cdef struct Session:
     # An established WebSocket: two connections and what they are allowed.
 

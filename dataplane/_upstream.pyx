@@ -388,10 +388,13 @@ cdef bint _accepts(
 ) noexcept nogil:
     """Whether a 101 is a good answer to our handshake.  RFC 6455 §4.1, S45.
 
-    On an http or https route the subprotocol and the extensions are the ends' own affair.
+    On an http or https route the subprotocol and the extensions are the ends' own affair, but for
+    an extension whose offer was left out.
     """
     cdef const HttpField* field
     if not http.upgrade_websocket or not http.connection_upgrade:
+        return False
+    if http.ws_extensions_n and request.policy.flags & POLICY_REFUSE_DEFLATE:
         return False
     if request.keys == 0:
         return True  # an http route: who sends no key is owed no answer to it

@@ -402,7 +402,9 @@ class Rig:
         return self.tables[-1]
 
     @contextlib.contextmanager
-    def session_policy(self, *, validate_utf8: bool = False, **changed: int) -> Iterator[None]:
+    def session_policy(
+        self, *, validate_utf8: bool = False, refuse_deflate: bool = False, **changed: int
+    ) -> Iterator[None]:
         """What is published within has these session fields and else the defaults.
 
         The engine is driven here without the plugins that set them.
@@ -413,6 +415,7 @@ class Rig:
 
         def box(*given: Any, **named: Any) -> PolicyBox:
             flags = given[5] | (FLAGS["validate_utf8"] if validate_utf8 else 0)
+            flags |= FLAGS["refuse_deflate"] if refuse_deflate else 0
             return PolicyBox(*given[:5], flags, *given[6:10], session, *given[11:], **named)
 
         with mock.patch.object(compiling, "PolicyBox", box):
