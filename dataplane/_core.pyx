@@ -866,3 +866,26 @@ cdef class RingFace:
 
     def __dealloc__(self):
         ring_free(&self.c)
+
+
+cdef class MaskFace:
+    """The mask keys of one worker, for tests."""
+
+    cdef Worker* worker
+
+    def __cinit__(self):
+        self.worker = <Worker*>calloc(1, sizeof(Worker))
+        if self.worker == NULL:
+            raise MemoryError
+
+    def take(self, int count):
+        """The next keys, four bytes each."""
+        cdef bytearray keys = bytearray(4 * count)
+        cdef uint8_t* out = keys
+        cdef int i
+        for i in range(count):
+            worker_mask(self.worker, out + 4 * i)
+        return bytes(keys)
+
+    def __dealloc__(self):
+        free(self.worker)

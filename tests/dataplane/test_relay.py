@@ -377,7 +377,7 @@ def test_client_hears_1011_when_the_upstream_is_lost(rig: Rig, how: str, state: 
 
 
 @both_ways
-@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("how", ["close", "reset", "half"])
 def test_no_close_is_put_into_a_frame_that_its_lost_sender_left_torn(
     rig: Rig, source: str, how: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""What is checked of a frame as it passes: text, compression, floods of small frames.  _walk.pyx."""
+"""What is checked of a frame as it passes: text, compression, small frames.  _walk.pyx."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from tests.dataplane.engine_kit import (
     TEXT,
     Line,
     Rig,
-    close,
     frame,
     handshake,
     switching,
@@ -59,7 +58,15 @@ def violated(sender: Line, receiver: Line, source: str, code: int) -> None:
 
 # --- text -----------------------------------------------------------------------------------------
 
-TEXTS = ["", "plain", "grüße", "κόσμε", "😀" * 300, "a" * 70000 + "€" * 5000, "\ufffe\uffff\U0010ffff"]
+TEXTS = [
+    "",
+    "plain",
+    "grüße",
+    "κόσμε",
+    "😀" * 300,
+    "a" * 70000 + "€" * 5000,
+    "\ufffe\uffff\U0010ffff",
+]
 NOT_TEXT = [  # what stands before the first bad byte, and that with what follows
     (b"", b"\x80"),
     (b"", b"\xff"),
@@ -185,6 +192,19 @@ def test_text_is_not_looked_at_where_nobody_asked_and_binary_never(rig: Rig, sou
         sent = make(BINARY if checked else TEXT, b"\xff\xfe\x80")
         sender.send(sent)
         assert receiver.frame().raw == sent
+
+
+@both_ways
+def test_text_left_torn_at_the_end_of_tcp_is_a_fragment_and_a_close(rig: Rig, source: str) -> None:
+    """Checked text goes on in fragments: its receiver stands at a boundary, and hears why."""
+    with rig.session_policy(validate_utf8=True):
+        rig.open_route()
+    sender, receiver, make = sides(rig, source)
+    sender.send(make(TEXT, b"x" * 1000)[:500])
+    heard = receiver.frame()
+    assert (heard.opcode, heard.fin, set(heard.payload)) == (TEXT, False, {120})
+    sender.close()
+    assert receiver.frame().code == (1001 if source == "client" else 1011)
 
 
 # --- compression ----------------------------------------------------------------------------------
@@ -359,9 +379,8 @@ def test_s68_flood_of_small_frames_keeps_to_its_budget_of_each_turn(kind: str) -
         after = rig.engine.counters()
         assert (after["turns"] - before["turns"] + 2) * TURN_BYTES >= whole
         if opcode == BINARY:
-            assert after["messages_in"] - before["messages_in"] == whole // len(up(opcode, payload)) + (
-                n // 8
-            )
+            sent = whole // len(up(opcode, payload)) + n // 8
+            assert after["messages_in"] - before["messages_in"] == sent
 
 
 def test_s68_flood_that_outruns_its_budget_waits_for_its_next_turn() -> None:
