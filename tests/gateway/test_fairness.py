@@ -11,6 +11,7 @@ ROUNDS = 3
 SECONDS = 1.0
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_handshake_storm_and_echoing_sessions_leave_each_other_their_share(
     capsys: pytest.CaptureFixture[str],
