@@ -16,6 +16,7 @@ import socket
 import ssl
 import struct
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -345,6 +346,10 @@ def handshake(target: bytes = b"/", *fields: bytes) -> bytes:
     return request(target, *UPGRADE, *fields)
 
 
+class Mark:
+    """An object that can be seen to go."""
+
+
 class Rig:
     """One engine, one upstream unless told otherwise, and the sockets a test opens."""
 
@@ -524,11 +529,32 @@ class Rig:
 
         return until(look)
 
+    def turns_end(self) -> None:
+        """Until the turns that workers are in have ended.
+
+        What they count or let go of behind an answer that was heard is so by then.
+        """
+        mark = Mark()
+        held = weakref.ref(mark)
+        self.engine.reclaimer.retire_object(mark)
+        del mark
+
+        def ended() -> bool:
+            self.engine.reclaimer.sweep()
+            return held() is None
+
+        until(ended)
+
+    def counters(self) -> dict[str, Any]:
+        self.turns_end()
+        return self.engine.counters()
+
     def count(self, name: str) -> Any:
-        return self.engine.counters()[name]
+        return self.counters()[name]
 
     def users(self) -> int:
         """Sessions and requests that hold a policy of any tables published so far."""
+        self.turns_end()
         boxes = {id(box): box for tables in self.tables for box in tables.boxes.values()}
         return sum(box.users() for box in boxes.values())
 

@@ -817,7 +817,7 @@ def test_request_in_hand_is_answered_while_the_gateway_drains() -> None:
         client, upstream, _ = ask(rig, request(b"/", b"Content-Length: 4", method=b"POST"))
         rig.engine.drain(0.0)
         until(lambda: not accepts(rig))
-        assert rig.engine.live_exchanges() == 1
+        assert rig.count("live_exchanges") == 1
         client.send(b"body")
         assert upstream.exactly(4) == b"body"
         upstream.send(OK)
@@ -825,7 +825,7 @@ def test_request_in_hand_is_answered_while_the_gateway_drains() -> None:
         assert (body, head.get("Connection")) == (b"ok", "close")
         assert client.rest() == b""
         assert upstream.rest() == b""
-        assert rig.engine.live_exchanges() == 0
+        assert rig.count("live_exchanges") == 0
 
 
 def test_head_of_the_upstream_may_be_the_largest_there_is(rig: Rig) -> None:

@@ -361,7 +361,7 @@ def test_s68_flood_of_small_frames_keeps_to_its_budget_of_each_turn(kind: str) -
         quiet, far = rig.session()
         opcode, payload = FLOODS[kind]
         piece = up(opcode, payload) * (65536 // len(up(opcode, payload)))
-        before = rig.engine.counters()
+        before = rig.counters()
         flood = pour(client, piece, WIRE_BYTES)
         whole = WIRE_BYTES // len(piece) * len(piece)
         left = whole
@@ -376,7 +376,7 @@ def test_s68_flood_of_small_frames_keeps_to_its_budget_of_each_turn(kind: str) -
                 quiet.send(up(TEXT, b"%d" % n))
                 assert far.frame().payload == b"%d" % n
         flood.join()
-        after = rig.engine.counters()
+        after = rig.counters()
         assert (after["turns"] - before["turns"] + 2) * TURN_BYTES >= whole
         if opcode == BINARY:
             sent = whole // len(up(opcode, payload)) + n // 8
@@ -391,7 +391,7 @@ def test_s68_flood_that_outruns_its_budget_waits_for_its_next_turn() -> None:
         piece = up(BINARY, b"x") * 9362
         for sock, option in ((client.sock, socket.SO_SNDBUF), (upstream.sock, socket.SO_RCVBUF)):
             sock.setsockopt(socket.SOL_SOCKET, option, 4 << 20)
-        before = rig.engine.counters()
+        before = rig.counters()
 
         def outrun() -> bool:
             flood = pour(client, piece, 2 << 20)
@@ -474,4 +474,4 @@ def test_s64_connection_takes_no_more_than_the_limit_and_128_kib(
         until(stalled)
         assert rss_kib() - before < count * (limit + 131072) / 1024
         assert sum(at) > count * most
-        assert rig.engine.live_sessions() == count
+        assert rig.count("live_sessions") == count
