@@ -10,9 +10,13 @@ run: build  ## build, start both planes with SQLite, load the example into an em
 build:  ## .venv/bin/narthex, and nothing started
 	tools/bootstrap.sh run
 
+# Most tests wait: JOBS processes run them, each a file at a time.  What measures runs alone after.
+JOBS := $(shell expr $$(nproc) + 1)
+COVERED := --cov --cov-report= --durations=15
 test:  ## the suite, then line and branch coverage of the Python code
 	tools/bootstrap.sh test
-	$(PYTHON) -m pytest --cov --cov-report= --cov-report=json:build/coverage.json --durations=15 $(PYTEST)
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not alone" $(COVERED) $(PYTEST)
+	$(PYTHON) -m pytest -m alone $(COVERED) --cov-append --cov-report=json:build/coverage.json $(PYTEST)
 	$(PYTHON) tools/coverage_gate.py build/coverage.json 90
 
 check:  ## ruff and mypy, as the suite runs them

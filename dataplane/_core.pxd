@@ -12,7 +12,8 @@ cdef enum:
     SCRATCH_BYTES = 65536  # what one read can take
     HEADROOM = 256  # bytes before the read window, for what was held back from the last read
     OUTPUT_BYTES_MAX = 65536 + 2048  # pending output of a socket outside a session
-    INPUT_BYTES_MAX = 32768 + 65536  # a request head and the body of a token request
+    HEAD_BYTES_MAX = 32768  # a request head
+    INPUT_BYTES_MAX = HEAD_BYTES_MAX + 65536  # and the body of a token request
     COMPOSE_BYTES = 262144  # of heads being put together: what came in, escaped, and ours
     EVENTS_MAX = 256  # a turn
     ACCEPTS_MAX = 16  # a listener and turn
@@ -71,6 +72,7 @@ cdef enum PolicyFlag:
     POLICY_UPSTREAM_HTTP = 1 << 8  # the service's protocol is http or https, else ws or wss
     POLICY_UPSTREAM_TLS = 1 << 9  # https or wss
     POLICY_VALIDATE_UTF8 = 1 << 10  # text frames are checked as they pass
+    POLICY_REFUSE_DEFLATE = 1 << 11  # no extension of WebSocket is offered to the upstream
 
 cdef enum PolicyChange:
     # What an edit or the end of a policy does to its sessions: websocket-session, on_edit, on_delete.
@@ -414,6 +416,8 @@ cdef struct Flow:
     uint8_t mask[4]  # FLOW_CHUNKED: of the next one, turned to where its payload begins
     uint8_t ping[8]  # payload of our last Ping to the source
     uint8_t head[14]  # FLOW_OPAQUE: an incomplete header
+    uint8_t turn  # the worker's, low bits, in which `reads` were made
+    uint8_t reads  # READS_MAX at the most
 
 cdef struct Session:
     # An established WebSocket: two connections and what they are allowed.

@@ -82,11 +82,17 @@ cdef void* slab_at(Slab* slab, uint32_t index) noexcept nogil:
 
 
 cdef inline uint32_t _capacity_for(uint32_t used, uint32_t size) noexcept nogil:
-    """Small ones double; large ones take pages, a quarter more where they grow piece by piece."""
+    """Small ones double; large ones take pages, a quarter more where they grow piece by piece.
+
+    Up to HEAD_BYTES_MAX none takes more than that: a head's may not (S51).
+    """
     cdef uint32_t wanted = used + size
     cdef uint32_t capacity = 512
     if wanted > 16384:
-        return (wanted + (wanted >> 2 if used else 0) + 4095) & ~<uint32_t>4095
+        capacity = (wanted + (wanted >> 2 if used else 0) + 4095) & ~<uint32_t>4095
+        if wanted <= HEAD_BYTES_MAX and capacity > HEAD_BYTES_MAX:
+            capacity = HEAD_BYTES_MAX
+        return capacity
     while capacity < wanted:
         capacity *= 2
     return capacity
@@ -866,3 +872,26 @@ cdef class RingFace:
 
     def __dealloc__(self):
         ring_free(&self.c)
+
+
+cdef class MaskFace:
+    """The mask keys of one worker, for tests."""
+
+    cdef Worker* worker
+
+    def __cinit__(self):
+        self.worker = <Worker*>calloc(1, sizeof(Worker))
+        if self.worker == NULL:
+            raise MemoryError
+
+    def take(self, int count):
+        """The next keys, four bytes each."""
+        cdef bytearray keys = bytearray(4 * count)
+        cdef uint8_t* out = keys
+        cdef int i
+        for i in range(count):
+            worker_mask(self.worker, out + 4 * i)
+        return bytes(keys)
+
+    def __dealloc__(self):
+        free(self.worker)

@@ -477,6 +477,7 @@ cdef class Engine:
                 ("bytes_spliced", nx_peek(&c.bytes_spliced)),
                 ("reads_held", nx_peek(&c.reads_held)),
                 ("budgets_spent", nx_peek(&c.budgets_spent)),
+                ("turns", nx_load_u64(&self.workers[i].turn) >> 1),
                 ("token_hits", nx_peek(&c.token_hits)),
                 ("token_misses", nx_peek(&c.token_misses)),
                 ("records_dropped", nx_peek(&c.records_dropped)),

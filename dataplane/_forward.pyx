@@ -350,6 +350,10 @@ cdef int forward_request(
             continue
         if visit.policy.flags & POLICY_HIDE_CREDENTIALS and _tells_token(visit, field):
             continue
+        if nx_unlikely(visit.policy.flags & POLICY_REFUSE_DEFLATE) and (
+            field.kind == HTTP_FIELD_SEC_WEBSOCKET_EXTENSIONS
+        ):
+            continue
         # Name to value as they stand, colon and white space between as the client wrote them.
         put(
             &out,

@@ -217,7 +217,7 @@ cdef int _judge_answer(
         return upstream_bad(worker, b"upstream's answer is malformed")
     if http.status == 101:
         if not request.switches:
-            return upstream_bad(worker, b"upstream switched protocols unasked")
+            return upstream_bad_switch(worker, b"upstream switched protocols unasked")
         return upstream_switch(worker, upstream, client, data, size, &http)
     if http.status >= 200:
         return _begin_answer(worker, client, data, size, &http)

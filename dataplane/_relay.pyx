@@ -337,16 +337,19 @@ cdef void _pump(Worker* worker, Session* session, Conn* source) noexcept nogil:
     cdef uint32_t held
     cdef ssize_t got
     cdef bint last
-    cdef int budget = READS_MAX
+    cdef uint8_t turn = <uint8_t>(worker.turn >> 1)
+    if flow.turn != turn:  # both sides' events and the ready list may come here in one turn
+        flow.turn = turn
+        flow.reads = 0
     while source.flags & FLAG_READABLE:
         if nx_unlikely(not session_has_room(session, sink)) and not _is_dropped(session, flow):
             nx_bump(&worker.counters.reads_held, 1)
             break  # back-pressure: goes on when the sink has taken enough
-        if budget == 0:
+        if flow.reads == READS_MAX:
             nx_bump(&worker.counters.budgets_spent, 1)
             conn_ready(worker, source)
             break
-        budget -= 1
+        flow.reads += 1
         if nx_unlikely(flow.flags & FLOW_LARGE) and large_may_pass(session, flow, source, sink):
             got = large_pass(worker, session, flow, source, sink)
             if got != LARGE_NOT:

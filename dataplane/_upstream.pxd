@@ -20,6 +20,8 @@ cdef int upstream_deliver(Worker* worker, Conn* upstream) noexcept nogil
 cdef int upstream_failed(Worker* worker, Conn* client, int error) noexcept nogil
 # 502.
 cdef int upstream_bad(Worker* worker, const char* why) noexcept nogil
+# The same for a 101 that is none, after which the client's connection ends as well.
+cdef int upstream_bad_switch(Worker* worker, const char* why) noexcept nogil
 # The upstream's 101, whose head starts data[0:size].  STEP_ESTABLISHED: `client.session` stands and
 # what came behind the heads is in the inputs; else STEP_ANSWER or STEP_CLOSE.
 cdef int upstream_switch(

@@ -339,6 +339,12 @@ cdef int upstream_bad(Worker* worker, const char* why) noexcept nogil:
     )
 
 
+cdef int upstream_bad_switch(Worker* worker, const char* why) noexcept nogil:
+    upstream_bad(worker, why)
+    worker.answer.close = 1  # what the client sent behind its handshake is no request (S45)
+    return STEP_ANSWER
+
+
 cdef bint _in_list(
     const uint8_t* list, uint32_t size, const uint8_t* item, uint32_t item_size
 ) noexcept nogil:
@@ -384,10 +390,13 @@ cdef bint _accepts(
 ) noexcept nogil:
     """Whether a 101 is a good answer to our handshake.  RFC 6455 §4.1, S45.
 
-    On an http or https route the subprotocol and the extensions are the ends' own affair.
+    On an http or https route the subprotocol and the extensions are the ends' own affair, but for
+    an extension whose offer was left out.
     """
     cdef const HttpField* field
     if not http.upgrade_websocket or not http.connection_upgrade:
+        return False
+    if http.ws_extensions_n and request.policy.flags & POLICY_REFUSE_DEFLATE:
         return False
     if request.keys == 0:
         return True  # an http route: who sends no key is owed no answer to it
@@ -429,7 +438,7 @@ cdef int upstream_switch(
     cdef Request* request = client.request
     cdef int result
     if not _accepts(data, http, request):
-        return upstream_bad(worker, b"upstream's 101 is not an answer to this handshake")
+        return upstream_bad_switch(worker, b"upstream's 101 is not an answer to this handshake")
     if nx_unlikely(still_routed(worker, request) != STEP_ADMITTED):
         return STEP_ANSWER
     if not still_admitted(worker, request):

@@ -384,11 +384,9 @@ cdef void _dispatch(Worker* worker, epoll_event* event) noexcept nogil:
     _serve(worker, conn, events & (EPOLLHUP | EPOLLERR))
 
 
-cdef void _serve_ready(Worker* worker) noexcept nogil:
-    """Give those that had spent their budget another."""
-    cdef Conn* conn = worker.ready
+cdef void _serve_ready(Worker* worker, Conn* conn) noexcept nogil:
+    """Give those that had spent their budget in the turn before another."""
     cdef Conn* next
-    worker.ready = NULL
     while conn != NULL:
         next = conn.next
         conn.flags &= ~FLAG_READY
@@ -403,6 +401,7 @@ cdef void _serve_ready(Worker* worker) noexcept nogil:
 
 cdef void worker_run(Worker* worker) noexcept nogil:
     cdef epoll_event events[EVENTS_MAX]
+    cdef Conn* ready
     cdef int count, i, sleep_ms
     nx_exchange_u64(&worker.turn, worker.turn + 1)  # odd: from here on it works
     while not worker.stopping:
@@ -415,10 +414,12 @@ cdef void worker_run(Worker* worker) noexcept nogil:
         count = epoll_wait(worker.epoll_fd, events, EVENTS_MAX, sleep_ms)
         nx_exchange_u64(&worker.turn, worker.turn + 1)  # odd, before anything published is read
         worker.now_ms = clock_ms(CLOCK_MONOTONIC)
+        ready = worker.ready
+        worker.ready = NULL  # who spends its budget from here on waits for the next turn
         for i in range(count):
             _dispatch(worker, &events[i])
-        if worker.ready != NULL:
-            _serve_ready(worker)
+        if ready != NULL:
+            _serve_ready(worker, ready)
         wheel_run(&worker.wheel, worker.now_ms, _timer_fired, worker)
         if worker.draining:
             _go_on_draining(worker)

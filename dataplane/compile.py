@@ -29,7 +29,7 @@ from dataplane.prepared import (
     service_path,
     uuid_text,
 )
-from dataplane.sessions import allowed_origins, session_rules
+from dataplane.sessions import allowed_origins, session_flags, session_rules
 
 if TYPE_CHECKING:
     from dataplane._contexts import Context
@@ -177,7 +177,7 @@ def _policy(
         route_flags(route)
         | (service_flags(service) if service is not None else {})
         | (oauth2_flags(oauth2) if oauth2 is not None else {})
-        | {"validate_utf8": rules is not None and rules.validate_utf8}
+        | session_flags(rules)
     )
     target = host = path = None
     if service is not None:

@@ -45,6 +45,7 @@ class EngineCollector(Collector):
             ("bytes_spliced", "narthex_bytes_spliced", "Bytes passed on without a copy"),
             ("reads_held", "narthex_reads_held", "Times a fast side waited for a slow one"),
             ("budgets_spent", "narthex_read_budgets_spent", "Turns that ended with input left"),
+            ("turns", "narthex_turns", "Turns of the workers' loops"),
             ("requests", "narthex_requests", "Answers of ours, the token endpoint's among them"),
             ("upstream_reused", "narthex_upstream_reused", "Requests on a kept connection"),
             ("records_dropped", "narthex_records_dropped", "Log records lost to a full ring"),

@@ -54,6 +54,19 @@ def session_rules(
     return session
 
 
+def session_flags(rules: wire.SessionRules | None) -> dict[str, bool]:
+    """Which flags of a policy the rules set.
+
+    Raises:
+        ValueError: `deflate` is neither pass nor refuse.
+    """
+    if rules is None:
+        return {}
+    if rules.deflate not in ("pass", "refuse"):
+        raise ValueError(f"{rules.deflate[:40]!r} is not pass or refuse")
+    return {"validate_utf8": rules.validate_utf8, "refuse_deflate": rules.deflate == "refuse"}
+
+
 def allowed_origins(rules: wire.SessionRules | None) -> bytes:
     """The origins that a handshake may come from, each ended by LF; empty: any.
 

@@ -18,7 +18,7 @@ import msgspec
 
 SUBPROTOCOL = "narthex.link.1"
 WIRE_MAJOR = 1
-WIRE_MINOR = 1  # 1: SizeLimit, SessionRules
+WIRE_MINOR = 2  # 1: SizeLimit, SessionRules; 2: SessionRules.deflate
 CHUNK_BYTES = 64 * 1024  # a snapshot is cut so that nothing waits behind more than this
 SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024  # uncompressed; larger is refused on both ends
 CHUNKS_MAX = SNAPSHOT_BYTES_MAX // CHUNK_BYTES
@@ -75,6 +75,7 @@ class SessionRules(Record, frozen=True):
     on_edit: str = "keep"
     on_delete: str = "drain"
     allowed_origins: list[str] = []  # empty: any
+    deflate: str = "pass"  # or refuse: no extension is offered to the upstream
 
 
 class Service(Record, frozen=True):

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from tests.harness import ROOT, Gateway, RecordingUpstream, free_ports, running_gateway
+from tests.harness import PROCESSES, ROOT, Gateway, RecordingUpstream, free_ports, running_gateway
 
 
 @pytest.fixture
@@ -78,6 +78,24 @@ def self_signed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (folder / "key.pem").write_bytes(pem)
     return folder / "cert.pem", folder / "key.pem"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the files, spread each folder's over the whole of the run.
+
+    Else all of them start gateways at once, at its end.
+    """
+    if PROCESSES == 1:
+        return
+    folders: dict[Path, list[Path]] = {}
+    for path in dict.fromkeys(item.path for item in items):
+        folders.setdefault(path.parent, []).append(path)
+    place = {
+        path: (number + 0.5) / len(files)
+        for files in folders.values()
+        for number, path in enumerate(files)
+    }
+    items.sort(key=lambda item: place[item.path])
 
 
 SIZES = {".py": 400, ".pyx": 700, ".pxd": 200}  # lines; past these a file deserves a second look

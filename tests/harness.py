@@ -28,6 +28,8 @@ POLL_SECONDS = 0.02
 START_SECONDS = 30.0
 LOWEST_PORT = 10_000
 OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # that run tests, and which
+PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))  # of them this is
 
 Found = TypeVar("Found")
 
@@ -56,13 +58,16 @@ def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on, each a different one.
 
     They are below those that the kernel gives to outgoing connections: one of these would
-    otherwise take a port between this look and the bind of whoever it is for.
+    otherwise take a port between this look and the bind of whoever it is for. Processes that run
+    tests beside this one (pytest-xdist) have shares of their own.
     """
     lowest_outgoing = int(OUTGOING_PORTS.read_text().split()[0])
+    share = (max(lowest_outgoing, 2 * LOWEST_PORT) - LOWEST_PORT) // PROCESSES
+    lowest = LOWEST_PORT + PROCESS * share
     found: list[int] = []
     with contextlib.ExitStack() as stack:
         while len(found) < count:
-            port = random.randrange(LOWEST_PORT, max(lowest_outgoing, 2 * LOWEST_PORT))
+            port = random.randrange(lowest, lowest + share)
             with contextlib.suppress(OSError):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
                 found.append(port)

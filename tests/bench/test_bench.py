@@ -16,11 +16,12 @@ from bench.tools import Trouble
 from bench.works import WORKS, Goal, Row
 from tests.harness import ROOT
 
-TINY = Sizes(rounds=1, seconds=0.2, warm=0.05, idle_sessions=50)
+TINY = Sizes(rounds=1, seconds=1.0, warm=0.1, idle_sessions=50)
 
 
+@pytest.mark.alone
 def test_bench_prints_a_table_of_a_tiny_work() -> None:
-    command = [sys.executable, "-m", "bench", "--work", "small", "--quick", "--seconds", "0.2"]
+    command = [sys.executable, "-m", "bench", "--work", "small", "--quick", "--seconds", "1"]
     done = subprocess.run(
         [*command, "--no-peers"], cwd=ROOT, capture_output=True, text=True, timeout=100
     )
@@ -38,6 +39,7 @@ def test_bench_refuses_a_work_that_there_is_not() -> None:
     assert "no work is called smaller" in done.stderr
 
 
+@pytest.mark.alone
 def test_load_counts_exact_units_and_says_what_failed() -> None:
     with Bench(TINY, with_peers=False) as bench:
         floor = bench.proxy("copy")

@@ -234,6 +234,7 @@ def test_credentials_are_found_by_client_id(admin: Admin) -> None:
 # --- speed -----------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_page_in_the_middle_of_many_rows_is_read_by_its_key(admin: Admin) -> None:
     ids = fill(admin, 5000)
     start = time.perf_counter()

@@ -7,6 +7,7 @@ import time
 import uuid
 from statistics import median
 
+import pytest
 from sqlalchemy import event, insert
 
 from control.store.tables import Route, Service
@@ -39,6 +40,7 @@ def fill(admin: Admin) -> None:
         )
 
 
+@pytest.mark.alone
 def test_single_writes_stay_cheap_among_many_rows(admin: Admin) -> None:
     fill(admin)
     timings = []

@@ -21,6 +21,7 @@ SESSION_DEFAULTS = {
     "allowed_origins": None,
     "on_edit": "keep",
     "on_delete": "drain",
+    "deflate": "pass",
 }
 NO_LIMIT = (
     "at least one of these fields must be non-empty: 'client_max_payload', 'upstream_max_payload'"
@@ -131,6 +132,7 @@ def test_session_has_the_defaults_of_the_contract(admin: Admin) -> None:
         "allowed_origins": [],
         "on_edit": "keep",
         "on_delete": "drain",
+        "deflate": "pass",
     }
 
 
@@ -145,6 +147,7 @@ def test_session_has_the_defaults_of_the_contract(admin: Admin) -> None:
         ({"write_timeout": 0.1}, {"stall_timeout_ms": 100}),
         ({"max_buffered_bytes": 1024}, {"buffered_max": 1024}),
         ({"validate_utf8": True}, {"validate_utf8": True}),
+        ({"deflate": "refuse"}, {"deflate": "refuse"}),
         ({"on_edit": "close", "on_delete": "keep"}, {"on_edit": "close", "on_delete": "keep"}),
     ],
 )
@@ -170,6 +173,7 @@ def test_session_config_becomes_a_policy(
         ({"ping_interval": None}, "required field missing"),
         ({"validate_utf8": 1}, "expected a boolean"),
         ({"on_edit": "stop"}, "expected one of: keep, drain, close"),
+        ({"deflate": "inflate"}, "expected one of: pass, refuse"),
         ({"on_delete": None}, "required field missing"),
         ({"on_auth_failure": "http"}, "unknown field"),
     ],

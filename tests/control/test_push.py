@@ -1295,6 +1295,7 @@ def test_link_comes_back_when_the_control_plane_does(
     run(work())
 
 
+@pytest.mark.alone
 def test_push_issues_tokens_quickly_while_large_snapshots_are_built(store: Store) -> None:
     """5,000 services and routes, written without a pause; one slow reply in ten is the machine."""
     credential = fill(store, 5000)
@@ -1338,6 +1339,7 @@ def store_folder(store: Store) -> Path:
     return Path(str(store.engine.url.database)).parent
 
 
+@pytest.mark.alone
 def test_s91_revocations_overtake_a_large_snapshot(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,12 +193,15 @@ def test_build_carries_the_config_of_size_limits_and_sessions() -> None:
         "on_edit": "drain",
         "on_delete": "close",
         "allowed_origins": ["https://a.test"],
+        "deflate": "refuse",
     }
     session = plugin("s", name="websocket-session", config=rules)
     found = snapshot(routes=[route("r")], plugins=[limit, session])
     assert found.size_limits == [wire.SizeLimit(raw("l"), 5, 16777216)]
     assert found.sessions == [
-        wire.SessionRules(raw("s"), 1, 2, 3, 4, 5, True, "drain", "close", ["https://a.test"]),
+        wire.SessionRules(
+            raw("s"), 1, 2, 3, 4, 5, True, "drain", "close", ["https://a.test"], "refuse"
+        ),
     ]
 
 

@@ -16,6 +16,7 @@ import socket
 import ssl
 import struct
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -345,6 +346,10 @@ def handshake(target: bytes = b"/", *fields: bytes) -> bytes:
     return request(target, *UPGRADE, *fields)
 
 
+class Mark:
+    """An object that can be seen to go."""
+
+
 class Rig:
     """One engine, one upstream unless told otherwise, and the sockets a test opens."""
 
@@ -402,7 +407,9 @@ class Rig:
         return self.tables[-1]
 
     @contextlib.contextmanager
-    def session_policy(self, *, validate_utf8: bool = False, **changed: int) -> Iterator[None]:
+    def session_policy(
+        self, *, validate_utf8: bool = False, refuse_deflate: bool = False, **changed: int
+    ) -> Iterator[None]:
         """What is published within has these session fields and else the defaults.
 
         The engine is driven here without the plugins that set them.
@@ -413,6 +420,7 @@ class Rig:
 
         def box(*given: Any, **named: Any) -> PolicyBox:
             flags = given[5] | (FLAGS["validate_utf8"] if validate_utf8 else 0)
+            flags |= FLAGS["refuse_deflate"] if refuse_deflate else 0
             return PolicyBox(*given[:5], flags, *given[6:10], session, *given[11:], **named)
 
         with mock.patch.object(compiling, "PolicyBox", box):
@@ -521,11 +529,32 @@ class Rig:
 
         return until(look)
 
+    def turns_end(self) -> None:
+        """Until the turns that workers are in have ended.
+
+        What they count or let go of behind an answer that was heard is so by then.
+        """
+        mark = Mark()
+        held = weakref.ref(mark)
+        self.engine.reclaimer.retire_object(mark)
+        del mark
+
+        def ended() -> bool:
+            self.engine.reclaimer.sweep()
+            return held() is None
+
+        until(ended)
+
+    def counters(self) -> dict[str, Any]:
+        self.turns_end()
+        return self.engine.counters()
+
     def count(self, name: str) -> Any:
-        return self.engine.counters()[name]
+        return self.counters()[name]
 
     def users(self) -> int:
         """Sessions and requests that hold a policy of any tables published so far."""
+        self.turns_end()
         boxes = {id(box): box for tables in self.tables for box in tables.boxes.values()}
         return sum(box.users() for box in boxes.values())
 

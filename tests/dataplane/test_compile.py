@@ -207,7 +207,7 @@ def test_challenges_name_the_realm(realm: str, quoted: bytes) -> None:
 # --- what holds for sessions ---------------------------------------------------------------------
 
 NO_LIMIT = 2**32 - 1
-RULES = wire.SessionRules(uid(90), 1, 2, 3, 4, 5, True, "close", "keep")
+RULES = wire.SessionRules(uid(90), 1, 2, 3, 4, 5, True, "close", "keep", deflate="refuse")
 RULED = (1, 2, 3, 4, 5, ON_CHANGE["close"], ON_CHANGE["keep"])
 
 
@@ -227,7 +227,7 @@ def session_of(*plugins: Any, protocols: list[str]) -> Any:
         ),
         *plugins,
     )
-    assert ("validate_utf8" in flags_of(policy)) == bool(rules)
+    assert ({"validate_utf8", "refuse_deflate"} <= set(flags_of(policy))) == bool(rules)
     return policy["session"]
 
 
@@ -310,6 +310,7 @@ def test_allowed_origins_that_are_none_are_refused(origins: list[str], said: str
         (wire.SessionRules(uid(90), stall_timeout_ms=0), "write timeout"),
         (wire.SessionRules(uid(90), buffered_max=0), "buffer"),
         (wire.SessionRules(uid(90), on_edit="stop"), "'stop' is not keep, drain or close"),
+        (wire.SessionRules(uid(90), deflate="inflate"), "'inflate' is not pass or refuse"),
     ],
 )
 def test_session_rules_out_of_bounds_are_refused(plugin: Any, said: str) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 import weakref
 from collections import deque
 from itertools import pairwise
 
 import pytest
 
-from dataplane._core import BufferFace, Reclaimer, RingFace, SlabFace, WheelFace
-from tests.dataplane.engine_kit import Rig, handshake, request, until
+from dataplane._core import BufferFace, MaskFace, Reclaimer, RingFace, SlabFace, WheelFace
+from tests.dataplane.engine_kit import CLOSE, Rig, handshake, request, until
 from tests.dataplane.engine_kit import rig as new_rig
+from tests.harness import ROOT
 
 TICK_MS = 100
 SEED = 7
@@ -197,12 +199,12 @@ def test_sleeping_worker_holds_nothing_up() -> None:
         rig.open_route(paths=["/known"])
         rig.client(request(b"/no")).answer()
 
-        def goes_at_once() -> bool:
+        def at_once() -> bool:
             rig.engine.reclaimer.retire_object(Owner())
             return rig.engine.sweep() > 0
 
-        until(goes_at_once)  # the turn ends some time behind the answer
-        assert sum(goes_at_once() for _ in range(200)) > 150
+        until(at_once)  # on a busy machine its turn may last beyond its answer
+        assert sum(at_once() for _ in range(200)) > 150
 
 
 def test_working_worker_holds_up_what_it_may_still_read() -> None:
@@ -241,3 +243,73 @@ def test_slot_used_again_is_told_apart_from_its_earlier_lives(rig: Rig) -> None:
         rig.engine.answer_token(new, "unavailable")
         assert client.answer()[0].status == 503
         client.close()
+
+
+# --- mask keys ------------------------------------------------------------------------------------
+
+KEYS = 100_000
+SIGMAS = 6  # one false alarm in 500 million looks
+
+
+def far_from(found: float, expected: float, variance: float) -> bool:
+    return abs(found - expected) > SIGMAS * variance**0.5
+
+
+def ones(value: int) -> int:
+    return value.bit_count()
+
+
+def test_s70_hundred_thousand_mask_keys_show_no_relation() -> None:
+    """Nor do two workers': they are compared bit by bit, with themselves later, and by bytes."""
+    raw = MaskFace().take(KEYS)
+    other = MaskFace().take(KEYS)
+    keys = [int.from_bytes(raw[at : at + 4], "big") for at in range(0, len(raw), 4)]
+    bits = 32 * KEYS
+    stream, others = int.from_bytes(raw, "big"), int.from_bytes(other, "big")
+    assert not far_from(ones(stream), bits / 2, bits / 4)
+    assert not far_from(ones(stream ^ others), bits / 2, bits / 4)
+    for lag in range(1, 257):  # 32 is a key, 2,048 a syscall's worth
+        for by in (lag, 32 * lag):
+            together = (stream ^ (stream >> by)) & ((1 << (bits - by)) - 1)
+            assert not far_from(ones(together), (bits - by) / 2, (bits - by) / 4), by
+    for bit in range(32):
+        assert not far_from(sum(key >> bit & 1 for key in keys), KEYS / 2, KEYS / 4), bit
+    counts = [raw.count(byte) for byte in range(256)]
+    expected = len(raw) / 256
+    assert not far_from(sum((n - expected) ** 2 / expected for n in counts), 255, 2 * 255)
+    # Of 100,000 out of 2^32 about one is there twice, of their steps as well; and sums or
+    # differences that come back would be a counter's, or those of a linear generator.
+    steps = [(b - a) % 2**32 for a, b in pairwise(keys)]
+    bends = [(b - a) % 2**32 for a, b in pairwise(steps)]
+    for found in (keys, steps, bends, [a ^ b for a, b in pairwise(keys)]):
+        assert len(found) - len(set(found)) <= 12
+    runs, other_runs = ({of[at : at + 16] for at in range(0, len(of), 16)} for of in (raw, other))
+    assert not runs & other_runs
+
+
+def test_s70_mask_keys_come_from_the_kernels_generator() -> None:
+    """And all that frames of ours have for a mask is that."""
+    folder = ROOT / "dataplane"
+    body = (folder / "_core.pyx").read_text().partition("cdef void worker_mask(")[2]
+    assert "getrandom(" in body.partition("\n\n\n")[0]
+    found = 0
+    for name in ("_relay", "_heartbeat"):  # _walk turns the keys of frames that pass
+        text = (folder / f"{name}.pyx").read_text()
+        for made in re.finditer(r"frame_write_(?:close|header)\(.*, (\w+)\)\n", text):
+            before = text[: made.start()].rpartition("\ncdef ")[2]
+            assert made[1] == "NULL" or f"worker_mask(worker, {made[1]})" in before, made[0]
+            found += made[1] != "NULL"
+    assert found == 2
+
+
+def test_s70_every_frame_of_ours_to_an_upstream_has_a_key_of_its_own() -> None:
+    with new_rig(2) as rig:
+        rig.open_route()
+        pairs = [rig.session() for _ in range(100)]
+        rig.engine.drain(0)
+        keys = set()
+        for _, upstream in pairs:
+            said = upstream.frame()
+            assert (said.opcode, said.masked, said.code) == (CLOSE, True, 1001)
+            keys.add(said.raw[2:6])
+        assert len(keys) == len(pairs)

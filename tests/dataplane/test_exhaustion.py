@@ -91,7 +91,7 @@ def test_max_sessions_holds_while_many_come_at_once() -> None:
         assert (found.count(101), found.count(503)) == (10, 190)
 
 
-def test_full_gateway_refuses_before_it_looks_at_a_token() -> None:
+def test_s74_full_gateway_refuses_before_it_looks_at_a_token() -> None:
     with new_rig(1, max_sessions=1) as rig:
         rig.guarded_route()
         rig.session(b"Authorization: Bearer " + rig.token())

@@ -18,7 +18,7 @@ TOTALS = {
     "records_dropped": 6, "questions_dropped": 7, "accepts": 9,
     "connections": 4, "requests": 8, "refused": {"sessions": 10, "descriptors": 11},
     "proxied": {2: 30, 5: 1}, "upstream_reused": 28, "live_exchanges": 2,
-    "bytes_spliced": 24, "pings": 21, "reads_held": 22, "budgets_spent": 23,
+    "pings": 21, "reads_held": 22, "budgets_spent": 23, "turns": 24, "bytes_spliced": 25,
 }  # fmt: skip
 
 
@@ -64,9 +64,10 @@ def test_metrics_have_every_counter_of_the_engine(engine: FakeEngine) -> None:
             "narthex_token_cache_misses_total": 4,
             "narthex_token_cache_entries": 1,
             "narthex_pings_total": 21,
-            "narthex_bytes_spliced_total": 24,
+            "narthex_bytes_spliced_total": 25,
             "narthex_reads_held_total": 22,
             "narthex_read_budgets_spent_total": 23,
+            "narthex_turns_total": 24,
             "narthex_records_dropped_total": 6,
             "narthex_questions_dropped_total": 7,
             "narthex_connections_accepted_total": 9,

@@ -86,7 +86,7 @@ def test_deleted_route_closes_its_sessions_at_once_and_no_other(rig: Rig) -> Non
     record = rig.record("ended")
     assert (record["why"], record["ended_by"]) == (GONE.decode(), "gateway")
     assert (record["client_code"], record["upstream_code"]) == (1012, 1001)
-    until(lambda: rig.engine.live_sessions() == 5)
+    until(lambda: rig.count("live_sessions") == 5)
 
 
 def test_edited_route_closes_its_sessions_when_its_new_policy_says_so(rig: Rig) -> None:
@@ -108,10 +108,10 @@ def test_drained_sessions_end_spread_over_the_time_given(rig: Rig) -> None:
     staying = rig.session(target=b"/other")
     began = time.monotonic()
     publisher.routes(other())
-    until(lambda: rig.engine.counters()["closes"].get((1012, "client"), 0) >= 1)
+    until(lambda: rig.counters()["closes"].get((1012, "client"), 0) >= 1)
     first = time.monotonic() - began
     assert echoes(*staying)
-    until(lambda: rig.engine.counters()["closes"].get((1012, "client"), 0) == 40)
+    until(lambda: rig.counters()["closes"].get((1012, "client"), 0) == 40)
     last = time.monotonic() - began
     assert all(ended(*pair, GONE) for pair in going)
     assert echoes(*staying)
@@ -250,7 +250,7 @@ def test_edits_elsewhere_wake_no_worker_and_touch_no_session(rig: Rig) -> None:
     for number in range(200):
         publisher.routes(mine(), other(paths=[f"/{number}"]), on_edit="close", on_delete="close")
     assert echoes(*pair)
-    assert rig.engine.counters()["closes"] == {}
+    assert rig.counters()["closes"] == {}
     assert next(box for box in rig.tables[-1].boxes.values() if box.route == ROUTE).users() == 1
 
 
@@ -261,7 +261,7 @@ def test_parted_policies_are_freed_after_their_sessions(rig: Rig) -> None:
         pair = rig.session(target=b"/mine")
         publisher.routes(mine(paths=["/mine", f"/{number}"]), on_edit="close")
         assert ended(*pair, CHANGED)
-    until(lambda: rig.engine.live_sessions() == 0)
+    until(lambda: rig.count("live_sessions") == 0)
     publisher.publish()
     assert len(publisher.changes) == 0
     rig.tables[:-1] = []

@@ -701,13 +701,17 @@ def test_head_of_the_upstream_that_has_no_one_reading_is_a_502(rig: Rig, sent: b
     client, upstream, _ = ask(rig)
     upstream.send(sent)
     head, body = client.answer()
-    assert (head.status, head.get("Connection")) == (502, "keep-alive")
+    switched = sent.startswith(b"HTTP/1.1 101 ")  # S45: then the client's side ends too
+    assert (head.status, head.get("Connection")) == (502, "close" if switched else "keep-alive")
     assert body.startswith(b"An invalid response was received from the upstream server")
     assert head.get("Via") is None
     assert head.get("X-Kong-Response-Latency") is not None
     assert upstream.rest() == b""
-    client.send(request())
-    rig.upstream.accept().head()
+    if switched:
+        assert client.rest() == b""
+    else:
+        client.send(request())
+        rig.upstream.accept().head()
 
 
 @pytest.mark.parametrize("how", ["reset", "close"])
@@ -813,7 +817,7 @@ def test_request_in_hand_is_answered_while_the_gateway_drains() -> None:
         client, upstream, _ = ask(rig, request(b"/", b"Content-Length: 4", method=b"POST"))
         rig.engine.drain(0.0)
         until(lambda: not accepts(rig))
-        assert rig.engine.live_exchanges() == 1
+        assert rig.count("live_exchanges") == 1
         client.send(b"body")
         assert upstream.exactly(4) == b"body"
         upstream.send(OK)
@@ -821,7 +825,7 @@ def test_request_in_hand_is_answered_while_the_gateway_drains() -> None:
         assert (body, head.get("Connection")) == (b"ok", "close")
         assert client.rest() == b""
         assert upstream.rest() == b""
-        assert rig.engine.live_exchanges() == 0
+        assert rig.count("live_exchanges") == 0
 
 
 def test_head_of_the_upstream_may_be_the_largest_there_is(rig: Rig) -> None:

@@ -85,7 +85,7 @@ def test_frame_of_any_size_arrives_byte_for_byte(rig: Rig, source: str) -> None:
             sent = make(opcode, payload_of(size))
             sender.send(sent)
             assert receiver.frame().raw == sent
-    counters = rig.engine.counters()
+    counters = rig.counters()
     way = "in" if source == "client" else "out"
     assert counters[f"messages_{way}"] == 2 * len(SIZES)
     assert counters[f"bytes_{way}"] == 2 * sum(SIZES)
@@ -377,7 +377,7 @@ def test_client_hears_1011_when_the_upstream_is_lost(rig: Rig, how: str, state: 
 
 
 @both_ways
-@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("how", ["close", "reset", "half"])
 def test_no_close_is_put_into_a_frame_that_its_lost_sender_left_torn(
     rig: Rig, source: str, how: str
 ) -> None:
@@ -430,13 +430,13 @@ def violations(make: Make, wrong: Make) -> dict[str, bytes]:
         "rsv1": make(TEXT, b"x", rsv=4),
         "rsv2": make(TEXT, b"x", rsv=2),
         "rsv3": make(TEXT, b"x", rsv=1),
-        "opcode 3": make(3),
-        "opcode 7": make(7),
-        "opcode 11": make(11),
-        "opcode 15": make(15),
+        **{f"opcode {code}": make(code) for code in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
         "fragmented ping": make(PING, b"", fin=False),
+        "fragmented pong": make(PONG, b"", fin=False),
         "fragmented close": make(CLOSE, b"", fin=False),
         "long ping": make(PING, payload_of(126)),
+        "long pong": make(PONG, payload_of(126)),
+        "long close": make(CLOSE, struct.pack("!H", 1000) + payload_of(124)),
         "stray continuation": make(CONTINUATION, b"x"),
         "interrupted message": make(TEXT, b"a", fin=False) + make(TEXT, b"b"),
         "length of 16 bits not needed": make(TEXT)[:1] + lengths(make, "!BH", 126, 5),
@@ -444,6 +444,7 @@ def violations(make: Make, wrong: Make) -> dict[str, bytes]:
         "length over 63 bits": make(TEXT)[:1] + lengths(make, "!BQ", 127, 1 << 63),
         "length over 62 bits": make(TEXT)[:1] + lengths(make, "!BQ", 127, (1 << 62) + 1),
         "close of one byte": make(CLOSE, b"\x03"),
+        "close code 0": make(CLOSE, struct.pack("!H", 0)),
         "close code 999": make(CLOSE, struct.pack("!H", 999)),
         "close code 1004": make(CLOSE, struct.pack("!H", 1004)),
         "close code 1005": make(CLOSE, struct.pack("!H", 1005)),
@@ -490,7 +491,27 @@ def test_s62_s63_s65_violator_hears_1002_and_the_other_is_ended(
 
 
 @both_ways
-def test_close_reason_that_is_not_utf8_is_1007(rig: Rig, source: str) -> None:
+@pytest.mark.parametrize("length", [(1 << 62) + 1, 1 << 63, (1 << 64) - 1], ids=hex)
+def test_s65_length_that_is_none_ends_the_session_without_allocating(
+    source: str, length: int
+) -> None:
+    """100 at once, and none of them makes anything grow."""
+    with new_rig(1) as rig:
+        rig.open_route()
+        opened = [ends(rig, source) for _ in range(100)]
+        before = rss_kib()
+        for sender, _, make in opened:
+            sender.send(bytes([0x80 | BINARY]) + lengths(make, "!BQ", 127, length), b"payload")
+        for _, receiver, _ in opened:
+            assert receiver.frame().code == (1001 if source == "client" else 1011)
+        assert rss_kib() - before < 256
+        for sender, receiver, _ in opened:
+            receiver.close()
+            assert sender.frame().code == 1002
+
+
+@both_ways
+def test_s67_close_reason_that_is_not_utf8_is_1007(rig: Rig, source: str) -> None:
     rig.open_route()
     sender, receiver, make = ends(rig, source)
     sender.send(make(CLOSE, struct.pack("!H", 1000) + b"\xff"))
@@ -856,7 +877,7 @@ def test_ten_thousand_table_swaps_under_traffic_close_nothing_and_leave_memory_f
         settled = rss_kib()
         swap(9000)
         assert rss_kib() - settled < 1024
-        assert rig.engine.live_sessions() == 20
+        assert rig.count("live_sessions") == 20
         assert rig.count("closes") == {}
         assert {box.users() for box in kept.boxes.values()} == {0, 20}
         for client, upstream in pairs:

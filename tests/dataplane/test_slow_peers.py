@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dataplane import wire
-from tests.dataplane.engine_kit import Rig, handshake, route, service, switching, until
+from dataplane._policies import SESSION_DEFAULTS
+from tests.dataplane.engine_kit import (
+    PING,
+    PONG,
+    Rig,
+    handshake,
+    route,
+    service,
+    switching,
+    until,
+    up,
+)
 from tests.dataplane.engine_kit import rig as new_rig
 from tests.dataplane.snapshots import uid
 
@@ -170,3 +181,23 @@ def test_s77_timeouts_towards_upstreams_are_finite_by_default() -> None:
     made = wire.Service(uid(1), protocol="ws", host="h", port=1)
     for timeout_ms in (made.connect_timeout_ms, made.write_timeout_ms, made.read_timeout_ms):
         assert 0 < timeout_ms <= 60000
+    # Of a session: how long until a silent upstream is pinged, its Pong, and a stall.
+    _, _, ping_ms, pong_ms, _, stall_ms, *_ = SESSION_DEFAULTS
+    for timeout_ms in (ping_ms, pong_ms, stall_ms):
+        assert 0 < timeout_ms <= 60000
+
+
+def test_s77_upstream_that_is_silent_in_a_session_frees_its_slot() -> None:
+    """A black hole behind a 101: its TCP stands, and nothing ever comes."""
+    with new_rig(1, max_sessions=1) as rig:
+        with rig.session_policy(ping_interval_ms=300, ping_timeout_ms=300):
+            rig.open_route()
+        client, upstream = rig.session()
+        assert rig.client(handshake()).answer()[0].status == 503
+        while (heard := client.frame()).opcode == PING:
+            client.send(up(PONG, heard.payload))
+        assert heard.code == 1011
+        client.close()
+        until(lambda: rig.count("live_sessions") == 0)
+        rig.session()
+        upstream.close()

@@ -11,6 +11,7 @@ from tests.dataplane.engine_kit import (
     Line,
     Rig,
     accept_of,
+    close,
     frame,
     handshake,
     request,
@@ -150,6 +151,27 @@ def test_s44_other_answer_is_relayed_and_the_clients_next_bytes_go_elsewhere(rig
     assert client.message()[1] == b"ok"
 
 
+@pytest.mark.parametrize("kind", ["http", "ws"])
+def test_s44_what_came_behind_a_refused_handshake_is_judged_anew(rig: Rig, kind: str) -> None:
+    """It waited for the 101; now it is a request like any other, on an upstream of its own."""
+    rig.http_route() if kind == "http" else rig.open_route()
+    client, upstream = asked(rig, handshake(), request(b"/next"))
+    assert upstream.silent()
+    upstream.send(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno")
+    head, body = client.message()
+    assert (head.status, body) == (403, b"no")
+    assert upstream.rest() == b""
+    if kind == "http":
+        another = rig.upstream.accept()
+        assert another.head().target == "/next"
+        another.send(OK)
+        assert client.message()[1] == b"ok"
+    else:
+        assert client.answer()[0].status == 426
+        assert rig.upstream.untouched()
+
+
+@pytest.mark.parametrize("kind", ["http", "ws"])
 @pytest.mark.parametrize(
     "answer",
     [
@@ -162,15 +184,17 @@ def test_s44_other_answer_is_relayed_and_the_clients_next_bytes_go_elsewhere(rig
         switching(b"Sec-WebSocket-Accept: " + accept_of(KEY)),
     ],
 )
-def test_s45_bad_101_is_a_502_and_closes_both_sides(rig: Rig, answer: bytes) -> None:
-    rig.http_route()
-    client, upstream = asked(rig, handshake(b"/", b"Connection: close"))
+def test_s45_bad_101_is_a_502_and_closes_both_sides(rig: Rig, answer: bytes, kind: str) -> None:
+    """What the client sent behind its handshake is then no request either."""
+    rig.http_route() if kind == "http" else rig.open_route()
+    client, upstream = asked(rig, handshake(), request(b"/smuggled"))
     upstream.send(answer + frame(TEXT, b"smuggled"))
     head, body = client.answer()
-    assert head.status == 502
+    assert (head.status, head.get("Connection")) == (502, "close")
     assert body.startswith(b"An invalid response was received from the upstream server")
     assert client.rest() == b""
     assert upstream.rest() == b""
+    assert rig.upstream.untouched()
     assert rig.count("sessions_total") == 0
 
 
@@ -181,7 +205,7 @@ def test_s45_101_to_a_key_that_has_no_answer_is_a_502(rig: Rig, key: bytes) -> N
     client, upstream = asked(rig, sent)
     upstream.send(switching(accept=accept_of(key)))
     assert client.answer()[0].status == 502
-    assert upstream.rest() == b""
+    assert upstream.rest() == b"" == client.rest()
 
 
 def test_s45_101_nobody_asked_for_is_a_502(rig: Rig) -> None:
@@ -189,7 +213,7 @@ def test_s45_101_nobody_asked_for_is_a_502(rig: Rig) -> None:
     client, upstream = asked(rig, request())
     upstream.send(switching())
     assert client.answer()[0].status == 502
-    assert upstream.rest() == b""
+    assert upstream.rest() == b"" == client.rest()
 
 
 def test_s46_what_comes_behind_a_handshake_waits_for_the_101_and_is_frames(rig: Rig) -> None:
@@ -202,6 +226,23 @@ def test_s46_what_comes_behind_a_handshake_waits_for_the_101_and_is_frames(rig: 
     upstream.send(switching())
     assert upstream.frame().payload == b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
     assert upstream.frame().payload == b"later"
+    assert rig.upstream.untouched()
+
+
+@pytest.mark.parametrize("cut", [0, 1, 20])
+def test_s46_request_behind_a_handshake_is_a_broken_frame_once_switched(rig: Rig, cut: int) -> None:
+    """None of it is forwarded, as a request or otherwise; some of it comes after the 101."""
+    rig.open_route()
+    smuggled = request(b"/smuggled")
+    client, upstream = asked(rig, handshake(), smuggled[: len(smuggled) - cut])
+    assert upstream.silent()
+    upstream.send(switching())
+    assert client.head().status == 101
+    client.send(smuggled[len(smuggled) - cut :])
+    assert upstream.frame().code == 1001
+    upstream.send(close(1001))
+    assert client.frame().code == 1002
+    assert client.rest() == b"" == upstream.rest()
     assert rig.upstream.untouched()
 
 
@@ -259,15 +300,41 @@ def test_s51_heads_have_bounds(rig: Rig, sent: bytes, status: int, kind: str) ->
     assert rig.upstream.untouched()
 
 
-def test_s51_heads_without_an_end_take_no_more_than_their_bounds(rig: Rig) -> None:
-    """100 heads, each just under the bound and never ended: 32 KiB and a buffer's slack each."""
-    rig.http_route()
-    before = rss_kib()
-    part = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: %s\r\n" % (b"a" * 4000) * 7
-    clients = [rig.client(part) for _ in range(100)]
-    until(lambda: rig.count("connections") == 100)
-    assert all(client.silent(0.001) for client in clients)
-    assert rss_kib() - before < 100 * 80 + 4096
+@pytest.mark.parametrize("pieces", [1, 8])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * 8178,
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 8180,
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: a\r\n" * 99,
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: %s\r\n" % (b"a" * 8000) * 4 + b"Y: " + b"a" * 600,
+    ],
+    ids=["line", "field", "fields", "head"],
+)
+def test_s51_head_without_an_end_takes_no_more_than_its_limit(head: bytes, pieces: int) -> None:
+    """200 of them, each just under its bound, and what a connection takes without one."""
+    count = 200
+    with new_rig(1) as rig:
+        rig.http_route()
+        idle = [rig.client(head[:1]) for _ in range(count)]  # the slots are there from now on
+        until(lambda: rig.count("connections") == count)
+        for client in idle:
+            client.close()
+        rig.idle()
+        rig.lines.clear()
+        before = rss_kib()
+        clients = [rig.client(head[:1]) for _ in range(count)]
+        step = len(head) // pieces + 1
+        for at in range(1, len(head), step):
+            for client in clients:
+                client.send(head[at : at + step])
+            assert all(client.silent(0) for client in clients)
+        # Events are served in their order: when this is answered, all of that was read.
+        assert rig.client(request(method=b"TRACE")).answer()[0].status == 405
+        assert rss_kib() - before < count * (32 + 1) + 512
+        for client in clients:  # they were read: the byte over a bound is answered at once
+            client.send(b"a" * 8192 + b"\r\n" * 2 + b"X: a\r\n" * 100)
+            assert client.answer()[0].status in (400, 414)
 
 
 @pytest.mark.parametrize("kind", ["http", "ws"])

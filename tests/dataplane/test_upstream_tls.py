@@ -231,11 +231,16 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("kind", ["wss", "https"])
+@pytest.mark.parametrize("verify", [None, True])
 @pytest.mark.parametrize("case", BAD)
-def test_s83_upstream_with_a_bad_certificate_is_a_502(rig: Rig, tmp_path: Path, case: str) -> None:
+def test_s83_upstream_with_a_bad_certificate_is_a_502(
+    rig: Rig, tmp_path: Path, case: str, verify: bool | None, kind: str
+) -> None:
     pair, why = BAD[case]
     upstream = Secured(rig, served(pair, tmp_path))
-    use(rig)
+    fields = {"protocols": ["http", "https"]} if kind == "https" else None
+    use(rig, protocol=kind, tls_verify=verify, route_fields=fields)
     assert refusal(rig, upstream) == why
 
 

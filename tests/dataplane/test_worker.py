@@ -220,8 +220,8 @@ def test_counters_add_up_over_the_workers(rig: Rig) -> None:
         client.frame()
     for _ in range(5):
         rig.client(handshake()).answer()
-    until(lambda: rig.engine.live_sessions() == 0)
-    counters = rig.engine.counters()
+    until(lambda: rig.count("live_sessions") == 0)
+    counters = rig.counters()
     assert counters["handshakes"] == {101: 30, 401: 5}
     assert counters["closes"] == {(1000, "client"): 30, (1000, "upstream"): 30}
     assert (counters["messages_in"], counters["bytes_in"]) == (60, 150)

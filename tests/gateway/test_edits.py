@@ -93,6 +93,7 @@ def bystanders(gateway: Gateway, upstream: int) -> None:
     gateway.wait_carried()
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_1000_edits_elsewhere_close_nothing_and_a_deletion_closes_all_of_its_own(
     new_gateway: Callable[..., Gateway], capsys: pytest.CaptureFixture[str]
@@ -279,6 +280,7 @@ class Swapper:
         eventually(settled, 10)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_10000_table_swaps_under_traffic_leave_memory_flat(
     capsys: pytest.CaptureFixture[str],

@@ -80,6 +80,7 @@ def hold_the_gil() -> tuple[float, float]:
     return begun, ended
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nobody_waits_while_a_c_loop_holds_the_gil(loader: Loader, workers: int) -> None:
     with new_rig(workers, max_sessions=4096) as rig:

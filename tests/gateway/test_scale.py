@@ -198,6 +198,7 @@ def shown(what: str, values: list[float], unit: str) -> str:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 def test_single_writes_are_visible_and_tokens_issued_at_5000_routes(
     new_gateway: Callable[..., Gateway], echo_url: str, capsys: pytest.CaptureFixture[str]

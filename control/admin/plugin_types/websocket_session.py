@@ -101,6 +101,14 @@ CONFIG = {
         description="Exact origins or `https://*.example.com`; a handshake whose Origin is not "
         "among them gets 403, one without Origin passes. Null: any.",
     ),
+    "deflate": Field(
+        type="string",
+        required=True,
+        default="pass",
+        one_of=("pass", "refuse"),
+        description="`refuse`: no extension of WebSocket is offered to the upstream, so messages "
+        "are not compressed, and one marked so ends a ws or wss session with 1002.",
+    ),
     "on_edit": _on_change(
         "keep", "What an edit of their route, service or its plugins does to open sessions."
     ),
@@ -130,6 +138,7 @@ def _compile(config: Mapping[str, Any]) -> dict[str, Any]:
         "allowed_origins": [_as_sent(origin) for origin in config["allowed_origins"] or ()],
         "on_edit": config["on_edit"],
         "on_delete": config["on_delete"],
+        "deflate": config["deflate"],
     }
 
 
