@@ -17,6 +17,11 @@ cdef enum:
     BACKLOG = 4096
     DEFER_ACCEPT_S = 10
     LINES_BYTES = RECORD_SLOTS * LINE_BYTES_MAX  # of log lines made at a time
+    MAPPED_BYTES = 1 << 17  # buffers from here on are mappings of their own
+
+# glibc would raise this threshold with the first such buffer that is freed, and keep what later ones of
+# slow readers held.  Set, it stays: what a buffer took goes back to the system with it.
+mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 # --- listeners --------------------------------------------------------------------------------------
 

@@ -7,6 +7,10 @@ from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
 
 ctypedef Py_ssize_t ssize_t
 
+cdef extern from "<malloc.h>" nogil:
+    int mallopt(int name, int value)
+    int M_MMAP_THRESHOLD
+
 cdef extern from "<errno.h>" nogil:
     int errno
     int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOMEM, ECONNREFUSED, ETIMEDOUT, EPIPE
