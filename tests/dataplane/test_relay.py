@@ -768,6 +768,19 @@ def test_stalled_reader_that_is_lost_ends_the_session_at_once(rig: Rig, source: 
     assert time.monotonic() - began < 3
 
 
+@both_ways
+def test_last_words_of_a_side_that_reads_no_more_still_arrive(rig: Rig, source: str) -> None:
+    rig.open_route()
+    leaver, flooder, make = ends(rig, source)
+    leaver.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    fill_up(flooder, (frame if source == "client" else up)(BINARY, payload_of(60000)))
+    leaver.send(make(TEXT, b"enough"), make(CLOSE, struct.pack("!H", 4000)))
+    leaver.close()  # with input unread: a reset
+    assert flooder.frame().payload == b"enough"
+    assert flooder.frame().code == 4000
+    assert rig.count("closes")[4000, "upstream" if source == "client" else "client"] == 1
+
+
 def test_one_stalled_session_does_not_hold_up_another() -> None:
     with new_rig(1) as rig:
         rig.open_route()
