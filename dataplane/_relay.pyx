@@ -174,7 +174,9 @@ cdef void _violated(Worker* worker, Session* session, Conn* source, int code) no
     cdef bint by_client = source == session.client
     cdef const char* why = b"protocol error"
     flow_from(session, source).flags |= FLOW_ENDED
-    if not session.ending:
+    if session.ending:
+        _answer_for(session, source)
+    else:
         session.heard_out = BY_CLIENT if by_client else BY_UPSTREAM
     if code == 1009:
         why = b"Payload Too Large"
@@ -301,7 +303,7 @@ cdef void _lost(Worker* worker, Session* session, Conn* source) noexcept nogil:
 
 
 cdef void _answer_for(Session* session, Conn* lost) noexcept nogil:
-    """A side that sent its Close is owed one: a lost peer's is ours to send."""
+    """A side that sent its Close is owed one: that of a peer lost, or heard no more, is ours to send."""
     cdef Conn* other = session_other(session, lost)
     if not flow_from(session, other).flags & FLOW_CLOSE_SEEN or other.flags & FLAG_EOF:
         return
