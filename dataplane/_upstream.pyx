@@ -120,23 +120,37 @@ cdef int _connect(
     return _give_up(worker, error)
 
 
+cdef int _send_head(Conn* upstream, Request* request) noexcept nogil:
+    """Send what is left of the head; TLS takes a record at a time.  1 when all is out, 0, or the error."""
+    cdef ssize_t put
+    while request.upstream_sent < request.upstream_head_len:
+        put = conn_send(
+            upstream, request.upstream_head + request.upstream_sent,
+            request.upstream_head_len - request.upstream_sent,
+        )
+        if put <= 0:
+            return <int>put
+        request.upstream_sent += <uint32_t>put
+    return 1
+
+
 cdef bint _try_idle(
     Worker* worker, Conn* client, const Address* address, const uint8_t* head, uint32_t size
 ) noexcept nogil:
     """Send on a connection of the pool.  False: there is none that lives."""
     cdef Request* request = client.request
     cdef Conn* upstream = pool_take(worker, address, request.policy)
-    cdef ssize_t put
+    cdef int result
     while upstream != NULL:
-        put = CORE_FULL
-        if _keep_upstream_head(request, head, size) > 0:
-            put = conn_send(upstream, head, size)
-        if put >= 0:
+        request.upstream_sent = 0
+        result = _keep_upstream_head(request, head, size)
+        if result > 0:
+            result = _send_head(upstream, request)
+        if result >= 0:
             upstream.peer = client
             request.upstream = upstream
-            request.upstream_sent = <uint32_t>put
             request.reused = 1
-            upstream.state = STATE_HEAD if <uint32_t>put == size else STATE_CONNECT
+            upstream.state = STATE_HEAD if result else STATE_CONNECT
             wheel_arm(
                 &worker.wheel, &upstream.timer, worker.now_ms + request.policy.read_timeout_ms
             )
@@ -307,24 +321,18 @@ cdef int upstream_failed(Worker* worker, Conn* client, int error) noexcept nogil
 cdef int upstream_deliver(Worker* worker, Conn* upstream) noexcept nogil:
     """Go on with TLS, then with the head.  Returns 1 when the head is out, 0, or the error."""
     cdef Request* request = upstream.peer.request
-    cdef ssize_t put
+    cdef int result
     if upstream.state == STATE_TLS:
-        put = tls_handshake(upstream)
-        if put <= 0:
-            return <int>put
+        result = tls_handshake(upstream)
+        if result <= 0:
+            return result
         upstream.state = STATE_CONNECT
         upstream.flags |= FLAG_WRITABLE
     if not upstream.flags & FLAG_WRITABLE:
         return 0
-    put = conn_send(
-        upstream, request.upstream_head + request.upstream_sent,
-        request.upstream_head_len - request.upstream_sent,
-    )
-    if put < 0:
-        return <int>put
-    request.upstream_sent += <uint32_t>put
-    if request.upstream_sent < request.upstream_head_len:
-        return 0
+    result = _send_head(upstream, request)
+    if result <= 0:
+        return result
     upstream.state = STATE_HEAD
     wheel_arm(&worker.wheel, &upstream.timer, worker.now_ms + request.policy.read_timeout_ms)
     return 1
