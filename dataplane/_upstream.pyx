@@ -415,6 +415,26 @@ cdef bint _accepts(
     return http.ws_extensions_n == 0 or request.offered_extension
 
 
+cdef bint _names_compression(const uint8_t* list, uint32_t size) noexcept nogil:
+    """Whether permessage-deflate is among these extensions, with any parameters.  RFC 6455 §9.1."""
+    cdef uint32_t at = 0
+    cdef uint32_t name
+    cdef bint quoted = False
+    while at < size:
+        while at < size and (list[at] == 44 or list[at] == 32 or list[at] == 9):
+            at += 1
+        name = at
+        while at < size and list[at] not in (44, 59, 32, 9):
+            at += 1
+        if same_name(list + name, at - name, <const uint8_t*>b"permessage-deflate", 18):
+            return True
+        while at < size and (quoted or list[at] != 44):
+            if list[at] == 34:
+                quoted = not quoted
+            at += 2 if quoted and list[at] == 92 else 1
+    return False
+
+
 cdef bint _agrees_compression(const uint8_t* head, const HttpResponse* http) noexcept nogil:
     """Whether permessage-deflate was agreed: only then may RSV1 be set.  RFC 7692 §6."""
     cdef const HttpField* field
@@ -422,8 +442,8 @@ cdef bint _agrees_compression(const uint8_t* head, const HttpResponse* http) noe
     for i in range(http.fields_n):
         field = &http.fields[i]
         if (
-            field.kind == HTTP_FIELD_SEC_WEBSOCKET_EXTENSIONS and field.value_len >= 18
-            and same_name(head + field.value_off, 18, <const uint8_t*>b"permessage-deflate", 18)
+            field.kind == HTTP_FIELD_SEC_WEBSOCKET_EXTENSIONS
+            and _names_compression(head + field.value_off, field.value_len)
         ):
             return True
     return False

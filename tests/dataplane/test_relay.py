@@ -193,13 +193,34 @@ def test_compressed_frames_pass_when_compression_was_agreed(rig: Rig, source: st
     assert 1002 in codes
 
 
-def test_s63_rsv1_is_not_for_an_extension_that_is_not_compression(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    "agreed",
+    [
+        b"x-other, Permessage-Deflate;client_no_context_takeover",
+        b'x-other;a="b,c\\"d," ,permessage-deflate',
+    ],
+)
+def test_compression_may_be_agreed_behind_another_extension(rig: Rig, agreed: bytes) -> None:
     rig.open_route()
-    client = rig.client(handshake(b"/", b"Sec-WebSocket-Extensions: x-other"))
+    client = rig.client(handshake(b"/", b"Sec-WebSocket-Extensions: x-other, permessage-deflate"))
     upstream = rig.upstream.accept()
     upstream.head()
-    upstream.send(switching(b"Sec-WebSocket-Extensions: x-other"))
-    assert client.head().get("Sec-WebSocket-Extensions") == "x-other"
+    upstream.send(switching(b"Sec-WebSocket-Extensions: " + agreed))
+    assert client.head().get("Sec-WebSocket-Extensions") == agreed.decode()
+    client.send(up(TEXT, b"\xaa", rsv=4))
+    assert upstream.frame().payload == b"\xaa"
+
+
+@pytest.mark.parametrize(
+    "other", [b"x-other", b"permessage-deflate-2", b'x-other;a=", permessage-deflate"']
+)
+def test_s63_rsv1_is_not_for_an_extension_that_is_not_compression(rig: Rig, other: bytes) -> None:
+    rig.open_route()
+    client = rig.client(handshake(b"/", b"Sec-WebSocket-Extensions: " + other))
+    upstream = rig.upstream.accept()
+    upstream.head()
+    upstream.send(switching(b"Sec-WebSocket-Extensions: " + other))
+    assert client.head().get("Sec-WebSocket-Extensions") == other.decode()
     client.send(up(TEXT, b"\xaa", rsv=4))
     assert upstream.frame().code == 1001
     upstream.close()
