@@ -315,6 +315,8 @@ cdef int upstream_failed(Worker* worker, Conn* client, int error) noexcept nogil
     upstream_abandon(worker, client)
     if not again:
         return _give_up(worker, error)
+    if request.body_left:
+        conn_ready(worker, client)  # a connection of the pool takes it at once, without an event
     return _connect(worker, client, request.upstream_head, request.upstream_head_len, error)
 
 
