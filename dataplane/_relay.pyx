@@ -174,7 +174,9 @@ cdef void _violated(Worker* worker, Session* session, Conn* source, int code) no
     cdef bint by_client = source == session.client
     cdef const char* why = b"protocol error"
     flow_from(session, source).flags |= FLOW_ENDED
-    if not session.ending:
+    if session.ending:
+        _answer_for(session, source)
+    else:
         session.heard_out = BY_CLIENT if by_client else BY_UPSTREAM
     if code == 1009:
         why = b"Payload Too Large"
@@ -301,7 +303,7 @@ cdef void _lost(Worker* worker, Session* session, Conn* source) noexcept nogil:
 
 
 cdef void _answer_for(Session* session, Conn* lost) noexcept nogil:
-    """A side that sent its Close is owed one: a lost peer's is ours to send."""
+    """A side that sent its Close is owed one: that of a peer lost, or heard no more, is ours to send."""
     cdef Conn* other = session_other(session, lost)
     if not flow_from(session, other).flags & FLOW_CLOSE_SEEN or other.flags & FLAG_EOF:
         return
@@ -311,13 +313,19 @@ cdef void _answer_for(Session* session, Conn* lost) noexcept nogil:
         session.due_client = 1011
 
 
+cdef void _takes_no_more(Worker* worker, Session* session, Conn* sink) noexcept nogil:
+    """Sending to a side failed: what it said before it went goes on first, then it is lost."""
+    sink.flags = (sink.flags | FLAG_BROKEN | FLAG_READABLE) & ~FLAG_DRAINED
+    _pump(worker, session, sink)
+    _lost(worker, session, sink)
+
+
 cdef bint _passed_large(
     Worker* worker, Session* session, Flow* flow, Conn* source, Conn* sink, ssize_t got
 ) noexcept nogil:
     """Note what came of a pass of large frames.  Returns whether both sides live."""
     if got < 0:
-        sink.flags |= FLAG_BROKEN
-        _lost(worker, session, sink)
+        _takes_no_more(worker, session, sink)
         return False
     if got:
         flow.heard_ms = worker.now_ms
@@ -372,8 +380,7 @@ cdef void _pump(Worker* worker, Session* session, Conn* source) noexcept nogil:
             flow.held = 0
             got += held
         if _pass_on(worker, session, flow, source, sink, data, <uint32_t>got) < 0:
-            sink.flags |= FLAG_BROKEN
-            _lost(worker, session, sink)
+            _takes_no_more(worker, session, sink)
             break
         if nx_unlikely(flow.flags & FLOW_CLOSE_SEEN) and (
             last and source.flags & FLAG_HUNG_UP and source.ssl == NULL
@@ -401,8 +408,7 @@ cdef void _begin_side(Worker* worker, Session* session, Conn* source) noexcept n
         worker, session, flow_from(session, source), source, sink,
         behind.data + behind.head, buffer_size(&behind),
     ) < 0:
-        sink.flags |= FLAG_BROKEN
-        _lost(worker, session, sink)
+        _takes_no_more(worker, session, sink)
     buffer_drop(&behind)
 
 
@@ -411,8 +417,7 @@ cdef void _flush(Worker* worker, Session* session, Conn* sink) noexcept nogil:
     cdef uint32_t pending = buffer_size(&sink.output)
     cdef int result = conn_flush(sink)
     if result < 0:
-        sink.flags |= FLAG_BROKEN
-        _lost(worker, session, sink)
+        _takes_no_more(worker, session, sink)
     elif buffer_size(&sink.output) < pending:
         flow_from(session, session_other(session, sink)).taken_ms = worker.now_ms
         flow_from(session, session_other(session, sink)).queued = 0

@@ -120,23 +120,37 @@ cdef int _connect(
     return _give_up(worker, error)
 
 
+cdef int _send_head(Conn* upstream, Request* request) noexcept nogil:
+    """Send what is left of the head; TLS takes a record at a time.  1 when all is out, 0, or the error."""
+    cdef ssize_t put
+    while request.upstream_sent < request.upstream_head_len:
+        put = conn_send(
+            upstream, request.upstream_head + request.upstream_sent,
+            request.upstream_head_len - request.upstream_sent,
+        )
+        if put <= 0:
+            return <int>put
+        request.upstream_sent += <uint32_t>put
+    return 1
+
+
 cdef bint _try_idle(
     Worker* worker, Conn* client, const Address* address, const uint8_t* head, uint32_t size
 ) noexcept nogil:
     """Send on a connection of the pool.  False: there is none that lives."""
     cdef Request* request = client.request
     cdef Conn* upstream = pool_take(worker, address, request.policy)
-    cdef ssize_t put
+    cdef int result
     while upstream != NULL:
-        put = CORE_FULL
-        if _keep_upstream_head(request, head, size) > 0:
-            put = conn_send(upstream, head, size)
-        if put >= 0:
+        request.upstream_sent = 0
+        result = _keep_upstream_head(request, head, size)
+        if result > 0:
+            result = _send_head(upstream, request)
+        if result >= 0:
             upstream.peer = client
             request.upstream = upstream
-            request.upstream_sent = <uint32_t>put
             request.reused = 1
-            upstream.state = STATE_HEAD if <uint32_t>put == size else STATE_CONNECT
+            upstream.state = STATE_HEAD if result else STATE_CONNECT
             wheel_arm(
                 &worker.wheel, &upstream.timer, worker.now_ms + request.policy.read_timeout_ms
             )
@@ -301,30 +315,26 @@ cdef int upstream_failed(Worker* worker, Conn* client, int error) noexcept nogil
     upstream_abandon(worker, client)
     if not again:
         return _give_up(worker, error)
+    if request.body_left:
+        conn_ready(worker, client)  # a connection of the pool takes it at once, without an event
     return _connect(worker, client, request.upstream_head, request.upstream_head_len, error)
 
 
 cdef int upstream_deliver(Worker* worker, Conn* upstream) noexcept nogil:
     """Go on with TLS, then with the head.  Returns 1 when the head is out, 0, or the error."""
     cdef Request* request = upstream.peer.request
-    cdef ssize_t put
+    cdef int result
     if upstream.state == STATE_TLS:
-        put = tls_handshake(upstream)
-        if put <= 0:
-            return <int>put
+        result = tls_handshake(upstream)
+        if result <= 0:
+            return result
         upstream.state = STATE_CONNECT
         upstream.flags |= FLAG_WRITABLE
     if not upstream.flags & FLAG_WRITABLE:
         return 0
-    put = conn_send(
-        upstream, request.upstream_head + request.upstream_sent,
-        request.upstream_head_len - request.upstream_sent,
-    )
-    if put < 0:
-        return <int>put
-    request.upstream_sent += <uint32_t>put
-    if request.upstream_sent < request.upstream_head_len:
-        return 0
+    result = _send_head(upstream, request)
+    if result <= 0:
+        return result
     upstream.state = STATE_HEAD
     wheel_arm(&worker.wheel, &upstream.timer, worker.now_ms + request.policy.read_timeout_ms)
     return 1
@@ -416,6 +426,26 @@ cdef bint _accepts(
     return http.ws_extensions_n == 0 or request.offered_extension
 
 
+cdef bint _names_compression(const uint8_t* list, uint32_t size) noexcept nogil:
+    """Whether permessage-deflate is among these extensions, with any parameters.  RFC 6455 §9.1."""
+    cdef uint32_t at = 0
+    cdef uint32_t name
+    cdef bint quoted = False
+    while at < size:
+        while at < size and (list[at] == 44 or list[at] == 32 or list[at] == 9):
+            at += 1
+        name = at
+        while at < size and list[at] not in (44, 59, 32, 9):
+            at += 1
+        if same_name(list + name, at - name, <const uint8_t*>b"permessage-deflate", 18):
+            return True
+        while at < size and (quoted or list[at] != 44):
+            if list[at] == 34:
+                quoted = not quoted
+            at += 2 if quoted and list[at] == 92 else 1
+    return False
+
+
 cdef bint _agrees_compression(const uint8_t* head, const HttpResponse* http) noexcept nogil:
     """Whether permessage-deflate was agreed: only then may RSV1 be set.  RFC 7692 §6."""
     cdef const HttpField* field
@@ -423,8 +453,8 @@ cdef bint _agrees_compression(const uint8_t* head, const HttpResponse* http) noe
     for i in range(http.fields_n):
         field = &http.fields[i]
         if (
-            field.kind == HTTP_FIELD_SEC_WEBSOCKET_EXTENSIONS and field.value_len >= 18
-            and same_name(head + field.value_off, 18, <const uint8_t*>b"permessage-deflate", 18)
+            field.kind == HTTP_FIELD_SEC_WEBSOCKET_EXTENSIONS
+            and _names_compression(head + field.value_off, field.value_len)
         ):
             return True
     return False

@@ -62,6 +62,23 @@ def test_exchanges_over_tls_share_a_kept_connection(context: ssl.SSLContext) -> 
         answering.join()
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_head_of_more_than_one_record_is_delivered(
+    context: ssl.SSLContext, version: ssl.TLSVersion
+) -> None:
+    context.maximum_version = version
+    large = [b"X-Large-%d: " % number + b"x" * 7000 for number in range(4)]
+    with new_rig(1) as rig:
+        secured = Secured(rig, context)
+        use(rig, route_fields=HTTP, protocol="https")
+        client = rig.client(request(b"/one", *large))
+        upstream = secured.accept()
+        exchange(client, upstream, b"/one")
+        client.send(request(b"/two", *large))
+        exchange(client, upstream, b"/two")
+        assert rig.count("upstream_reused") == 1
+
+
 def test_kept_connection_that_ended_is_replaced(context: ssl.SSLContext) -> None:
     with new_rig(1) as rig:
         secured = Secured(rig, context)

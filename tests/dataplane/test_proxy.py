@@ -23,6 +23,7 @@ from tests.dataplane.engine_kit import (
 from tests.dataplane.engine_kit import rig as new_rig
 from tests.dataplane.memory import rss_kib
 from tests.dataplane.test_linger import accepts
+from tests.dataplane.test_slow_peers import black_hole
 
 BIG = bytes(range(256)) * 4096  # 1 MiB
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -869,3 +870,24 @@ def test_addresses_of_a_name_are_tried_for_a_post_that_no_one_took(rig: Rig) -> 
         assert upstream.exactly(4) == b"once"
         upstream.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
         assert client.message()[1] == b"ok"
+
+
+def test_kept_connection_that_a_next_try_comes_to_gets_the_body() -> None:
+    with new_rig(1) as rig, black_hole("127.0.0.9", rig.upstream.port):
+        rig.publish(
+            service(rig.upstream.port, protocol="http", host="many.test", connect_timeout_ms=200),
+            route(paths=["/"], oauth2=None, protocols=["http"]),
+        )
+        good = ("127.0.0.1", False)
+        rig.names.set_addresses("many.test", [good])
+        client, upstream, _ = ask(rig, request())
+        upstream.send(OK)
+        assert client.message()[1] == b"ok"
+        rig.names.set_addresses("many.test", [("127.0.0.9", False), good])
+        for _ in range(8):  # the first address is drawn
+            client.send(post(b"once"))
+            upstream.head()
+            assert upstream.exactly(4) == b"once"
+            upstream.send(OK)
+            assert client.message()[1] == b"ok"
+        assert rig.count("upstream_reused") == 8

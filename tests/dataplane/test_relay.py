@@ -193,13 +193,34 @@ def test_compressed_frames_pass_when_compression_was_agreed(rig: Rig, source: st
     assert 1002 in codes
 
 
-def test_s63_rsv1_is_not_for_an_extension_that_is_not_compression(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    "agreed",
+    [
+        b"x-other, Permessage-Deflate;client_no_context_takeover",
+        b'x-other;a="b,c\\"d," ,permessage-deflate',
+    ],
+)
+def test_compression_may_be_agreed_behind_another_extension(rig: Rig, agreed: bytes) -> None:
     rig.open_route()
-    client = rig.client(handshake(b"/", b"Sec-WebSocket-Extensions: x-other"))
+    client = rig.client(handshake(b"/", b"Sec-WebSocket-Extensions: x-other, permessage-deflate"))
     upstream = rig.upstream.accept()
     upstream.head()
-    upstream.send(switching(b"Sec-WebSocket-Extensions: x-other"))
-    assert client.head().get("Sec-WebSocket-Extensions") == "x-other"
+    upstream.send(switching(b"Sec-WebSocket-Extensions: " + agreed))
+    assert client.head().get("Sec-WebSocket-Extensions") == agreed.decode()
+    client.send(up(TEXT, b"\xaa", rsv=4))
+    assert upstream.frame().payload == b"\xaa"
+
+
+@pytest.mark.parametrize(
+    "other", [b"x-other", b"permessage-deflate-2", b'x-other;a=", permessage-deflate"']
+)
+def test_s63_rsv1_is_not_for_an_extension_that_is_not_compression(rig: Rig, other: bytes) -> None:
+    rig.open_route()
+    client = rig.client(handshake(b"/", b"Sec-WebSocket-Extensions: " + other))
+    upstream = rig.upstream.accept()
+    upstream.head()
+    upstream.send(switching(b"Sec-WebSocket-Extensions: " + other))
+    assert client.head().get("Sec-WebSocket-Extensions") == other.decode()
     client.send(up(TEXT, b"\xaa", rsv=4))
     assert upstream.frame().code == 1001
     upstream.close()
@@ -787,6 +808,19 @@ def test_stalled_reader_that_is_lost_ends_the_session_at_once(rig: Rig, source: 
     assert sender.rest() == b""
     assert rig.record("ended")["why"].endswith("went away")
     assert time.monotonic() - began < 3
+
+
+@both_ways
+def test_last_words_of_a_side_that_reads_no_more_still_arrive(rig: Rig, source: str) -> None:
+    rig.open_route()
+    leaver, flooder, make = ends(rig, source)
+    leaver.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    fill_up(flooder, (frame if source == "client" else up)(BINARY, payload_of(60000)))
+    leaver.send(make(TEXT, b"enough"), make(CLOSE, struct.pack("!H", 4000)))
+    leaver.close()  # with input unread: a reset
+    assert flooder.frame().payload == b"enough"
+    assert flooder.frame().code == 4000
+    assert rig.count("closes")[4000, "upstream" if source == "client" else "client"] == 1
 
 
 def test_one_stalled_session_does_not_hold_up_another() -> None:

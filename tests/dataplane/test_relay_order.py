@@ -70,3 +70,18 @@ def test_close_that_a_lost_peer_cannot_answer_is_answered_for_it(
     lost.close()
     assert closer.frame().code == code
     assert rig.record("ended")["ended_by"] == source
+
+
+@pytest.mark.parametrize(("source", "code"), [("client", 1011), ("upstream", 1001)])
+def test_close_that_is_answered_by_a_violation_is_answered_by_us(
+    rig: Rig, source: str, code: int
+) -> None:
+    rig.open_route()
+    client, upstream = rig.session()
+    closer, violator = (client, upstream) if source == "client" else (upstream, client)
+    closer.send(close(1000, mask=MASK if source == "client" else None))
+    assert violator.frame().code == 1000
+    violator.send(BAD_FROM_UPSTREAM if source == "client" else BAD_FROM_CLIENT)
+    assert closer.frame().code == code
+    assert closer.rest() == b"" == violator.rest()
+    assert rig.record("ended")["ended_by"] == source

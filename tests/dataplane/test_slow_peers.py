@@ -121,10 +121,10 @@ def test_s72_five_thousand_slow_heads_are_cut_at_ten_seconds_and_fail_no_handsha
 
 
 @contextmanager
-def black_hole() -> Iterator[int]:
+def black_hole(host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
     """A port that takes no connection and refuses none: its backlog is full, SYNs are dropped."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((host, port))
         listener.listen(0)
         fillers = []
         while True:
