@@ -85,7 +85,9 @@ cdef bint _stalled(
     return False
 
 
-cdef int _send_ping(Worker* worker, Session* session, Flow* flow, Conn* side) noexcept nogil:
+cdef int _send_ping(
+    Worker* worker, Session* session, Flow* flow, Flow* back, Conn* side, uint64_t* next_ms
+) noexcept nogil:
     """Returns 1, or -EPIPE when the socket failed."""
     cdef uint8_t frame[FRAME_HEADER_MAX + PING_BYTES]
     cdef uint8_t mask[4]
@@ -107,6 +109,11 @@ cdef int _send_ping(Worker* worker, Session* session, Flow* flow, Conn* side) no
     if session_write(session, side, frame, <uint32_t>size + PING_BYTES) < 0:
         return -EPIPE
     flow.ping_queued = _queued(side)
+    if buffer_size(&side.output):  # it was empty: what the side takes counts from now
+        back.taken_ms = worker.now_ms
+        back.queued = 0
+        if session.policy.stall_timeout_ms:
+            _by(next_ms, worker.now_ms + session.policy.stall_timeout_ms // 2)
     return 1
 
 
@@ -155,7 +162,7 @@ cdef int _look_at(
     _by(next_ms, worker.now_ms + policy.ping_interval_ms)
     if policy.ping_timeout_ms:
         _by(next_ms, worker.now_ms + policy.ping_timeout_ms)
-    return _send_ping(worker, session, flow, side)
+    return _send_ping(worker, session, flow, back, side, next_ms)
 
 
 cdef int _idles(Worker* worker, Session* session, uint64_t* next_ms) noexcept nogil:
