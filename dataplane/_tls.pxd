@@ -15,7 +15,8 @@ cdef int tls_connect(Conn* conn, void* ctx, const uint8_t* head, uint32_t size) 
 # Whether a connection to an upstream is as tls_connect would make it for this host, which its
 # Host named.  `ctx` NULL: whether it is plaintext.
 cdef bint tls_fits(const Conn* conn, void* ctx, const Span* host) noexcept nogil
-# Go on with either side's handshake.  1: done, 0: wait, IO_TLS, or IO_VERIFY - X509_V_ERR_*.
+# Go on with either side's handshake.  1: done, 0: wait, IO_TLS, IO_VERIFY - X509_V_ERR_*, or -errno
+# when the connect before it failed.
 cdef int tls_handshake(Conn* conn) noexcept nogil
 cdef const char* tls_why(int error) noexcept nogil  # static text for the record
 cdef ssize_t tls_recv(Conn* conn, uint8_t* data, size_t size) noexcept nogil

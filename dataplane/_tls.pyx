@@ -49,7 +49,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_is_init_finished(const SSL* ssl)
     int SSL_get_state(const SSL* ssl)
     int TLS_ST_SW_SESSION_TICKET
-    int SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN
+    int SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN, SSL_ERROR_SYSCALL
     int SSL_VERIFY_PEER
     int X509_V_OK, X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_VALID
     int X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN
@@ -231,6 +231,7 @@ cdef inline void _note_what_is_left(const SSL* ssl, Conn* conn) noexcept nogil:
 cdef int tls_handshake(Conn* conn) noexcept nogil:
     cdef SSL* ssl = <SSL*>conn.ssl
     cdef int result = SSL_do_handshake(ssl)
+    cdef int failed = errno
     cdef int error
     if result == 1:
         # OpenSSL reads ahead: it may hold what came behind the handshake, and epoll knows only
@@ -246,6 +247,8 @@ cdef int tls_handshake(Conn* conn) noexcept nogil:
         return 0
     ERR_clear_error()
     conn.flags |= FLAG_BROKEN
+    if error == SSL_ERROR_SYSCALL and failed in (ECONNREFUSED, EHOSTUNREACH, ENETUNREACH):
+        return -failed  # there is no connection: nothing of TLS has happened
     if SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER and SSL_get_verify_result(ssl) != X509_V_OK:
         return IO_VERIFY - <int>SSL_get_verify_result(ssl)
     return IO_TLS

@@ -28,7 +28,9 @@ from tests.dataplane.engine_kit import (
     until,
     up,
 )
+from tests.dataplane.engine_kit import rig as new_rig
 from tests.dataplane.snapshots import uid
+from tests.dataplane.test_slow_peers import black_hole
 from tests.pki import Pair, make
 
 AUTHORITY = make(authority=True)
@@ -292,6 +294,20 @@ def test_upstream_without_tls_is_a_502(rig: Rig) -> None:
     rig.upstream.accept().send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     assert client.answer()[0].status == 502
     assert rig.record("refused")["why"] == "upstream's TLS failed"
+
+
+def test_upstream_that_refuses_late_is_tried_again_and_its_tls_not_blamed() -> None:
+    """Its backlog is full; when a place might come free it has gone, and the kernel hears a RST."""
+    with new_rig(1) as rig:
+        with black_hole() as hole:
+            rig.publish(
+                service(hole, protocol="wss", tls_verify=False, retries=2, read_timeout_ms=9000),
+                route(paths=["/"], oauth2=None),
+            )
+            client = rig.client(handshake())
+            until(lambda: rig.users() == 1)
+        assert client.answer()[0].status == 502
+        assert rig.record("refused")["why"] == "upstream refused or ended the connection"
 
 
 def test_upstream_that_ends_within_the_handshake_is_a_502(rig: Rig) -> None:
