@@ -15,7 +15,6 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LINE_ENDS = str.maketrans("", "", "\r\n\t")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_STRING_BYTES_MAX = 4096  # what a data plane takes in a path, a header line or a challenge
 _INTEGER_MAX = 2**53  # what every JSON reader keeps exact
 _ABSENT = object()
 
@@ -129,8 +128,8 @@ def _string(field: Field, value: Any) -> tuple[Any, Any]:
         return value, "must not contain control characters"
     if _SURROGATE.search(value):
         return value, "must be valid UTF-8"
-    if not field.multiline and len(value.encode()) > _STRING_BYTES_MAX:
-        return value, f"length must be at most {_STRING_BYTES_MAX}"
+    if not field.multiline and len(value.encode()) > field.bytes_max:
+        return value, f"length must be at most {field.bytes_max}"
     return value, None
 
 

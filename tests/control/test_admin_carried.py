@@ -87,6 +87,14 @@ def test_longer_text_is_refused(
     assert admin.fields(path, body) == fields
 
 
+def test_token_may_be_as_long_as_a_data_plane_reads(admin: Admin) -> None:
+    """S10."""
+    made = admin.token(access_token="a" * 8192, scope="s" * LONGEST)
+    assert made["access_token"] == "a" * 8192
+    sent = {"credential": made["credential"], "expires_in": 60, "access_token": "a" * 8193}
+    assert admin.fields("/oauth2_tokens", sent) == {"access_token": "length must be at most 8192"}
+
+
 def test_longer_header_name_is_refused(admin: Admin) -> None:
     said = admin.fields("/plugins", plugin(auth_header_name="a" * 257))
     assert said == {"config": {"auth_header_name": f"bad header name '{'a' * 257}'"}}
