@@ -34,6 +34,7 @@ cdef struct Visit:
     uint32_t prefix_len
     int16_t token_field  # index of the field that carried the token, or -1
     uint8_t source  # TokenSource
+    uint8_t in_form  # the body is a form that the token may be in, and is to be hidden in
     uint8_t trusted  # the socket's peer is in TRUSTED_IPS
     uint8_t secure  # as forwarded_proto says: https
     uint8_t question  # QuestionKind when the result is STEP_PARK

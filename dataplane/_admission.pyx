@@ -404,6 +404,7 @@ cdef bint _token_in_body(Worker* worker, Visit* visit) noexcept nogil:
         count = json_token(visit.body.data, visit.body.size, &visit.token)
     if count:
         visit.source = <uint8_t>kind
+        visit.in_form = kind == SOURCE_FORM
     return True
 
 
@@ -417,6 +418,7 @@ cdef bint _find_token(Worker* worker, Visit* visit) noexcept nogil:
     cdef HttpField* field
     cdef uint32_t i
     visit.source = SOURCE_NONE
+    visit.in_form = False
     visit.token_field = -1
     visit.token.size = 0
     if name.size == 13 and memcmp(name.data, b"authorization", 13) == 0:
@@ -435,9 +437,14 @@ cdef bint _find_token(Worker* worker, Visit* visit) noexcept nogil:
         return True
     if http.query_len:
         _token_in_query(worker, visit)
-    if nx_likely(visit.source != SOURCE_NONE or visit.policy.flags & POLICY_WS):
+    if nx_likely(visit.policy.flags & POLICY_WS):
         return True
-    return _token_in_body(worker, visit)
+    if visit.source == SOURCE_NONE:
+        return _token_in_body(worker, visit)
+    visit.in_form = (
+        visit.policy.flags & POLICY_HIDE_CREDENTIALS and _body_kind(visit) == SOURCE_FORM
+    )
+    return not visit.in_form or visit.body.size != 0  # §6.4: a copy there is hidden too
 
 
 cdef int _refuse_token(Worker* worker, Visit* visit, const char* why) noexcept nogil:

@@ -275,6 +275,7 @@ cdef Context _client(Store store, object depth, tuple pair):
         if depth is not None:
             SSL_CTX_set_verify_depth(made.c, depth)
     if pair is not None:
+        SSL_CTX_set_security_level(made.c, 1)  # as control.admin.pem checks a pair
         _use_pair(made.c, pair[0], pair[1], ("of the client", "of the client"))
     return made
 

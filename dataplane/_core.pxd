@@ -116,7 +116,7 @@ cdef struct Policy:
     NameCell* name  # borrowed from the policy's Python owner; NULL without POLICY_SERVICE
     void* tls  # SSL_CTX*, borrowed likewise; NULL without POLICY_UPSTREAM_TLS
     Span host_header  # owned: Host value to the upstream without preserve_host (port as §7 says)
-    Span host_name  # owned: service host as written, for questions and logs
+    Span host_name  # owned: service host without brackets, for questions, logs and kept connections
     Span service_path  # owned: service.path, empty when null
     Span auth_header  # owned: lower-case name of the header that carries the token
     Span challenge_missing  # owned: value of WWW-Authenticate when there is no token

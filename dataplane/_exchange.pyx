@@ -309,9 +309,6 @@ cdef int _too_large(Worker* worker, Conn* client) noexcept nogil:
 
 cdef int exchange_begin(Worker* worker, Conn* client) noexcept nogil:
     cdef Request* request = client.request
-    cdef HttpRequest http
-    cdef const uint8_t* head = client.input.data + client.input.head
-    BUG_ON(http_parse_request(head, request.head_len, &http) <= 0)
     if request.body_left > TOKEN_BODY_MAX:
         return _too_large(worker, client)
     if not client.flags & FLAG_REGISTERED and conn_register(worker, client) < 0:
@@ -322,7 +319,7 @@ cdef int exchange_begin(Worker* worker, Conn* client) noexcept nogil:
     client.state = STATE_BODY
     wheel_arm(&worker.wheel, &client.timer, worker.now_ms + BODY_MS)
     if (
-        http.expect_continue
+        request.expects
         and request.body_left != 0
         and buffer_size(&client.input) == request.head_len
         and conn_write(client, <const uint8_t*>b"HTTP/1.1 100 Continue\r\n\r\n", 25) < 0

@@ -377,6 +377,13 @@ cdef int forward_request(
 # --- back to the client, §8 -------------------------------------------------------------------------
 
 
+cdef inline bint _is_latency(const uint8_t* name, uint32_t size) noexcept nogil:
+    """Whether a gateway behind us names times of its own where we name ours."""
+    if size == 20:
+        return same_name(name, size, <const uint8_t*>b"x-kong-proxy-latency", 20)
+    return size == 23 and same_name(name, size, <const uint8_t*>b"x-kong-upstream-latency", 23)
+
+
 cdef void _put_theirs(Writer* out, const uint8_t* head, const HttpResponse* http) noexcept nogil:
     """The upstream's fields that go on as they are."""
     cdef const HttpField* field
@@ -390,6 +397,7 @@ cdef void _put_theirs(Writer* out, const uint8_t* head, const HttpResponse* http
             or field.kind == HTTP_FIELD_UPGRADE
             or field.kind == HTTP_FIELD_CONTENT_LENGTH
             or field.kind == HTTP_FIELD_X_KONG_REQUEST_ID
+            or _is_latency(head + field.name_off, field.name_len)
         ):
             continue
         put(

@@ -201,7 +201,7 @@ cdef int _judge(
     if visit.policy != NULL:
         _note_policy(worker, request, &visit)
     if step == STEP_ADMITTED:
-        if nx_unlikely(visit.source == SOURCE_FORM):
+        if nx_unlikely(visit.policy.flags & POLICY_HIDE_CREDENTIALS and visit.in_form):
             size -= _hide_in_form(client, &visit, size)
         step = upstream_begin(worker, client, &visit)
         if step == STEP_WAIT:
@@ -240,8 +240,6 @@ cdef uint32_t _hide_in_form(Conn* client, Visit* visit, uint32_t size) noexcept 
     """
     cdef uint8_t* body = <uint8_t*>visit.body.data
     cdef uint32_t left, gap, behind
-    if not visit.policy.flags & POLICY_HIDE_CREDENTIALS:
-        return 0
     left = form_hide_token(body, visit.body.size)
     visit.http.content_length = left
     client.request.body_left = left

@@ -202,7 +202,7 @@ def _policy(
         None if anonymous is None else (anonymous.id, consumer_lines(anonymous) + ANONYMOUS_LINE),
         (
             host or b"",
-            service.host.encode() if service is not None else b"",
+            target[1].encode() if target is not None else b"",
             path or b"",
             field_name(oauth2.auth_header_name) if oauth2 is not None else b"",
             without_token,

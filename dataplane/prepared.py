@@ -76,7 +76,8 @@ def host_header(service: wire.Service) -> bytes:
     if not _HOST.fullmatch(host) or len(host) > HOST_BYTES_MAX:
         if parse_address(host) is None:
             raise ValueError(f"{host[:100]!r} is not a host")
-        host = f"[{host.strip('[]')}]"
+        bare = host.strip("[]")
+        host = f"[{bare}]" if ":" in bare else bare
     if service.port == DEFAULT_PORTS[service.protocol]:
         return host.encode()
     return f"{host}:{service.port}".encode()

@@ -45,8 +45,9 @@ class Pair:
 
 
 def new_key(kind: str = "ec") -> Key:
-    if kind == "rsa":
-        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    if kind in ("rsa", "weak"):
+        bits = 2048 if kind == "rsa" else 1024
+        return rsa.generate_private_key(public_exponent=65537, key_size=bits)
     return ec.generate_private_key(ec.SECP256R1())
 
 

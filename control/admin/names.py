@@ -5,7 +5,7 @@ Each takes a string and returns what is wrong with it, or None.
 
 import ipaddress
 import re
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 # Printable ASCII without `,` and `/`, which join tags in a filter, and all beyond ASCII.
 TAG_CHARS = r"[\x20-\x2b\x2d\x2e\x30-\x7e\u0080-\U0010ffff]+"
@@ -14,7 +14,9 @@ _NAME = re.compile(r"[A-Za-z0-9._~\u0080-\U0010ffff-]+")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _HOSTNAME_CHARS_MAX = 253
+_PORT = re.compile(r"[0-9]{1,5}")
 _PORT_MAX = 65535
+_PATH_BYTES_MAX = 4096  # of a service's path, as a data plane escapes it
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _RESERVED = frozenset(b"!*'();:@&=+$,/?%#[]")  # stay escaped; RFC 3986 §2.2 and `%`
@@ -61,8 +63,9 @@ def is_hostname(host: str) -> bool:
 
 
 def is_address(host: str) -> bool:
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
-        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        ipaddress.ip_address(bare)
     except ValueError:
         return False
     return "%" not in host
@@ -81,7 +84,7 @@ def check_host(host: str) -> str | None:
 def check_route_host(host: str) -> str | None:
     """A host of a route: `name[:port]`, with at most one `*` as its first or last label."""
     name, colon, port = host.partition(":")
-    if colon and not (port.isdecimal() and 0 < int(port) <= _PORT_MAX):
+    if colon and not (_PORT.fullmatch(port) and 0 < int(port) <= _PORT_MAX):
         return f"invalid hostname: {host}"
     if "*" not in name:
         return None if is_hostname(name) else f"invalid hostname: {host}"
@@ -90,7 +93,8 @@ def check_route_host(host: str) -> str | None:
     if not (name.startswith("*.") or name.endswith(".*")):
         return "invalid wildcard: must be placed at leftmost or rightmost label"
     rest = name[2:] if name.startswith("*.") else name[:-2]
-    return None if is_hostname(rest) else f"invalid hostname: {host}"
+    fits = is_hostname(rest) and len(name) <= _HOSTNAME_CHARS_MAX
+    return None if fits else f"invalid hostname: {host}"
 
 
 def check_sni(name: str) -> str | None:
@@ -105,7 +109,11 @@ def check_sni(name: str) -> str | None:
 def check_service_path(path: str) -> str | None:
     if not path.startswith("/"):
         return "should start with: /"
-    return "must not have empty segments" if "//" in path else _check_escapes(path)
+    if "//" in path:
+        return "must not have empty segments"
+    if len(quote(path, safe="!$%&'()*+,/:;=@[]")) > _PATH_BYTES_MAX:
+        return f"length must be at most {_PATH_BYTES_MAX}"
+    return _check_escapes(path)
 
 
 def check_route_path(path: str) -> str | None:

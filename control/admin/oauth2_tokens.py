@@ -15,6 +15,7 @@ from control.store.secrets import token_digest
 from control.store.session import WriteSession
 from control.store.tables import OAuth2Token
 
+_TOKEN_BYTES_MAX = 8192  # as data planes read them (S10)
 _HIDDEN = "***"  # stands for a token in an error
 _TOKENS = ("access_token", "refresh_token")
 
@@ -27,8 +28,12 @@ SCHEMA = Schema(
         "credential": foreign("oauth2_credentials", required=True),
         "token_type": Field(type="string", required=True, default="bearer", one_of=("bearer",)),
         "expires_in": Field(type="integer", required=True),
-        "access_token": Field(type="string", auto=True, unique=True, shown_once=True),
-        "refresh_token": Field(type="string", unique=True, shown_once=True),
+        "access_token": Field(
+            type="string", auto=True, unique=True, shown_once=True, bytes_max=_TOKEN_BYTES_MAX
+        ),
+        "refresh_token": Field(
+            type="string", unique=True, shown_once=True, bytes_max=_TOKEN_BYTES_MAX
+        ),
         "authenticated_userid": Field(type="string"),
         "scope": Field(type="string"),
         "ttl": Field(

@@ -43,6 +43,7 @@ class Field:
     nullable: bool = True  # False: null means the default
     stored: bool = True  # False: shorthand, taken in and never shown
     multiline: bool = False  # of a string: lines may end in it
+    bytes_max: int = 4096  # of a string of one line: as data planes take paths and header lines
     from_below: bool = True  # of a foreign key: /{coll}/{key}/{field} is a path
     shown_once: bool = False  # null in every answer but the one that set it
     check: Check | None = None

@@ -128,6 +128,8 @@ def _string(field: Field, value: Any) -> tuple[Any, Any]:
         return value, "must not contain control characters"
     if _SURROGATE.search(value):
         return value, "must be valid UTF-8"
+    if not field.multiline and len(value.encode()) > field.bytes_max:
+        return value, f"length must be at most {field.bytes_max}"
     return value, None
 
 

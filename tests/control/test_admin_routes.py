@@ -7,6 +7,7 @@ import pytest
 from control.admin.names import normalize_path
 from tests.control.adminkit import Admin
 
+LONG_NAME = "a." * 126 + "a"  # 253 characters
 NOT_YET = "regular expressions are not supported yet"
 
 
@@ -246,6 +247,9 @@ def test_host_of_a_route(host: str, admin: Admin) -> None:
         ("a:", "invalid hostname: a:"),
         ("a:0", "invalid hostname: a:0"),
         ("a:99999", "invalid hostname: a:99999"),
+        ("a:000080", "invalid hostname: a:000080"),
+        ("a:\u0663", "invalid hostname: a:\u0663"),
+        (f"*.{LONG_NAME}", f"invalid hostname: *.{LONG_NAME}"),
         ("a:b", "invalid hostname: a:b"),
         ("a/b", "invalid hostname: a/b"),
     ],

@@ -119,6 +119,8 @@ def test_host_may_be_a_name_or_an_address(host: str, admin: Admin) -> None:
         ("a/b", "invalid hostname: a/b"),
         ("a:80", "must not have a port"),
         ("[::1]:80", "must not have a port"),
+        ("[::1", "invalid hostname: [::1"),
+        ("::1]", "invalid hostname: ::1]"),
         ("fe80::1%eth0", "invalid hostname: fe80::1%eth0"),
         ("x" * 64, f"invalid hostname: {'x' * 64}"),
         ("a." * 130, f"invalid hostname: {'a.' * 130}"),
@@ -134,6 +136,7 @@ def test_broken_host_is_refused(host: str, text: str, admin: Admin) -> None:
         ("p", "should start with: /"),
         ("/a//b", "must not have empty segments"),
         ("/a%zz", "invalid url-encoded value: '%zz'"),
+        ("/" + "\u00e9" * 683, "length must be at most 4096"),  # 6 bytes each, escaped
     ],
 )
 def test_broken_path_is_refused(path: str, text: str, admin: Admin) -> None:

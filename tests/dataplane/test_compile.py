@@ -162,6 +162,7 @@ def test_policy_without_service_and_plugin_has_none_of_theirs() -> None:
         ("ws", "10.0.0.1", 9000, b"10.0.0.1:9000"),
         ("ws", "::1", 80, b"[::1]"),
         ("wss", "[::1]", 9000, b"[::1]:9000"),
+        ("ws", "[127.0.0.1]", 9000, b"127.0.0.1:9000"),
     ],
 )
 def test_host_header_names_the_port_unless_it_is_the_protocols_own(

@@ -301,6 +301,17 @@ def test_client_that_expects_to_be_told_is_told_to_go_on(rig: Rig) -> None:
     assert client.answer()[0].status == 200
 
 
+def test_expectation_of_http_1_0_is_ignored(rig: Rig) -> None:
+    """RFC 9110 §10.1.1."""
+    open_endpoint(rig)
+    sent = request(TOKEN, b"Content-Length: 4", b"Expect: 100-continue", method=b"POST")
+    client = rig.client(sent.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert client.silent()
+    ref, _ = ask(rig, client, b"body")
+    reply(rig, ref)
+    assert client.answer()[0].status == 200
+
+
 def test_client_that_goes_within_its_body_leaves_nothing(rig: Rig) -> None:
     open_endpoint(rig)
     for how in ("close", "reset"):

@@ -129,6 +129,24 @@ def test_hidden_token_is_taken_out_of_a_form(rig: Rig, before: bytes, after: byt
     assert upstream.head().target == "/next"
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_token_of_the_query_is_hidden_in_a_form_as_well(rig: Rig, late: bool) -> None:
+    """oauth2.md §6.4."""
+    guard(rig, hide_credentials=True)
+    token = b"access_token=" + rig.token()
+    sent = post(b"a=1&" + token + b"&b=2", FORM, target=b"/?c=3&" + token)
+    client = rig.client(sent[:-9] if late else sent)
+    if late:
+        assert client.silent()
+        client.send(sent[-9:])
+    upstream = rig.upstream.accept()
+    head = upstream.head()
+    assert (head.target, head.get("Content-Length")) == ("/?c=3", "7")
+    assert upstream.exactly(7) == b"a=1&b=2"
+    upstream.send(OK)
+    assert client.message()[1] == b"ok"
+
+
 def test_token_in_a_form_that_comes_late_is_hidden_too(rig: Rig) -> None:
     guard(rig, hide_credentials=True)
     body = b"a=1&access_token=" + rig.token() + b"&b=2"

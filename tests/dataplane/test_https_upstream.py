@@ -62,6 +62,18 @@ def test_exchanges_over_tls_share_a_kept_connection(context: ssl.SSLContext) -> 
         answering.join()
 
 
+def test_connection_to_an_address_in_brackets_is_kept(context: ssl.SSLContext) -> None:
+    with new_rig(1) as rig:
+        secured = Secured(rig, context)
+        use(rig, route_fields=HTTP, protocol="https", host="[127.0.0.1]")
+        client = rig.client(request(b"/one"))
+        upstream = secured.accept()
+        exchange(client, upstream, b"/one")
+        client.send(request(b"/two"))
+        until(lambda: rig.count("upstream_reused") == 1)
+        exchange(client, upstream, b"/two")
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_head_of_more_than_one_record_is_delivered(
     context: ssl.SSLContext, version: ssl.TLSVersion

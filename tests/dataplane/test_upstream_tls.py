@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from control.admin.pem import check_pair
 from dataplane import wire
 from dataplane.compile import CompileError
 from tests.dataplane.engine_kit import (
@@ -187,9 +188,14 @@ def test_authority_of_the_system_is_trusted_without_others(
     session(rig, upstream)
 
 
-def test_client_certificate_is_shown_to_an_upstream_that_asks(rig: Rig, tmp_path: Path) -> None:
-    mine = make("gateway", signed_by=AUTHORITY)
+@pytest.mark.parametrize("key", ["ec", "rsa", "weak"])  # what the Admin API takes
+def test_client_certificate_is_shown_to_an_upstream_that_asks(
+    key: str, rig: Rig, tmp_path: Path
+) -> None:
+    mine = make("gateway", signed_by=AUTHORITY, key=key)
+    assert check_pair(mine.cert, mine.key, "certificate") is None
     context = served(GOOD, tmp_path)
+    context.set_ciphers("DEFAULT@SECLEVEL=1")
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=AUTHORITY.cert)
     upstream = Secured(rig, context)

@@ -17,7 +17,7 @@ _GRANTS = (
     "enable_client_credentials",
     "enable_password_grant",
 )
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
 
 
 def _flag(description: str) -> Field:
