@@ -83,7 +83,7 @@ def _serve(settings: Settings, data_dir: Path) -> None:
         with _signals_blocked():  # the worker threads inherit the mask: signals are asyncio's
             engine.start()
         _say_limits(settings, fd_limit)
-        log.info("kTLS: available" if kernel_tls() else "kTLS: not available")
+        log.info("kTLS: not used", kernel_has_it=kernel_tls())
         gc.freeze()  # what exists now stays: collections need not look at it again
         asyncio.run(plane.run(status))
 
