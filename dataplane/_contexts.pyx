@@ -429,8 +429,8 @@ cdef class ServerNames:
 # --- contexts -----------------------------------------------------------------------------------
 
 
-# AES-128 before AES-256: SHA-256 derives its keys, which most machines have instructions for, so a
-# handshake costs a tenth less.  A client that puts ChaCha20 first has no AES instructions: it gets it.
+# AES-128 before AES-256: SHA-256 derives its keys, which most machines have instructions for.  A client
+# that puts ChaCha20 first has no AES instructions: it gets it.
 # Of TLS 1.2, forward secrecy with an AEAD alone (RFC 9325 §4.2).
 cdef const char* SUITES_13 = (
     b"TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384"

@@ -240,8 +240,8 @@ cdef enum ConnFlag:
     FLAG_USED = 1 << 11  # client: at least one request was answered here
     FLAG_REGISTERED = 1 << 12  # is in epoll
     FLAG_HUNG_UP = 1 << 13  # epoll told of the peer's end: read on until it shows
-    FLAG_DRAINED = 1 << 15  # TLS: the kernel held nothing more; FLAG_READABLE means OpenSSL too
     FLAG_SOCKET_V6 = 1 << 14  # `socket_address` is IPv6
+    FLAG_DRAINED = 1 << 15  # TLS: the kernel held nothing more; FLAG_READABLE means OpenSSL too
 
 cdef struct Session
 cdef struct Request
