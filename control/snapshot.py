@@ -28,6 +28,7 @@ _Struct = TypeVar("_Struct")
 
 _FAMILIES = (frozenset({"http", "https"}), frozenset({"ws", "wss"}))
 _PLUGINS = ("oauth2", "websocket-size-limit", "websocket-session")
+_OAUTH2_FIELDS = frozenset(wire.OAuth2.__struct_fields__)
 _Scope = tuple[str | None, str | None]  # route id, service id
 _Instances = dict[_Scope, PluginRow]  # of one plugin
 _Chosen = tuple[PluginRow | None, ...]  # the instance that runs on a route, of each of _PLUGINS
@@ -250,17 +251,16 @@ def _policies(plugins: list[PluginRow], consumers: Sequence[ConsumerRow]) -> lis
     found = []
     for plugin in plugins:
         config = plugin.config
-        anonymous = config.get("anonymous") or None
+        policy = {n: config[n] for n in _OAUTH2_FIELDS & config.keys() if config[n] is not None}
+        policy["carriers"] = tuple(policy.get("carriers", ("header", "query")))
+        anonymous = policy.pop("anonymous", None) or None
         consumer = ids.get(anonymous) or names.get(anonymous) if anonymous else None
         found.append(
             wire.OAuth2(
                 plugin_id=id_bytes(plugin.id),
-                global_credentials=bool(config.get("global_credentials")),
-                hide_credentials=bool(config.get("hide_credentials")),
-                auth_header_name=(config.get("auth_header_name") or "authorization").lower(),
-                realm=config.get("realm"),
                 anonymous=None if consumer is None else id_bytes(consumer),
                 anonymous_missing=anonymous if consumer is None else None,
+                **policy,
             )
         )
     return found

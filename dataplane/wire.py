@@ -18,7 +18,7 @@ import msgspec
 
 SUBPROTOCOL = "narthex.link.1"
 WIRE_MAJOR = 1
-WIRE_MINOR = 2  # 1: SizeLimit, SessionRules; 2: SessionRules.deflate
+WIRE_MINOR = 3  # 1: SizeLimit, SessionRules; 2: SessionRules.deflate; 3: OAuth 2.0 in full
 CHUNK_BYTES = 64 * 1024  # a snapshot is cut so that nothing waits behind more than this
 SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024  # uncompressed; larger is refused on both ends
 CHUNKS_MAX = SNAPSHOT_BYTES_MAX // CHUNK_BYTES
@@ -52,6 +52,17 @@ class OAuth2(Record, frozen=True):
     realm: str | None = None
     anonymous: bytes | None = None  # consumer id; `anonymous_missing` when it resolved to none
     anonymous_missing: str | None = None
+    jwt: bool = False  # tokens may be JWTs of `issuer`, for `audience`
+    issuer: str | None = None
+    audience: str | None = None  # what a token that names audiences must name; None: `issuer`
+    resource_metadata: str | None = None  # the URL named in challenges, RFC 9728 §5.1
+    session_expiry: str = "close"  # or ignore: the end of a token does nothing to its sessions
+    session_follow: str = "token"  # or credential, none: whose renewal moves a session's deadline
+    session_max_age_ms: int = 0  # 0: any
+    carriers: tuple[str, ...] = ("header", "query")  # and subprotocol, ticket, cookie
+    subprotocol_prefix: str | None = None
+    cookie_name: str | None = None
+    endpoints: str = "kong"  # or all: revoke, introspect, jwks, ticket, sessions are there too
 
 
 class SizeLimit(Record, frozen=True):
@@ -76,6 +87,7 @@ class SessionRules(Record, frozen=True):
     on_delete: str = "drain"
     allowed_origins: list[str] = []  # empty: any
     deflate: str = "pass"  # or refuse: no extension is offered to the upstream
+    on_auth_failure: str = "http"  # or close: 101 and a Close that says why; auto: for browsers
 
 
 class Service(Record, frozen=True):
@@ -157,6 +169,24 @@ class CaCertificate(Record, frozen=True):
     cert: str
 
 
+class PublicKey(Record, frozen=True):
+    """What one key of the issuer verifies with.  RFC 7517."""
+
+    kid: str
+    alg: str  # ES256, RS256, EdDSA
+    jwk: str  # JSON, without a private part
+    until: float = 0.0  # what it signed is no good from then on; 0: it is still in use
+
+
+class Issuer(Record, frozen=True):
+    """Where the metadata of an `oauth2` instance is asked for.  RFC 8414 §3, RFC 9728 §3."""
+
+    plugin: bytes
+    host: str  # lower case, no port
+    path: str = ""  # of the issuer or the resource, without a final slash
+    resource: bool = False  # of a protected resource, else of an authorization server
+
+
 class Snapshot(Record, frozen=True):
     """All a data plane needs to route, admit and speak TLS.
 
@@ -178,6 +208,8 @@ class Snapshot(Record, frozen=True):
     sessions: list[SessionRules] = []
     certificates: list[Certificate] = []
     ca_certificates: list[CaCertificate] = []
+    keys: list[PublicKey] = []
+    issuers: list[Issuer] = []
 
     def problems(self) -> list[str]:
         """What keeps this snapshot from being applied, one line each; empty when it is sound."""
@@ -240,12 +272,15 @@ class Token(Record, frozen=True):
     scope: str | None = None
     user_id: str | None = None
     version: int = 0
+    plugin: bytes | None = None  # the instance that issued it; None: made by hand
+    audience: list[str] = []  # empty: for whoever takes it
+    jti: bytes | None = None  # of a JWT, else None
 
 
 class Revocation(Record, frozen=True):
     """An end that no snapshot has to carry.
 
-    `kind` is token (`key`: its digest), credential or consumer (`key`: its id).
+    `kind` is token (`key`: its digest), jti, credential, consumer or plugin (`key`: its id).
     `expires_at` (0 = never): when the last thing it covers has expired by itself.
     """
 
@@ -297,6 +332,24 @@ class Revocations(Struct, frozen=True):
 
 class Answer(Struct, frozen=True):
     """Answer to Question.  `token` None: there is no such token."""
+
+    id: int
+    token: Token | None = None
+
+
+class Superseded(Struct, frozen=True):
+    """A refresh: sessions of the old token belong to the new one from now on.
+
+    The old token is no good any more.  With an `id`, Moved tells how many sessions went over.
+    """
+
+    old: bytes  # digest
+    token: Token
+    id: int = 0
+
+
+class Redeemed(Struct, frozen=True):
+    """Answer to Redeem.  `token` None: there is no such ticket, or not for this handshake."""
 
     id: int
     token: Token | None = None
@@ -362,8 +415,25 @@ class Question(Struct, frozen=True):
     digest: bytes
 
 
+class Redeem(Struct, frozen=True):
+    """Whose is the ticket with this digest, here?  It is good once.  spec/oauth2.md §14."""
+
+    id: int
+    digest: bytes
+    host: str  # lower case, no port
+    path: str
+    origin: str | None = None
+
+
+class Moved(Struct, frozen=True):
+    """How many live sessions a Superseded with an `id` moved."""
+
+    id: int
+    sessions: int
+
+
 class TokenRequest(Struct, frozen=True):
-    """A request to the token endpoint, met on the data plane's port.  spec/oauth2.md §3."""
+    """A request to an endpoint of the issuer, met on the data plane's port.  spec/oauth2.md §3."""
 
     id: int
     plugin: bytes
@@ -388,8 +458,19 @@ class Counters(Struct, frozen=True):
     uptime_s: float
 
 
-ToData = Welcome | Refused | Chunk | Tokens | Revocations | Answer | TokenReply | Heartbeat
-ToControl = Hello | Proof | Ack | Nack | Question | TokenRequest | Counters
+ToData = (
+    Welcome
+    | Refused
+    | Chunk
+    | Tokens
+    | Revocations
+    | Superseded
+    | Answer
+    | Redeemed
+    | TokenReply
+    | Heartbeat
+)
+ToControl = Hello | Proof | Ack | Nack | Question | Redeem | Moved | TokenRequest | Counters
 
 _encoder = msgspec.msgpack.Encoder()
 _to_data = msgspec.msgpack.Decoder(ToData)

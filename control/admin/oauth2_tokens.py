@@ -74,6 +74,7 @@ class OAuth2Tokens(Resource):
         base = held.get("created_at", now)
         row["created_at"] = base if int(base) == row["created_at"] else float(row["created_at"])
         row["by_hand"] = held.get("by_hand", True)
+        row["is_jwt"] = held.get("is_jwt", False)
         ttl = row.pop("ttl")
         if write.keeps("ttl"):
             row["gone_at"] = held.get("gone_at")

@@ -132,7 +132,11 @@ class Push:
 
     def _publish(self, change: Change) -> None:
         self._recent.note(change.revocations, change.tokens)
-        if change.revocations:
+        for item in change.refreshed:
+            message = wire.encode(wire.Superseded(item.old, to_token(item.token)))
+            for peer in self._peers.values():
+                peer.send(message)
+        if change.revocations:  # behind what saves the sessions of a refreshed token
             self._revoke(change.revocations)
         for message in token_messages([to_token(token) for token in change.tokens]):
             for peer in self._peers.values():

@@ -177,7 +177,8 @@ def token_messages(tokens: Sequence[wire.Token]) -> list[bytes]:
 
 def token_bytes(token: wire.Token) -> int:
     """An upper bound of what a token takes in a message."""
-    return 160 + 4 * len(token.scope or "") + 4 * len(token.user_id or "")
+    texts = (token.scope or "", token.user_id or "", *token.audience)
+    return 240 + sum(8 + 4 * len(text) for text in texts)
 
 
 def revocation_messages(revocations: Sequence[wire.Revocation]) -> list[bytes]:

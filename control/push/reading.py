@@ -95,6 +95,9 @@ def to_token(token: IssuedToken) -> wire.Token:
         scope=token.scope,
         user_id=token.user_id,
         version=token.version,
+        plugin=None if token.plugin_id is None else id_bytes(token.plugin_id),
+        audience=list(token.audience),
+        jti=None if token.jti is None else id_bytes(token.jti),
     )
 
 

@@ -1,6 +1,6 @@
 """What the gateway remembers: tables, migrations, transactions, queries."""
 
-from control.store.changes import Change, IssuedToken, Revoked
+from control.store.changes import Change, IssuedToken, Refreshed, Revoked
 from control.store.keyring import KeyringError, load_keyring
 from control.store.session import Store, StoreError, WriteSession
 
@@ -8,6 +8,7 @@ __all__ = [
     "Change",
     "IssuedToken",
     "KeyringError",
+    "Refreshed",
     "Revoked",
     "Store",
     "StoreError",

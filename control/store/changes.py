@@ -14,14 +14,25 @@ class IssuedToken:
     user_id: str | None
     expires_at: float  # seconds since 1970; 0 = never
     version: int
+    plugin_id: str | None = None  # the instance that issued it; None: made by hand
+    audience: tuple[str, ...] = ()  # empty: for whoever takes it
+    jti: str | None = None  # of a JWT: the id of its row
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """A token took the place of another: sessions of the old one go over to it."""
+
+    old: bytes  # digest
+    token: IssuedToken
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The end of a token, a credential or a consumer, in order of `seq`."""
+    """The end of a token, credential, consumer or plugin instance, in order of `seq`."""
 
     seq: int
-    kind: str  # token, credential, consumer
+    kind: str  # token, jti, credential, consumer, plugin
     key: bytes  # the token's digest, or the 16 bytes of the id
     expires_at: float  # when the last token it covers has expired by itself; 0 = never
 
@@ -33,6 +44,7 @@ class Change:
     version: int | None
     tokens: tuple[IssuedToken, ...]
     revocations: tuple[Revoked, ...]
+    refreshed: tuple[Refreshed, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.version is not None or bool(self.tokens or self.revocations)
+        return self.version is not None or bool(self.tokens or self.revocations or self.refreshed)

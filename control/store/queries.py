@@ -288,6 +288,9 @@ def issued_token(row: OAuth2Token, version: int = 0) -> IssuedToken:
         user_id=row.authenticated_userid,
         expires_at=token_expiry(row.created_at, row.expires_in, row.gone_at),
         version=version,
+        plugin_id=row.plugin_id,
+        audience=tuple(row.audience or ()),
+        jti=row.id if row.is_jwt else None,
     )
 
 

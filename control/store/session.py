@@ -25,7 +25,7 @@ from sqlalchemy import Connection, Engine, create_engine, delete, event, insert,
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlmodel import Session, col, select
 
-from control.store.changes import Change, IssuedToken, Revoked
+from control.store.changes import Change, IssuedToken, Refreshed, Revoked
 from control.store.columns import Undecryptable, attach_keyring, dump_json
 from control.store.tables import ClusterState, Revocation
 
@@ -52,6 +52,7 @@ class WriteSession(Session):
     def __init__(self, bind: Engine) -> None:
         super().__init__(bind, expire_on_commit=False)
         self._tokens: dict[bytes, IssuedToken] = {}
+        self._refreshed: list[Refreshed] = []
         self._revocations: list[Revoked] = []
 
     def note_config(self) -> None:
@@ -61,6 +62,10 @@ class WriteSession(Session):
     def note_token(self, token: IssuedToken) -> None:
         """A token was made or changed; its version is filled in at the commit."""
         self._tokens[token.digest] = token
+
+    def note_refreshed(self, old: bytes, token: IssuedToken) -> None:
+        """`token`, made in this transaction, takes the place of the one with the digest `old`."""
+        self._refreshed.append(Refreshed(old, token))
 
     def note_revocation(self, kind: str, key: bytes, expires_at: float) -> None:
         if kind == "token":
@@ -88,9 +93,13 @@ class WriteSession(Session):
                 ],
             )
             self._drop_expired_revocations()
-        tokens = tuple(replace(t, version=state.config_version) for t in self._tokens.values())
+        version = state.config_version
+        tokens = tuple(replace(token, version=version) for token in self._tokens.values())
+        refreshed = tuple(
+            replace(item, token=replace(item.token, version=version)) for item in self._refreshed
+        )
         self.commit()
-        return Change(state.config_version if self.config_changed else None, tokens, revocations)
+        return Change(version if self.config_changed else None, tokens, revocations, refreshed)
 
     def _drop_expired_revocations(self) -> None:
         """Each writer of new ones clears some old ones, so that the table does not grow."""

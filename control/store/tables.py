@@ -209,6 +209,88 @@ class OAuth2Token(SQLModel, table=True):
     expires_in: int = _big()  # seconds; 0 = never
     gone_at: float | None = Field(default=None, index=True)  # when the row ends (Kong's ttl)
     by_hand: bool = Field(default=False, index=True)  # made through the Admin API: replayed
+    plugin_id: str | None = _reference("plugins.id", on_delete="CASCADE")  # that issued it
+    family_id: str | None = Field(default=None, max_length=ID_CHARS, index=True)
+    audience: list[str] | None = _json()  # RFC 8707; null: for whoever takes it
+    is_jwt: bool = False  # `id` is then its jti
+
+
+class AuthorizationCode(SQLModel, table=True):
+    """Kong's `oauth2_authorization_codes`, by the SHA-256 of the code.
+
+    A redeemed code stays until it expires, so that a second redemption is known for one. `id` is
+    the family of the tokens that come of it.
+    """
+
+    __tablename__ = "oauth2_authorization_codes"
+
+    id: str = _id()
+    credential_id: str = _reference("oauth2_credentials.id", on_delete="CASCADE", nullable=False)
+    service_id: str | None = _reference("services.id", on_delete="CASCADE")
+    plugin_id: str | None = _reference("plugins.id", on_delete="CASCADE")
+    code_digest: bytes = Field(sa_column=Column(LargeBinary(32), nullable=False, unique=True))
+    authenticated_userid: str | None = None
+    scope: str | None = None  # space separated
+    challenge: str | None = None  # base64url of a SHA-256
+    challenge_method: str | None = None  # S256
+    redirect_uri: str | None = None  # as it was sent at authorize; null when it was not
+    audience: list[str] | None = _json()
+    created_at: float
+    expires_at: float = Field(index=True)
+    used_at: float | None = None
+
+
+class SpentRefreshToken(SQLModel, table=True):
+    """A refresh token that was rotated: seen again, it ends its family.  RFC 9700 §4.14.2.
+
+    `answer`: what the rotation gave, for `refresh_grace` seconds, and null after that.
+    """
+
+    __tablename__ = "oauth2_spent_refresh_tokens"
+
+    digest: bytes = Field(sa_column=Column(LargeBinary(32), primary_key=True))
+    credential_id: str = _reference("oauth2_credentials.id", on_delete="CASCADE", nullable=False)
+    family_id: str = Field(max_length=ID_CHARS, index=True)
+    answer: str | None = Field(default=None, repr=False, sa_column=Column(EncryptedText()))
+    spent_at: float
+    gone_at: float = Field(index=True)
+
+
+class SigningKey(SQLModel, table=True):
+    """A key pair that signs JWTs.  It is published before it signs, and verifies after it did."""
+
+    __tablename__ = "signing_keys"
+
+    kid: str = Field(primary_key=True)
+    alg: str  # ES256, RS256, EdDSA
+    private_pem: str = Field(repr=False, sa_column=Column(EncryptedText(), nullable=False))
+    public_jwk: dict[str, Any] = Field(sa_column=Column(JSON(), nullable=False))
+    created_at: float
+    active_at: float  # signs from then on
+    retired_at: float | None = None  # signs no more
+    gone_at: float | None = Field(default=None, index=True)  # verifies no more
+
+
+class Ticket(SQLModel, table=True):
+    """A one-time ticket for a WebSocket, by the SHA-256 of its value.  spec/oauth2.md §14."""
+
+    __tablename__ = "oauth2_tickets"
+
+    digest: bytes = Field(sa_column=Column(LargeBinary(32), primary_key=True))
+    token_digest: bytes = Field(sa_column=Column(LargeBinary(32), nullable=False))
+    host: str  # lower case, no port
+    path: str
+    origin: str | None = None
+    expires_at: float = Field(index=True)
+
+
+class SeenAssertion(SQLModel, table=True):
+    """A client assertion that was used: SHA-256 of its issuer and `jti`.  RFC 7523 §3 (S41)."""
+
+    __tablename__ = "oauth2_seen_assertions"
+
+    digest: bytes = Field(sa_column=Column(LargeBinary(32), primary_key=True))
+    expires_at: float = Field(index=True)
 
 
 class EntityTag(SQLModel, table=True):
@@ -237,6 +319,6 @@ class Revocation(SQLModel, table=True):
     __tablename__ = "revocations"
 
     seq: int = _big(primary_key=True, sa_column_kwargs={"autoincrement": False})
-    kind: str  # token, credential, consumer
+    kind: str  # token, jti, credential, consumer, plugin
     key: bytes = Field(sa_column=Column(LargeBinary(32), nullable=False, index=True))
     expires_at: float = Field(default=0.0, index=True)  # 0 = never

@@ -38,6 +38,19 @@ def test_plugin_has_kongs_defaults(admin: Admin) -> None:
         "pkce": "lax",
         "realm": None,
         "persistent_refresh_token": False,
+        "oauth_profile": "kong",
+        "token_format": "opaque",
+        "signing_alg": "ES256",
+        "issuer": None,
+        "audience": None,
+        "session_expiry": "close",
+        "session_follow": "token",
+        "session_max_age": 0,
+        "token_carriers": ["header", "query"],
+        "subprotocol_prefix": None,
+        "cookie_name": None,
+        "endpoints": "kong",
+        "refresh_grace": 0,
     }
     assert made["protocols"] == ["grpc", "grpcs", "http", "https", "ws", "wss"]
     assert (made["enabled"], made["instance_name"], made["tags"]) == (True, None, None)
@@ -96,7 +109,37 @@ def test_plugin_without_a_name_is_refused(body: Any, fields: Any, admin: Admin) 
         (GOOD | {"pkce": "x"}, {"pkce": "expected one of: none, lax, strict"}),
         (GOOD | {"auth_header_name": "a b"}, {"auth_header_name": "bad header name 'a b'"}),
         (GOOD | {"realm": "a\r\nb"}, {"realm": "must not contain control characters"}),
-        (GOOD | {"token_format": "jwt"}, {"token_format": "unknown field"}),
+        (
+            GOOD | {"token_format": "jwt"},
+            {"issuer": "required with token_format 'jwt'"},
+        ),
+        (
+            GOOD | {"token_format": "jwt", "issuer": "https://a.test", "token_expiration": 0},
+            {"token_expiration": "must be above 0 with token_format 'jwt'"},
+        ),
+        (
+            GOOD | {"oauth_profile": "strict", "enable_implicit_grant": True},
+            {"enable_implicit_grant": "not allowed with oauth_profile 'strict'"},
+        ),
+        (
+            GOOD | {"oauth_profile": "strict", "enable_password_grant": True},
+            {"enable_password_grant": "not allowed with oauth_profile 'strict'"},
+        ),
+        (
+            GOOD | {"token_carriers": ["cookie"]},
+            {"cookie_name": "required with the token carrier 'cookie'"},
+        ),
+        (
+            GOOD | {"subprotocol_prefix": "token."},
+            {"subprotocol_prefix": "needs the token carrier 'subprotocol'"},
+        ),
+        (
+            GOOD | {"issuer": "http://a.test"},
+            {
+                "issuer": "must be a URL of https without query and fragment, "
+                "as https://auth.example.com"
+            },
+        ),
         (GOOD | {"token_expiration": None}, {"token_expiration": "required field missing"}),
         ({"enable_client_credentials": "x"}, {"enable_client_credentials": "expected a boolean"}),
     ],
@@ -273,6 +316,17 @@ def test_policy_follows_the_config_and_holds_no_secret(admin: Admin) -> None:
         "auth_header_name": "x-token",
         "realm": None,
         "anonymous": "alex",
+        "jwt": False,
+        "issuer": None,
+        "audience": None,
+        "resource_metadata": None,
+        "session_expiry": "close",
+        "session_follow": "token",
+        "session_max_age_ms": 0,
+        "carriers": ["header", "query"],
+        "subprotocol_prefix": None,
+        "cookie_name": None,
+        "endpoints": "kong",
     }
     assert policy() == expected
     admin.patch(f"/plugins/{made['id']}", {"config": {"realm": "r"}})

@@ -19,6 +19,7 @@ SESSION_DEFAULTS = {
     "max_buffered_bytes": 65536,
     "validate_utf8": False,
     "allowed_origins": None,
+    "on_auth_failure": "http",
     "on_edit": "keep",
     "on_delete": "drain",
     "deflate": "pass",
@@ -130,6 +131,7 @@ def test_session_has_the_defaults_of_the_contract(admin: Admin) -> None:
         "buffered_max": 65536,
         "validate_utf8": False,
         "allowed_origins": [],
+        "on_auth_failure": "http",
         "on_edit": "keep",
         "on_delete": "drain",
         "deflate": "pass",
@@ -175,7 +177,7 @@ def test_session_config_becomes_a_policy(
         ({"on_edit": "stop"}, "expected one of: keep, drain, close"),
         ({"deflate": "inflate"}, "expected one of: pass, refuse"),
         ({"on_delete": None}, "required field missing"),
-        ({"on_auth_failure": "http"}, "unknown field"),
+        ({"on_auth_failure": "tcp"}, "expected one of: http, close, auto"),
     ],
 )
 def test_session_refuses_a_broken_config(config: Any, error: str, admin: Admin) -> None:

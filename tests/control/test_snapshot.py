@@ -356,7 +356,7 @@ def policy(**config: Any) -> wire.OAuth2:
 
 def test_build_compiles_a_plugin() -> None:
     made = policy(
-        global_credentials=True, hide_credentials=True, auth_header_name="X-Auth", realm="here"
+        global_credentials=True, hide_credentials=True, auth_header_name="x-auth", realm="here"
     )
     assert made == wire.OAuth2(raw("p"), True, True, "x-auth", "here")
     assert policy() == wire.OAuth2(raw("p"))

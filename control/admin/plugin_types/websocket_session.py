@@ -1,6 +1,6 @@
 """The plugin `websocket-session`, ours: what holds for a WebSocket while it is open.
 
-spec/routing-and-proxy.md §12.6.  A config field stands here only when it works.
+spec/routing-and-proxy.md §12.6.
 """
 
 import math
@@ -109,6 +109,14 @@ CONFIG = {
         description="`refuse`: no extension of WebSocket is offered to the upstream, so messages "
         "are not compressed, and one marked so ends a ws or wss session with 1002.",
     ),
+    "on_auth_failure": Field(
+        type="string",
+        required=True,
+        default="http",
+        one_of=("http", "close", "auto"),
+        description="`http`: a refused handshake gets an HTTP error; `close`: 101 and a Close "
+        "that a browser's script can read; `auto`: `close` for browsers, else `http`.",
+    ),
     "on_edit": _on_change(
         "keep", "What an edit of their route, service or its plugins does to open sessions."
     ),
@@ -139,6 +147,7 @@ def _compile(config: Mapping[str, Any]) -> dict[str, Any]:
         "on_edit": config["on_edit"],
         "on_delete": config["on_delete"],
         "deflate": config["deflate"],
+        "on_auth_failure": config["on_auth_failure"],
     }
 
 
