@@ -1,7 +1,7 @@
-"""Which OAuth endpoint a path means.  spec/oauth2.md §3.
+"""Which OAuth endpoint a path means.  spec/oauth2.md §3, §14.
 
 Only the end of the path counts, so that `/token-route/oauth2/token` and `/oauth2/token` are one
-endpoint; what comes before is the route's.
+endpoint; what comes before is the route's. Metadata stands at paths of its own (RFC 8414 §3).
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ _SLASHES = re.compile(rb"/{2,}")
 
 Endpoint = Literal["token", "authorize"]
 
+# What is answered at the end of a path, and the method it takes.
+METHODS: dict[Endpoint, str] = {"token": "POST", "authorize": "POST"}
+KONG: frozenset[Endpoint] = frozenset(("token", "authorize"))  # the others: `endpoints: all`
+
+_AT_THE_END: dict[bytes, Endpoint] = {f"/oauth2/{name}".encode(): name for name in METHODS}
+
 
 def endpoint_of(raw_path: bytes) -> Endpoint | None:
     """The endpoint at the end of this path, one trailing slash tolerated."""
     path = normalise(raw_path).removesuffix(b"/")
-    if path.endswith(b"/oauth2/token"):
-        return "token"
-    if path.endswith(b"/oauth2/authorize"):
-        return "authorize"
-    return None
+    at = path.rfind(b"/oauth2/")
+    return _AT_THE_END.get(path[at:]) if at >= 0 else None
 
 
 def normalise(raw_path: bytes) -> bytes:

@@ -19,7 +19,7 @@ from control.oauth2 import responses
 from control.oauth2.authorize_endpoint import AuthorizeEndpoint
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
-from control.oauth2.dispatch import Endpoint, endpoint_of, normalise
+from control.oauth2.dispatch import KONG, METHODS, Endpoint, endpoint_of, normalise
 from control.oauth2.errors import NoService, PayloadTooLarge
 from control.oauth2.issuer_routes import IssuerRoutes
 from control.oauth2.requests import StoreThreads
@@ -152,9 +152,9 @@ class Dispatch:
         try:
             if context is None:
                 context = await self._threads.run(lambda: self._resolve(scope, raw_path))
-            if context is None or endpoint is None:
+            if context is None or endpoint is None or not await self._offers(context, endpoint):
                 response = responses.no_route(context)
-            elif scope["method"] != "POST":
+            elif scope["method"] != METHODS[endpoint]:
                 response = await self._wrong_method(scope, context, endpoint)
         except OperationalError as error:
             response = _no_database(scope, error)
@@ -178,14 +178,27 @@ class Dispatch:
             request_id=uuid.uuid4().hex,
         )
 
+    async def _offers(self, context: TokenContext, endpoint: Endpoint) -> bool:
+        """Whether the endpoint is answered here: `endpoints` of spec/oauth2.md §2."""
+        if endpoint in KONG:
+            return True
+        config = await self._config(context)
+        return config is not None and (config.all_endpoints or context.service_id is None)
+
     async def _wrong_method(
         self, scope: Scope, context: TokenContext, endpoint: Endpoint
     ) -> Response:
-        def plugin() -> Plugin | None:
+        config = await self._config(context)
+        if config is None:
+            return responses.no_route(context)
+        return responses.invalid_method(scope["method"], endpoint, config.realm)
+
+    async def _config(self, context: TokenContext) -> OAuth2Config | None:
+        """Of the plugin that the request was routed by, if it is there still."""
+
+        def read() -> Plugin | None:
             with self._store.reading() as session:
                 return queries.plugin_by_id(session, context.plugin_id)
 
-        found = await self._threads.run(plugin)
-        if found is None or not found.enabled:
-            return responses.no_route(context)
-        return responses.invalid_method(scope["method"], endpoint, OAuth2Config.of(found).realm)
+        found = await self._threads.run(read)
+        return None if found is None or not found.enabled else OAuth2Config.of(found)

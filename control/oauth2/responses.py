@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, JsonValue
 from starlette.responses import Response
 
 from control.oauth2.context import TokenContext
-from control.oauth2.dispatch import Endpoint
+from control.oauth2.dispatch import METHODS, Endpoint
 from control.oauth2.errors import OAuthError
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -62,7 +62,7 @@ def refused(error: OAuthError, state: object) -> Response:
 
 def invalid_method(method: str, endpoint: Endpoint, realm: str | None) -> Response:
     """405, in the form of an authentication error; the one answer without cache headers."""
-    name = "token" if endpoint == "token" else "authorization"
+    name = "authorization" if endpoint == "authorize" else endpoint
     text = f"The HTTP method {method} is invalid for the {name} endpoint"
     params = {"error": "invalid_method", "error_description": text}
     challenge = ", ".join(
@@ -71,7 +71,7 @@ def invalid_method(method: str, endpoint: Endpoint, realm: str | None) -> Respon
     return respond(
         405,
         {"error": "invalid_method", "error_description": text},
-        {"WWW-Authenticate": f"Bearer {challenge}", "Allow": "POST"},
+        {"WWW-Authenticate": f"Bearer {challenge}", "Allow": METHODS[endpoint]},
     )
 
 
