@@ -19,6 +19,8 @@ from control.oauth2 import responses
 from control.oauth2.authorize_endpoint import AuthorizeEndpoint
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
+from control.oauth2.cors import ENDPOINTS as WITH_CORS
+from control.oauth2.cors import Cors
 from control.oauth2.dispatch import KONG, METHODS, Endpoint, endpoint_of, normalise
 from control.oauth2.errors import NoService, PayloadTooLarge
 from control.oauth2.issuer_routes import IssuerRoutes
@@ -143,18 +145,22 @@ class Dispatch:
         self._store = store
         self._threads = StoreThreads()
         self._routes = IssuerRoutes(store)
+        self._cors = Cors(store, self._threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         endpoint = endpoint_of(raw_path)
         context: TokenContext | None = scope.get("narthex")
-        response: Response | None = None
         try:
             if context is None:
                 context = await self._threads.run(lambda: self._resolve(scope, raw_path))
             if context is None or endpoint is None or not await self._offers(context, endpoint):
-                response = responses.no_route(context)
-            elif scope["method"] != METHODS[endpoint]:
+                return await responses.no_route(context)(scope, receive, send)
+            response: Response | None = None
+            method = METHODS[endpoint]
+            if endpoint in WITH_CORS:
+                response, send = await self._cors.answer(scope, send, context.route_id, method)
+            if response is None and scope["method"] != method:
                 response = await self._wrong_method(scope, context, endpoint)
         except OperationalError as error:
             response = _no_database(scope, error)

@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlmodel import Session, col, select
 
+from control.store import selection
 from control.store.changes import IssuedToken, Revoked
 from control.store.columns import EncryptedText
 from control.store.session import WriteSession
@@ -254,6 +255,19 @@ def credential_by_client_id(session: Session, client_id: str) -> OAuth2Credentia
 def plugin_by_id(session: Session, plugin_id: str) -> Plugin | None:
     """The plugin with its config, provision key readable."""
     return session.get(Plugin, plugin_id)
+
+
+def plugin_on_route(session: Session, name: str, route_id: str) -> Plugin | None:
+    """The instance of a plugin that runs on a route, if the route is there."""
+    route = session.get(Route, route_id)
+    if route is None:
+        return None
+    service_id = route.service_id
+    here = or_(col(Plugin.route_id).is_(None), col(Plugin.route_id) == route_id)
+    of_service = or_(col(Plugin.service_id).is_(None), col(Plugin.service_id) == service_id)
+    found = session.exec(select(Plugin).where(Plugin.name == name, here, of_service)).all()
+    instances = selection.instances(found, name)
+    return selection.select(instances, route_id, service_id, route.protocols)
 
 
 def consumer_by_id(session: Session, consumer_id: str) -> Consumer | None:
