@@ -15,7 +15,9 @@ An access token of ours (`ACCESS_TOKEN`), header `{"alg", "typ": "at+jwt", "kid"
                null) or the resources asked for
     exp, iat   whole seconds since 1970; a token that never expires has `exp` NEVER
     jti        UUID text: the id of the token's row in `oauth2_tokens`
-    client_id  of the `oauth2_credentials` row
+    client_id  of the `oauth2_credentials` row, as it was then
+    cid        UUID text: the id of that row, which a rename leaves and a new row of the same
+               client_id does not have
     scope      space separated; absent when the token has none
     cv         the config version at which it was made (`wire.Token.version`)
     pid        UUID text: the plugin instance that issued it
@@ -302,6 +304,7 @@ ACCESS_TOKEN: Mapping[str, Claim] = {
     "iat": Claim(is_number),
     "jti": Claim(is_uuid),
     "client_id": Claim(is_text),
+    "cid": Claim(is_uuid),
     "scope": Claim(is_text, required=False),
     "cv": Claim(is_number),
     "pid": Claim(is_uuid),
