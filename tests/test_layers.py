@@ -23,7 +23,7 @@ PYTHON = {
     "control.startup": ("control.settings",),
     "control.store": (),
     "control.guard": ("control.store", "control.oauth2"),
-    "control.oauth2": ("control.store",),
+    "control.oauth2": ("control.store", "dataplane.jws"),
     "control.admin": ("control.store", "control.guard"),
     "control.declarative": ("control.admin", "control.store"),
     "control.snapshot": ("control.store", "dataplane.wire"),
@@ -38,6 +38,7 @@ PYTHON = {
     "control.main": ("control",),
     "control.openapi": ("control",),
     "dataplane.wire": (),
+    "dataplane.jws": (),
     "dataplane": ("dataplane",),
     # Entry points of both planes, and how they prepare DATA_DIR.
     "narthex": (
@@ -57,6 +58,7 @@ FOREIGN = {
     "control.snapshot": ("fastapi", "starlette", "sqlalchemy", "sqlmodel", "websockets"),
     "dataplane": ("fastapi", "sqlalchemy", "sqlmodel", "alembic"),
     "dataplane.wire": ("fastapi", "starlette", "websockets", "pydantic", "structlog"),
+    "dataplane.jws": ("fastapi", "starlette", "websockets", "pydantic", "structlog"),
 }
 
 PURE = ("_sys",)
@@ -175,6 +177,9 @@ def test_module_imports_only_what_its_layer_may(path: Path) -> None:
         ("control.snapshot", "dataplane.link", False),
         ("control.push", "control.admin.routes", False),
         ("dataplane.wire", "dataplane.link", False),
+        ("dataplane.jws", "dataplane.wire", False),
+        ("control.oauth2.jwt", "dataplane.jws", True),
+        ("control.oauth2.jwt", "dataplane.wire", False),
         ("dataplane.link", "control.settings", False),
         ("dataplane.link", "dataplane._tokens", True),
         ("control.app", "narthex.cli", False),
