@@ -7,10 +7,12 @@ snapshot, and not at each request (spec/routing-and-proxy.md §10).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 from control.store import selection
+from control.store.issuers import issuers
 from control.store.queries import (
     CACertificateRow,
     CertificateRow,
@@ -20,6 +22,7 @@ from control.store.queries import (
     PluginRow,
     RouteRow,
     ServiceRow,
+    SigningKeyRow,
 )
 from dataplane import wire
 
@@ -76,6 +79,8 @@ class Builder:
             sessions=[wire.SessionRules(id_bytes(p.id), **p.config) for p in sessions],
             certificates=[certificate for _, certificate in self._certificates.values()],
             ca_certificates=[authority for _, authority in self._authorities.values()],
+            keys=[_public_key(row) for row in rows.keys],
+            issuers=_issuers(rows),
         )
         if problems := snapshot.problems():
             raise ValueError("; ".join(problems[:10]))
@@ -160,6 +165,19 @@ def _certificate(row: CertificateRow) -> wire.Certificate:
 
 def _authority(row: CACertificateRow) -> wire.CaCertificate:
     return wire.CaCertificate(id_bytes(row.id), row.cert)
+
+
+def _public_key(row: SigningKeyRow) -> wire.PublicKey:
+    jwk = json.dumps(row.public_jwk, sort_keys=True, separators=(",", ":"))
+    return wire.PublicKey(row.kid, row.alg, jwk, until=row.gone_at or 0.0)
+
+
+def _issuers(rows: ConfigRows) -> list[wire.Issuer]:
+    """Metadata is answered whether or not a route leads to the instance."""
+    return [
+        wire.Issuer(id_bytes(plugin_id), host, path, resource)
+        for (host, path, resource), plugin_id in issuers(rows).items()
+    ]
 
 
 def _service(row: ServiceRow, authorities: Collection[str]) -> wire.Service:

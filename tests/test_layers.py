@@ -22,9 +22,11 @@ PYTHON = {
     "control.logs": ("control.settings",),
     "control.startup": ("control.settings",),
     "control.store": (),
+    "control.store.signing_keys": ("control.store", "dataplane.jws"),
     "control.guard": ("control.store", "control.oauth2"),
     "control.oauth2": ("control.store", "dataplane.jws"),
     "control.admin": ("control.store", "control.guard"),
+    "control.admin.oauth2_credentials": ("control.admin", "control.store", "dataplane.jws"),
     "control.declarative": ("control.admin", "control.store"),
     "control.snapshot": ("control.store", "dataplane.wire"),
     # The context is what a token request is handed over in; the app comes as an argument.
@@ -171,6 +173,8 @@ def test_module_imports_only_what_its_layer_may(path: Path) -> None:
     [
         ("control.store.queries", "control.store.tables", True),
         ("control.store.queries", "control.admin.errors", False),
+        ("control.store.queries", "dataplane.jws", False),
+        ("control.store.signing_keys", "control.store.tables", True),
         ("control.oauth2.token_endpoint", "control.admin", False),
         ("control.guard", "control.settings.Listen", True),
         ("control.snapshot", "dataplane.wire", True),

@@ -39,6 +39,7 @@ from control.store.tables import (
     Revocation,
     Route,
     Service,
+    SigningKey,
 )
 
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
@@ -130,6 +131,15 @@ class CACertificateRow(NamedTuple):
     cert: str
 
 
+class SigningKeyRow(NamedTuple):
+    """The public half: no snapshot holds more."""
+
+    kid: str
+    alg: str
+    public_jwk: dict[str, Any]
+    gone_at: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigRows:
     """All configuration at one version; plain tuples, since ORM objects cost ten times more."""
@@ -144,6 +154,7 @@ class ConfigRows:
     credentials: list[CredentialRow]
     certificates: list[CertificateRow] = field(default_factory=list)
     ca_certificates: list[CACertificateRow] = field(default_factory=list)
+    keys: list[SigningKeyRow] = field(default_factory=list)
 
 
 class RowCache:
@@ -180,11 +191,12 @@ def config_rows(session: Session, known: RowCache | None = None) -> ConfigRows:
         credentials=_plain(session, OAuth2Credential, CredentialRow, known),
         certificates=_plain(session, Certificate, CertificateRow, known),
         ca_certificates=_plain(session, CACertificate, CACertificateRow, known),
+        keys=_plain(session, SigningKey, SigningKeyRow, known),
     )
 
 
 def _plain(session: Session, table: Any, kind: Any, known: RowCache) -> list[Any]:
-    """The rows of a table in order of their ids.
+    """The rows of a table in order of their primary keys.
 
     Read as the database has them: to parse JSON is most of the work, and nearly all is parsed
     already.
@@ -224,7 +236,7 @@ def _raw(table: Any, kind: Any) -> tuple[Select[Any], list[tuple[int, Callable[.
             decoders.append((place, column.type.process_result_value))
             column = type_coerce(column, LargeBinary).label(name)
         wanted.append(column)
-    return select(*wanted).order_by(columns.id), decoders
+    return select(*wanted).order_by(*table.__table__.primary_key.columns), decoders
 
 
 def _from_flag(value: Any, _dialect: Dialect) -> bool:
@@ -373,7 +385,14 @@ def delete_tokens(session: WriteSession, rows: Iterable[OAuth2Token]) -> None:
     """Delete tokens and revoke each on the data planes."""
     for row in rows:
         session.delete(row)
-        session.note_revocation("token", row.access_token_digest, issued_token(row).expires_at)
+        revoke_token(session, issued_token(row))
+
+
+def revoke_token(session: WriteSession, token: IssuedToken) -> None:
+    """Say that a token is no good; a JWT by its `jti` too, for its text can be varied (S05)."""
+    session.note_revocation("token", token.digest, token.expires_at)
+    if token.jti is not None:
+        session.note_revocation("jti", uuid.UUID(token.jti).bytes, token.expires_at)
 
 
 def delete_tokens_of_service(session: WriteSession, service_id: str) -> None:
