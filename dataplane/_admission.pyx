@@ -577,11 +577,14 @@ cdef int _authenticate(
         nx_bump(&worker.counters.token_misses, 1)
         if verdict == VERDICT_UNKNOWN or token_negative(store, visit.digest, now):
             return _refuse_token(worker, visit, b"token unknown")
-        if not token_check_passes(tables.check_key, visit.token.data, visit.token.size):
+        visit.check_passed = token_check_passes(
+            tables.check_key, visit.token.data, visit.token.size
+        )
+        # Without a check it is junk, unless it was made by hand: then we had it, and have it still.
+        if not visit.check_passed and nx_load_u64(&store.evicted) == 0:
             return _refuse_token(worker, visit, b"token malformed")
         if verdict == VERDICT_UNAVAILABLE or verdict == VERDICT_KNOWN:
             return _cannot_tell(worker)
-        visit.check_passed = 1
         return _park(visit, QUESTION_TOKEN)
     nx_bump(&worker.counters.token_hits, 1)
     if claims.expires_at != 0 and now >= claims.expires_at:
