@@ -10,6 +10,7 @@ import binascii
 import re
 from dataclasses import dataclass, field
 
+from control.oauth2 import redirects
 from control.oauth2.errors import InvalidClient, InvalidRequest, OAuthError
 from control.oauth2.params import Params, is_set, is_text
 from control.oauth2.secrets import DECOY, HashVerifier, same
@@ -18,7 +19,7 @@ from control.store.tables import OAuth2Credential
 # It may stand anywhere. Nothing before it is matched: a pattern that began with \s* would look at
 # each run of spaces once for every space in it, half a second for a header of 8 KiB.
 _BASIC = re.compile(r"[Bb]asic\s*(.+)")
-_INVALID_REDIRECT = (
+INVALID_REDIRECT = (
     "Invalid redirect_uri that does not match with any redirect_uri created with the application"
 )
 
@@ -51,6 +52,11 @@ def presented(params: Params, header: str | None) -> Presented:
     return Presented(client_id, client_secret, from_header=True)
 
 
+def basic_client_id(header: str) -> str | None:
+    """The client id in a Basic header; None when it is no such header."""
+    return _decode_basic(header)[0]
+
+
 def _decode_basic(header: str) -> tuple[str | None, str | None]:
     found = _BASIC.search(header)
     if found is None:
@@ -65,15 +71,17 @@ def _decode_basic(header: str) -> tuple[str | None, str | None]:
 
 
 def redirect_error(
-    client: OAuth2Credential | None, params: Params, *, from_header: bool
+    client: OAuth2Credential | None, params: Params, *, from_header: bool, strict: bool = False
 ) -> OAuthError | None:
     """What is wrong with a client of a grant that needs redirect URIs.  §5.2 step 5."""
     if client is None or client.redirect_uris is None:
         return InvalidClient(from_header=from_header)
-    asked = params.get("redirect_uri")
+    registered, asked = client.redirect_uris, params.get("redirect_uri")
     if not is_set(asked):
-        asked = next(iter(client.redirect_uris), None)
-    return None if asked in client.redirect_uris else InvalidRequest(_INVALID_REDIRECT)
+        asked = redirects.first(registered, strict=strict)
+    if redirects.allowed(asked, registered, strict=strict):
+        return None
+    return InvalidRequest(INVALID_REDIRECT)
 
 
 async def secret_error(
