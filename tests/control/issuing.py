@@ -72,6 +72,7 @@ class Issuing:
             plugin = session.get_one(Plugin, CONTEXT.plugin_id)
             plugin.config = {**plugin.config, **config}
             session.add(plugin)
+            session.note_config()
 
     def client(self, client_id: str = "app", **fields: Any) -> OAuth2Credential:
         """Add a credential; confidential, secret `s3cret`, unless told otherwise."""
@@ -86,6 +87,7 @@ class Issuing:
         )
         with self.store.writing() as session:
             session.add(row)
+            session.note_config()
         return row
 
     def tokens(self) -> list[OAuth2Token]:
