@@ -410,7 +410,7 @@ def revocations_after(
         select(Revocation).where(Revocation.seq > seq, matters).order_by(col(Revocation.seq))
     )
     return [
-        Revoked(row.seq, row.kind, row.key, row.expires_at)
+        Revoked(row.seq, row.kind, row.key, row.expires_at, row.version)
         for row in session.exec(statement.limit(limit))
     ]
 
