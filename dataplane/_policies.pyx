@@ -27,6 +27,7 @@ FLAGS = {  # PolicyFlag for Python
     "validate_utf8": POLICY_VALIDATE_UTF8,
     "refuse_deflate": POLICY_REFUSE_DEFLATE,
     "jwt": POLICY_JWT,
+    "endpoints": POLICY_ENDPOINTS,
 }
 CHANGES = {"keep": CHANGE_KEEP, "drain": CHANGE_DRAIN, "close": CHANGE_CLOSE}  # for Python
 PARTING = {  # Parting for Python
