@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dataplane import wire
 from dataplane.ended import FORGOTTEN, Ended
@@ -36,12 +36,12 @@ class KnownTokens:
         self._capacity = capacity
         self._now = now
         self._tokens: dict[bytes, wire.Token] = {}  # oldest first
-        # Digests by credential, by plugin instance and by jti.
-        self._of_credential: dict[bytes, set[bytes]] = {}
+        self._of_credential: dict[bytes, set[bytes]] = {}  # digests, as all four
         self._of_plugin: dict[bytes, set[bytes]] = {}
         self._of_jti: dict[bytes, set[bytes]] = {}
+        self._of_kid: dict[str, set[bytes]] = {}
         self._ended = Ended(capacity, now)
-        self.complete = False  # every revocation so far is known: set by whoever hears them
+        self.revocations_complete = False  # none so far is missing; set by whoever hears them
         self._consumers: dict[bytes, bytes] = {}  # by credential, of the applied snapshot
         self._of_consumer: dict[bytes, list[bytes]] = {}
 
@@ -111,7 +111,7 @@ class KnownTokens:
 
     def unsure(self, token: wire.Token) -> bool:
         """Whether the end of this JWT may not be known here, so that it must be asked for."""
-        return not self.complete or self._ended.unsure(token)
+        return not self.revocations_complete or self._ended.unsure(token)
 
     def clear(self) -> None:
         """Forget every token: those of another epoch say nothing about this one."""
@@ -124,11 +124,12 @@ class KnownTokens:
         self._of_credential.clear()
         self._of_plugin.clear()
         self._of_jti.clear()
+        self._of_kid.clear()
         self._ended.clear()
-        self.complete = False
+        self.revocations_complete = False
 
     def apply_snapshot(self, snapshot: wire.Snapshot) -> None:
-        """Learn whose credentials are whose, and drop tokens whose credential is gone.
+        """Learn whose credentials are whose, and drop tokens whose credential or key is gone.
 
         A token made after the snapshot stays: its credential comes with a later one.
         """
@@ -137,6 +138,8 @@ class KnownTokens:
             of_consumer.setdefault(credential.consumer, []).append(credential.id)
         self._of_consumer = of_consumer
         self._consumers = {c.id: c.consumer for c in snapshot.credentials}
+        for kid in self._of_kid.keys() - {key.kid for key in snapshot.keys}:
+            self._end_all(self._of_kid[kid], 0)
         for gone in self._of_credential.keys() - self._consumers.keys():
             for digest in list(self._of_credential[gone]):
                 if self._tokens[digest].version <= snapshot.version:
@@ -198,10 +201,12 @@ class KnownTokens:
             if not index[key]:
                 del index[key]
 
-    def _indexes(self, token: wire.Token) -> Iterator[tuple[dict[bytes, set[bytes]], bytes]]:
+    def _indexes(self, token: wire.Token) -> Iterator[tuple[dict[Any, set[bytes]], bytes | str]]:
         """Where the digest of this token stands, and under which key."""
         yield self._of_credential, token.credential
         if token.plugin is not None:
             yield self._of_plugin, token.plugin
         if token.jti is not None:
             yield self._of_jti, token.jti
+        if token.kid is not None:
+            yield self._of_kid, token.kid

@@ -96,7 +96,7 @@ class Plane:
 
     def restore(self) -> None:
         """Begin with what the disk holds, before anything is listened on."""
-        self.known.complete = self.link.restore().complete
+        self.known.revocations_complete = self.link.restore().complete
 
     def _on_snapshot(self, snapshot: wire.Snapshot) -> None:
         """Compile beside the live tables, then swap. CompileError is the link's to report."""
@@ -129,7 +129,7 @@ class Plane:
     def _on_heartbeat(self, heartbeat: wire.Heartbeat) -> None:
         self.clock.hear(heartbeat.now)
         if heartbeat.settled:
-            self.known.complete = True
+            self.known.revocations_complete = True
 
     # --- what others ask ---
 

@@ -60,11 +60,14 @@ class Verifier:
         if 0 < self._next_end <= now:
             self._sort_out(now)
         claims = jws.verify_access_token(text, self._usable, now)
+        kid = jws.kid_of(text)
+        until = self._keys[kid][0].until
+        expires_at = 0.0 if claims["exp"] == jws.NEVER else float(claims["exp"])
         service = claims.get("svc")
         return wire.Token(
             digest=digest,
             credential=_id(claims["cid"]),
-            expires_at=0.0 if claims["exp"] == jws.NEVER else float(claims["exp"]),
+            expires_at=min(expires_at or until, until or expires_at),
             service=None if service is None else _id(service),
             scope=claims.get("scope"),
             user_id=claims.get("uid"),
@@ -73,6 +76,7 @@ class Verifier:
             audience=jws.audiences(claims),
             jti=_id(claims["jti"]),
             issuer=claims["iss"],
+            kid=kid,
         )
 
 

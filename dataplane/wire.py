@@ -276,7 +276,8 @@ class Token(Record, frozen=True):
     plugin: bytes | None = None  # the instance that issued it; None: made by hand
     audience: list[str] = []  # empty: for whoever takes it
     jti: bytes | None = None  # of a JWT, else None
-    issuer: str | None = None  # likewise; a data plane reads it from the JWT itself
+    issuer: str | None = None  # likewise; a data plane reads this and `kid` from the JWT itself
+    kid: str | None = None
 
 
 class Revocation(Record, frozen=True):
