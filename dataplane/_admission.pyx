@@ -563,12 +563,17 @@ cdef int _cannot_tell(Worker* worker) noexcept nogil:
 cdef int _park_token(
     Worker* worker, Visit* visit, const TableSet* tables, int verdict
 ) noexcept nogil:
-    """Ask who an unknown token is, where it can be one and nobody was asked yet."""
+    """Ask who an unknown token is, where it can be one and nobody was asked yet.
+
+    Without a check and a JWT's shape it is junk, unless it was made by hand: then we had it, and
+    have it still.
+    """
+    cdef TokenStore* store = <TokenStore*>worker.shared.tokens
     visit.check_passed = token_check_passes(tables.check_key, visit.token.data, visit.token.size)
     visit.is_jwt = visit.policy.flags & POLICY_JWT and token_is_jwt(
         visit.token.data, visit.token.size
     )
-    if not visit.check_passed and not visit.is_jwt:
+    if not visit.check_passed and not visit.is_jwt and nx_load_u64(&store.evicted) == 0:
         return _refuse_token(worker, visit, b"token malformed")
     if verdict == VERDICT_UNAVAILABLE or verdict == VERDICT_KNOWN:
         return _cannot_tell(worker)

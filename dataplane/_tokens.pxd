@@ -57,6 +57,7 @@ cdef struct TokenStore:
     uint64_t hash_mask  # all ones; tests keep fewer bits, so that digests collide
     TokenTable known
     TokenTable negative
+    uint64_t evicted  # known tokens that had to make room: they may be good, and may have no check
 
 # Borrowed until the worker's turn ends; expired ones too: the caller looks at expires_at.
 cdef const Claims* token_find(TokenStore* store, const uint8_t* digest) noexcept nogil

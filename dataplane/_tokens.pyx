@@ -401,9 +401,17 @@ cdef class TokenCache:
         return removed
 
     cdef void _publish(self, TokenTable* table, Entry* entry):
+        cdef Entry* displaced
         self.order += 1
         entry.order = self.order
-        self.reclaimer.retire(table_put(table, digest_hash(self.c, entry.digest), entry))
+        displaced = table_put(table, digest_hash(self.c, entry.digest), entry)
+        if (
+            displaced != NULL
+            and table == &self.c.known
+            and memcmp(displaced.digest, entry.digest, 32) != 0
+        ):
+            nx_store_u64(&self.c.evicted, self.c.evicted + 1)
+        self.reclaimer.retire(displaced)
         store_check(self.c)
 
     cdef bint _remove(self, TokenTable* table, const uint8_t* digest):
@@ -449,6 +457,11 @@ cdef class TokenCache:
 
     def __len__(self):
         return self.c.known.count
+
+    @property
+    def evicted(self):
+        """How many known tokens had to make room for others."""
+        return self.c.evicted
 
     @property
     def negatives(self):

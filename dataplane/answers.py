@@ -1,12 +1,18 @@
 """The workers' questions, answered: who is this token, this token request, this name's address.
 
+A worker parks a session and asks; it never waits. Every question taken gets exactly one answer,
+whatever fails on the way. What can be answered from memory is answered at once; the rest becomes
+a task, and of each kind there are at most so many: past that the answer is "unavailable", and a
+storm of unknown tokens takes no place from requests and names.
+
+A token whose check characters fail is junk, or it was made by hand. Those are all pushed, and
+replayed on connect, so that one we do not have is no good and nobody is asked (S75): 401, as it is
+before the replay of a first connection is through. Only when there are more of them than we may
+remember is the control plane asked, for few at a time.
+
 A JWT is verified here, in the event loop and not in threads: most of the work holds the GIL anyway.
 VERIFY_SECONDS at a time, so that the loop breathes in between, whatever a flood of them wants; what
 waits is bounded by JWTS_WAITING_MAX.
-
-A worker parks a session and asks; it never waits. Every question taken gets exactly one answer,
-whatever fails on the way. What can be answered from memory is answered at once; the rest becomes
-a task, and there are at most TASKS_MAX of them: past that the answer is "unavailable".
 """
 
 from __future__ import annotations
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
     from dataplane._engine import Engine
 
 QUESTIONS_PER_TURN = 256
-TASKS_MAX = 4096
+TASKS_MAX = {"token": 2048, "jwt": 1024, "request": 1024, "name": 1024}  # of each kind, at a time
 JWTS_WAITING_MAX = 4096  # to be verified: some tenths of a second's work
 VERIFY_SECONDS = 0.002  # of verifying before the event loop goes on
 UNCHECKED_ASKS_MAX = 64  # asks at a time for tokens whose check failed: mostly junk
@@ -65,7 +71,7 @@ class Answers:
         self._known = known
         self._link = link
         self._resolver = resolver
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, set[asyncio.Task[None]]] = {kind: set() for kind in TASKS_MAX}
         self._unchecked = asyncio.Semaphore(UNCHECKED_ASKS_MAX)
         self._version = 0
         self._version_moved = asyncio.Event()
@@ -76,13 +82,14 @@ class Answers:
 
     def stop(self) -> None:
         asyncio.get_running_loop().remove_reader(self._engine.question_fd)
-        for task in self._tasks:
-            task.cancel()
+        for tasks in self._tasks.values():
+            for task in tasks:
+                task.cancel()
 
     @property
     def pending(self) -> int:
         """Questions taken and not answered yet."""
-        return len(self._tasks) + len(self._jwts)
+        return sum(map(len, self._tasks.values())) + len(self._jwts)
 
     def applied(self, version: int) -> None:
         """The configuration of this version carries traffic: tokens that waited for it go on."""
@@ -106,12 +113,17 @@ class Answers:
 
     def _token(self, ref: int, digest: bytes, check_passed: bool) -> None:
         verdict = self._remembered(digest)
-        if verdict is None and not self._link.connected:
+        if verdict is None and not (self._link.connected and self._may_be(digest, check_passed)):
             verdict = UNAVAILABLE if check_passed else UNKNOWN
         if verdict is not None:
             self._engine.answer_token(ref, verdict)
-        elif not self._begin(self._answer_token(ref, digest, check_passed)):
+        elif not self._begin("token", self._answer_token(ref, digest, check_passed)):
             self._engine.answer_token(ref, UNAVAILABLE)
+
+    def _may_be(self, digest: bytes, check_passed: bool) -> bool:
+        """Whether there may be such a token, as far as can be told without asking."""
+        known = self._known
+        return check_passed or known.incomplete or known.get(digest) is not None
 
     def _remembered(self, digest: bytes) -> str | None:
         """The verdict that needs nobody else; None when somebody must be asked or waited for."""
@@ -220,7 +232,7 @@ class Answers:
             return UNKNOWN
         if self._has_reached(token) and not self._known.unsure(token):
             return self._accept(token)
-        return None if self._begin(self._answer_jwt(ref, token)) else UNAVAILABLE
+        return None if self._begin("jwt", self._answer_jwt(ref, token)) else UNAVAILABLE
 
     def _accept(self, token: wire.Token) -> str:
         """Put a verified JWT among the known ones, unless it was revoked."""
@@ -251,7 +263,7 @@ class Answers:
     # --- token requests ---
 
     def _request(self, ref: int, asked: dict[str, Any]) -> None:
-        if not self._link.connected or not self._begin(self._answer_request(ref, asked)):
+        if not self._link.connected or not self._begin("request", self._answer_request(ref, asked)):
             self._refuse_request(ref)
 
     async def _answer_request(self, ref: int, asked: dict[str, Any]) -> None:
@@ -288,7 +300,7 @@ class Answers:
     # --- names ---
 
     def _name(self, ref: int, host: str) -> None:
-        if not self._begin(self._answer_name(ref, host)):
+        if not self._begin("name", self._answer_name(ref, host)):
             self._engine.answer_name(ref, False)
 
     async def _answer_name(self, ref: int, host: str) -> None:
@@ -303,12 +315,13 @@ class Answers:
         finally:
             self._engine.answer_name(ref, found)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Run `work` as a task; False, and not run, when there are too many."""
-        if len(self._tasks) >= TASKS_MAX:
+    def _begin(self, kind: str, work: Coroutine[Any, Any, None]) -> bool:
+        """Run `work` as a task; False, and not run, when there are too many of its kind."""
+        tasks = self._tasks[kind]
+        if len(tasks) >= TASKS_MAX[kind]:
             work.close()
             return False
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
         return True

@@ -2,7 +2,8 @@
 
 Every token in the engine's cache is here too (what is forgotten here is taken out there), so that
 the end of a credential or consumer finds all its tokens at once and waits for no snapshot. Tokens
-that the cache evicted are found here without a question. Bounded: the oldest go first.
+that the cache evicted are found here without a question. Bounded: the oldest go first, those made
+by hand last, for their value does not show that they were ever good (`incomplete`).
 
 The engine and this know tokens by digest. One JWT can have several digests (its signature written
 another way), so what ends it is its `jti`, and every digest of that ends with it (S05).
@@ -35,7 +36,11 @@ class KnownTokens:
         self._cache = cache
         self._capacity = capacity
         self._now = now
+        self.incomplete = False  # a token made by hand was forgotten: only the other end knows it
         self._tokens: dict[bytes, wire.Token] = {}  # oldest first
+        self._issued: dict[
+            bytes, None
+        ] = {}  # those of them that have check characters, or are JWTs
         self._of_credential: dict[bytes, set[bytes]] = {}  # digests, as all four
         self._of_plugin: dict[bytes, set[bytes]] = {}
         self._of_jti: dict[bytes, set[bytes]] = {}
@@ -71,18 +76,25 @@ class KnownTokens:
 
     def _remember(self, token: wire.Token) -> None:
         self._forget(token.digest)
+        if len(self._tokens) >= self._capacity:
+            self._make_room()
         try:
             self.to_cache(token)
         except ValueError:
             self._cache.remove(token.digest)
             raise
         self._tokens[token.digest] = token
+        if token.plugin is not None:
+            self._issued[token.digest] = None
         for index, key in self._indexes(token):
             index.setdefault(key, set()).add(token.digest)
-        if len(self._tokens) > self._capacity:
-            oldest = next(iter(self._tokens))
-            self._forget(oldest)
-            self._cache.remove(oldest)
+
+    def _make_room(self) -> None:
+        """Forget the oldest token, before the cache would choose one itself."""
+        self.incomplete = self.incomplete or not self._issued
+        oldest = next(iter(self._issued or self._tokens))
+        self._forget(oldest)
+        self._cache.remove(oldest)
 
     def to_cache(self, token: wire.Token) -> None:
         self._cache.put(
@@ -120,7 +132,9 @@ class KnownTokens:
         for digest in self._ended.digests():
             # A database put back to an older state may have it again.
             self._cache.put_negative(digest, self._now())
+        self.incomplete = False
         self._tokens.clear()
+        self._issued.clear()
         self._of_credential.clear()
         self._of_plugin.clear()
         self._of_jti.clear()
@@ -196,6 +210,7 @@ class KnownTokens:
         token = self._tokens.pop(digest, None)
         if token is None:
             return
+        self._issued.pop(digest, None)
         for index, key in self._indexes(token):
             index[key].discard(digest)
             if not index[key]:
