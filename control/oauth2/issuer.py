@@ -59,7 +59,7 @@ _CONTENT = {
 }
 
 
-def token_router(store: Store) -> APIRouter:
+def token_router(store: Store, key_publish_seconds: int) -> APIRouter:
     """The OAuth endpoints, at the ends of their paths; `Dispatch` brings requests here."""
     threads = StoreThreads()
     token = TokenEndpoint(store, threads, HashVerifier())
