@@ -23,6 +23,7 @@ from control.admin.signing_keys import DOCUMENTED as SIGNING_KEYS_DOCUMENTED
 from control.admin.signing_keys import signing_keys_router
 from control.guard import Guard
 from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
+from control.oauth2.throttle import Throttle
 from control.settings import Settings
 from control.store.session import Store
 
@@ -46,15 +47,23 @@ def create_app(settings: Settings, store: Store, dataplanes: DataPlanes) -> ASGI
     return Stamp(guarded, f"narthex/{VERSION}", counts)
 
 
-def create_issuer(store: Store, key_publish_seconds: int = KEY_PUBLISH_SECONDS) -> ASGIApp:
+def create_issuer(
+    store: Store,
+    throttle: Throttle | None = None,
+    key_publish_seconds: int = KEY_PUBLISH_SECONDS,
+) -> ASGIApp:
     """The OAuth endpoints, for the link and for ISSUER_LISTEN."""
-    return Shield(Dispatch(issuer_app(store, key_publish_seconds), store))
+    return Shield(Dispatch(issuer_app(store, throttle, key_publish_seconds), store))
 
 
-def issuer_app(store: Store, key_publish_seconds: int = KEY_PUBLISH_SECONDS) -> FastAPI:
+def issuer_app(
+    store: Store,
+    throttle: Throttle | None = None,
+    key_publish_seconds: int = KEY_PUBLISH_SECONDS,
+) -> FastAPI:
     """The OAuth endpoints by themselves, without `Dispatch` before them."""
     app = _fastapi(EXCEPTION_HANDLERS)
-    app.include_router(token_router(store, key_publish_seconds))
+    app.include_router(token_router(store, throttle, key_publish_seconds))
     return app
 
 

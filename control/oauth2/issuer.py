@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from control.oauth2 import responses
 from control.oauth2.authorize_endpoint import AuthorizeEndpoint
+from control.oauth2.client_auth import ClientAuth
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.cors import ENDPOINTS as WITH_CORS
@@ -27,6 +28,7 @@ from control.oauth2.issuer_routes import IssuerRoutes
 from control.oauth2.requests import StoreThreads
 from control.oauth2.responses import Message, OAuthErrorBody, TokenAnswer
 from control.oauth2.secrets import HashVerifier
+from control.oauth2.throttle import Throttle
 from control.oauth2.token_endpoint import TokenEndpoint
 from control.store import queries
 from control.store.session import Store
@@ -59,11 +61,12 @@ _CONTENT = {
 }
 
 
-def token_router(store: Store, key_publish_seconds: int) -> APIRouter:
+def token_router(store: Store, throttle: Throttle | None, key_publish_seconds: int) -> APIRouter:
     """The OAuth endpoints, at the ends of their paths; `Dispatch` brings requests here."""
     threads = StoreThreads()
-    token = TokenEndpoint(store, threads, HashVerifier())
-    authorize = AuthorizeEndpoint(store, threads)
+    clients = ClientAuth(HashVerifier(), throttle or Throttle())
+    token = TokenEndpoint(store, threads, clients)
+    authorize = AuthorizeEndpoint(store, threads, clients)
     router = APIRouter(tags=["oauth"])
 
     @router.post(
@@ -76,6 +79,7 @@ def token_router(store: Store, key_publish_seconds: int) -> APIRouter:
             404: {"model": Message, "description": "No such route"},
             405: {"model": OAuthErrorBody, "description": "Not a POST"},
             413: {"model": Message, "description": "Over 64 KiB"},
+            429: {"model": OAuthErrorBody, "description": "Too many wrong secrets: Retry-After"},
             500: {"model": Message, "description": "Our fault, or a route without a service"},
             503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
         },
