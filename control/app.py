@@ -23,6 +23,7 @@ from control.admin.signing_keys import DOCUMENTED as SIGNING_KEYS_DOCUMENTED
 from control.admin.signing_keys import signing_keys_router
 from control.guard import Guard
 from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
+from control.oauth2.issuer_routes import IssuerRoutes
 from control.oauth2.throttle import Throttle
 from control.settings import Settings
 from control.store.session import Store
@@ -53,17 +54,19 @@ def create_issuer(
     key_publish_seconds: int = KEY_PUBLISH_SECONDS,
 ) -> ASGIApp:
     """The OAuth endpoints, for the link and for ISSUER_LISTEN."""
-    return Shield(Dispatch(issuer_app(store, throttle, key_publish_seconds), store))
+    routes = IssuerRoutes(store)
+    return Shield(Dispatch(issuer_app(store, routes, throttle, key_publish_seconds), store, routes))
 
 
 def issuer_app(
     store: Store,
+    routes: IssuerRoutes,
     throttle: Throttle | None = None,
     key_publish_seconds: int = KEY_PUBLISH_SECONDS,
 ) -> FastAPI:
     """The OAuth endpoints by themselves, without `Dispatch` before them."""
     app = _fastapi(EXCEPTION_HANDLERS)
-    app.include_router(token_router(store, throttle, key_publish_seconds))
+    app.include_router(token_router(store, routes, throttle, key_publish_seconds))
     return app
 
 
@@ -79,7 +82,7 @@ def admin_app(
     app.include_router(dataplanes_router(dataplanes))
     app.include_router(signing_keys_router(store, key_publish_seconds))
     app.include_router(declarative.router(store))
-    described = [*app.routes, *issuer_app(store).routes]
+    described = [*app.routes, *issuer_app(store, IssuerRoutes(store)).routes]
     app.openapi = lambda: _document(app, described)  # type: ignore[method-assign]
     return app
 
