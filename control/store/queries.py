@@ -19,6 +19,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    insert,
     or_,
     type_coerce,
 )
@@ -38,12 +39,15 @@ from control.store.tables import (
     Plugin,
     Revocation,
     Route,
+    SeenAssertion,
     Service,
     SigningKey,
 )
 
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
 REVOCATION_SECONDS_MIN = 60
+_SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
+_SEEN_DROPPED_MAX = 100  # by each new one
 
 # --- cluster state ---------------------------------------------------------------------------
 
@@ -381,18 +385,18 @@ def tokens_to_replay(session: Session, now: float | None = None) -> list[IssuedT
     return [issued_token(row, version) for row in rows]
 
 
+def note_token_revoked(session: WriteSession, token: IssuedToken) -> None:
+    """A token ends; of a JWT, whatever else verifies to the same `jti` as well (S05)."""
+    session.note_revocation("token", token.digest, token.expires_at)
+    if token.jti is not None:
+        session.note_revocation("jti", uuid.UUID(token.jti).bytes, token.expires_at)
+
+
 def delete_tokens(session: WriteSession, rows: Iterable[OAuth2Token]) -> None:
     """Delete tokens and revoke each on the data planes."""
     for row in rows:
         session.delete(row)
-        revoke_token(session, issued_token(row))
-
-
-def revoke_token(session: WriteSession, token: IssuedToken) -> None:
-    """Say that a token is no good; a JWT by its `jti` too, for its text can be varied (S05)."""
-    session.note_revocation("token", token.digest, token.expires_at)
-    if token.jti is not None:
-        session.note_revocation("jti", uuid.UUID(token.jti).bytes, token.expires_at)
+        note_token_revoked(session, issued_token(row))
 
 
 def delete_tokens_of_service(session: WriteSession, service_id: str) -> None:
@@ -428,6 +432,25 @@ def _last_expiry(session: Session, condition: Any) -> float:
     if has_endless:
         return 0.0
     return max(last or 0.0, time.time() + REVOCATION_SECONDS_MIN)
+
+
+# --- client assertions --------------------------------------------------------------------------
+
+
+def insert_seen_assertion(
+    session: WriteSession, digest: bytes, expires_at: float, now: float
+) -> None:
+    """Note that an assertion was used; it goes some time after it has expired.
+
+    Raises:
+        IntegrityError: it was used before.
+    """
+    old = select(SeenAssertion.digest).where(SeenAssertion.expires_at < now - _SEEN_GRACE_SECONDS)
+    stale = col(SeenAssertion.digest).in_(old.limit(_SEEN_DROPPED_MAX))
+    session.execute(delete(SeenAssertion).where(stale))
+    session.connection().execute(
+        insert(SeenAssertion), {"digest": digest, "expires_at": expires_at}
+    )
 
 
 # --- revocations -------------------------------------------------------------------------------
