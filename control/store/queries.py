@@ -39,12 +39,15 @@ from control.store.tables import (
     Plugin,
     Revocation,
     Route,
+    SeenAssertion,
     Service,
     SigningKey,
 )
 
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
 REVOCATION_SECONDS_MIN = 60
+_SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
+_SEEN_DROPPED_MAX = 100  # by each new one
 
 # --- cluster state ---------------------------------------------------------------------------
 
@@ -470,6 +473,25 @@ def _last_expiry(session: Session, condition: Any) -> float:
     if has_endless:
         return 0.0
     return max(last or 0.0, time.time() + REVOCATION_SECONDS_MIN)
+
+
+# --- client assertions --------------------------------------------------------------------------
+
+
+def insert_seen_assertion(
+    session: WriteSession, digest: bytes, expires_at: float, now: float
+) -> None:
+    """Note that an assertion was used; it goes some time after it has expired.
+
+    Raises:
+        IntegrityError: it was used before.
+    """
+    old = select(SeenAssertion.digest).where(SeenAssertion.expires_at < now - _SEEN_GRACE_SECONDS)
+    stale = col(SeenAssertion.digest).in_(old.limit(_SEEN_DROPPED_MAX))
+    session.execute(delete(SeenAssertion).where(stale))
+    session.connection().execute(
+        insert(SeenAssertion), {"digest": digest, "expires_at": expires_at}
+    )
 
 
 # --- revocations -------------------------------------------------------------------------------
