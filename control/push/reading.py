@@ -102,4 +102,6 @@ def to_token(token: IssuedToken) -> wire.Token:
 
 
 def to_revocation(revoked: Revoked) -> wire.Revocation:
-    return wire.Revocation(revoked.seq, revoked.kind, revoked.key, revoked.expires_at)
+    return wire.Revocation(
+        revoked.seq, revoked.kind, revoked.key, revoked.expires_at, revoked.version
+    )

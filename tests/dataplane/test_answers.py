@@ -16,6 +16,7 @@ from dataplane import answers as module
 from dataplane import wire
 from dataplane.answers import Answers
 from dataplane.known import KnownTokens
+from dataplane.verify import Verifier
 from tests.dataplane.fakes import FakeEngine, FakeLink, make_snapshot, make_token, until
 
 pytestmark = pytest.mark.anyio
@@ -47,12 +48,22 @@ class Bench:
         self.engine = FakeEngine()
         self.link = FakeLink()
         self.resolver = FakeResolver()
-        self.known = KnownTokens(cast("Any", self.engine.tokens), 100)
+        self.verifier = Verifier()
+        self.ahead = 0.0  # of the control plane's clock
+        self.known = KnownTokens(cast("Any", self.engine.tokens), 100, self.now)
         self.link.on_tokens = lambda tokens: [self.known.put(t) for t in tokens] and None
         self.answers = Answers(
-            cast("Any", self.engine), self.known, cast("Any", self.link), cast("Any", self.resolver)
+            cast("Any", self.engine),
+            self.known,
+            cast("Any", self.link),
+            cast("Any", self.resolver),
+            self.verifier,
+            self.now,
         )
         self.apply(1, {1: 1})
+
+    def now(self) -> float:
+        return time.time() + self.ahead
 
     def apply(self, version: int, credentials: dict[int, int]) -> None:
         self.known.apply_snapshot(make_snapshot(version, credentials))
