@@ -52,6 +52,13 @@ def name_of(node: ast.expr) -> str:
     return str(getattr(node, "id", getattr(node, "attr", "")))
 
 
+def of_sql(node: ast.expr) -> bool:
+    """Whether an operand is a column or a parameter: the database compares, and digests alone."""
+    if isinstance(node, ast.Call):
+        return getattr(node.func, "id", "") in ("col", "bindparam")
+    return isinstance(node, ast.Attribute) and getattr(node.value, "attr", "") == "c"
+
+
 def is_secret(name: str) -> bool:
     if HARMLESS.search(name) or name.isupper():
         return False
@@ -72,7 +79,11 @@ def compared_in_python(path: Path) -> Iterator[str]:
             continue
         sides = [node.left, *node.comparators]
         literal = any(isinstance(side, ast.Constant | ast.Set | ast.Tuple) for side in sides)
-        if not literal and any(is_secret(name_of(side)) for side in sides):
+        if (
+            not literal
+            and not any(map(of_sql, sides))
+            and any(is_secret(name_of(side)) for side in sides)
+        ):
             yield f"{path.relative_to(ROOT)} {where.get(id(node), '')}"
 
 
