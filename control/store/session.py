@@ -54,6 +54,14 @@ class WriteSession(Session):
         self._tokens: dict[bytes, IssuedToken] = {}
         self._refreshed: list[Refreshed] = []
         self._revocations: list[Revoked] = []
+        self._checks: dict[Callable[[Session], None], None] = {}
+
+    def before_commit(self, check: Callable[[Session], None]) -> None:
+        """Have `check` look at all that was written; what it raises rolls the transaction back.
+
+        It runs once, however often it is asked for.
+        """
+        self._checks[check] = None
 
     def note_config(self) -> None:
         """A config entity was written: the config version goes up."""
@@ -86,6 +94,8 @@ class WriteSession(Session):
         sequence numbers become visible in their order.
         """
         self.flush()
+        for check in self._checks:
+            check(self)
         state = self._advance()
         revocations = tuple(
             replace(
