@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ _REVOCATION_GRACE_SECONDS = 3600  # clocks of data planes may be behind
 
 class StoreError(Exception):
     """The database cannot be used; the text says why and what to do."""
+
+
+class GivenUp(Exception):
+    """Nobody waits for this transaction any more; it was rolled back."""
+
+
+# Asked right before a commit, in the thread that commits: whether somebody still waits for it.
+wanted: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=lambda: True)
 
 
 class WriteSession(Session):
@@ -116,6 +125,8 @@ class WriteSession(Session):
         refreshed = tuple(
             replace(item, token=replace(item.token, version=version)) for item in self._refreshed
         )
+        if not wanted.get()():
+            raise GivenUp
         self.commit()
         return Change(version if self.config_changed else None, tokens, revocations, refreshed)
 
