@@ -25,6 +25,8 @@ cdef struct Claims:
     uint64_t order
     uint8_t credential[16]
     uint8_t service[16]
+    uint8_t plugin[16]  # that issued it; zeros: made by hand
+    uint8_t jti[16]  # of a JWT, else zeros
     uint8_t has_service  # 0: a global token
     uint64_t version  # config version it was made at
     Span scope  # in this block, control bytes percent-encoded; empty when there is none

@@ -239,6 +239,9 @@ cdef void store_check(const TokenStore* store) noexcept nogil:
 # --- for Python -----------------------------------------------------------------------------------
 
 
+NOTHING = bytes(16)  # in the place of an id
+
+
 cdef const uint8_t* _bytes(object value, Py_ssize_t size, str what) except NULL:
     if type(value) is not bytes or len(<bytes>value) != size:
         raise ValueError(f"{what} must be {size} bytes")
@@ -291,7 +294,10 @@ cdef class TokenCache:
             table_free(&self.c.negative)
             free(self.c)
 
-    def put(self, digest, credential, service, scope, user_id, double expires_at, uint64_t version):
+    def put(
+        self, digest, credential, service, scope, user_id, double expires_at, uint64_t version,
+        plugin=None, jti=None,
+    ):
         """Publish a token, in place of what was known of it; its negative goes.
 
         Raises:
@@ -300,6 +306,8 @@ cdef class TokenCache:
         cdef const uint8_t* digest_c = _bytes(digest, 32, "a digest")
         cdef const uint8_t* credential_c = _bytes(credential, 16, "a credential id")
         cdef const uint8_t* service_c = NULL
+        cdef const uint8_t* plugin_c = _bytes(plugin or NOTHING, 16, "a plugin id")
+        cdef const uint8_t* jti_c = _bytes(jti or NOTHING, 16, "a jti")
         cdef bytes scope_b = _prepared(scope, "a scope")
         cdef bytes user_b = _prepared(user_id, "a user id")
         cdef size_t scope_n = len(scope_b)
@@ -315,6 +323,8 @@ cdef class TokenCache:
         if service_c != NULL:
             memcpy(claims.service, service_c, 16)
             claims.has_service = 1
+        memcpy(claims.plugin, plugin_c, 16)
+        memcpy(claims.jti, jti_c, 16)
         memcpy(text, <const char*>scope_b, scope_n)
         memcpy(text + scope_n, <const char*>user_b, user_n)
         claims.scope.data = text

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -40,7 +40,16 @@ log = structlog.get_logger()
 class Answers:
     """Reads the engine's questions in the asyncio thread and answers each."""
 
-    def __init__(self, engine: Engine, known: KnownTokens, link: Link, resolver: Resolver) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        known: KnownTokens,
+        link: Link,
+        resolver: Resolver,
+        moved: Callable[[int, int], None] = lambda _id, _sessions: None,
+    ) -> None:
+        """`moved`: hears how many sessions of a worker went over, see `Engine.move_sessions`."""
+        self._moved = moved
         self._engine = engine
         self._known = known
         self._link = link
@@ -79,6 +88,8 @@ class Answers:
                 self._request(ref, *asked)
             elif kind == "name":
                 self._name(ref, *asked)
+            elif kind == "moved":
+                self._moved(ref, *asked)
 
     # --- tokens ---
 

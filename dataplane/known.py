@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from dataplane import wire
@@ -30,7 +30,7 @@ class KnownTokens:
         self, cache: TokenCache, capacity: int, now: Callable[[], float] = time.time
     ) -> None:
         self._cache = cache
-        self._capacity = capacity
+        self.capacity = capacity
         self._now = now
         self._tokens: dict[bytes, wire.Token] = {}  # oldest first
         self._of_credential: dict[bytes, set[bytes]] = {}
@@ -55,7 +55,7 @@ class KnownTokens:
             raise
         self._tokens[token.digest] = token
         self._of_credential.setdefault(token.credential, set()).add(token.digest)
-        if len(self._tokens) > self._capacity:
+        if len(self._tokens) > self.capacity:
             oldest = next(iter(self._tokens))
             self._forget(oldest)
             self._cache.remove(oldest)
@@ -69,11 +69,17 @@ class KnownTokens:
             token.user_id,
             token.expires_at,
             token.version,
+            token.plugin,
+            token.jti,
         )
 
     def get(self, digest: bytes) -> wire.Token | None:
         """The token with this digest, expired or not."""
         return self._tokens.get(digest)
+
+    def tokens(self) -> Iterable[wire.Token]:
+        """All of them, oldest first."""
+        return self._tokens.values()
 
     def ended_until(self, digest: bytes) -> float | None:
         """Until when this token is known to be refused; None when it is not."""
@@ -110,7 +116,7 @@ class KnownTokens:
         return credential in self._credentials
 
     def revoke(self, revocation: wire.Revocation) -> None:
-        """End a token, or all tokens of a credential or consumer, at once."""
+        """End a token at once, or all of a credential, a consumer or the plugin they are from."""
         if revocation.kind == "token":
             self._end_token(revocation.key, revocation.expires_at)
         elif revocation.kind == "credential":
@@ -118,6 +124,14 @@ class KnownTokens:
         elif revocation.kind == "consumer":
             for credential in self._of_consumer.get(revocation.key, []):
                 self._end_credential(credential)
+        elif revocation.kind == "plugin":
+            for token in [t for t in self._tokens.values() if t.plugin == revocation.key]:
+                self._end_token(token.digest, token.expires_at)
+
+    def supersede(self, old: bytes) -> None:
+        """A token was refreshed: it is good no more, as its revocation will say too."""
+        token = self._tokens.get(old)
+        self._end_token(old, 0.0 if token is None else token.expires_at)
 
     def _end_credential(self, credential: bytes) -> None:
         for digest in list(self._of_credential.get(credential, ())):
@@ -130,7 +144,7 @@ class KnownTokens:
             return
         self._ended.pop(digest, None)
         self._ended[digest] = expires_at or math.inf
-        if len(self._ended) > self._capacity:
+        if len(self._ended) > self.capacity:
             del self._ended[next(iter(self._ended))]
         self._cache.put_negative(digest, expires_at or self._now() + NEVER_SECONDS)
 

@@ -154,6 +154,7 @@ class Fold:
             since,
             self._ended.get(("credential", token.credential), 0),
             self._ended.get(("consumer", consumer), 0),
+            self._ended.get(("plugin", token.plugin or b""), 0),
         )
         return self._born[token.digest] > covered
 

@@ -53,7 +53,7 @@ class FakeCache:
         self.negative: dict[bytes, float] = {}
 
     def put(self, digest: bytes, *claims: object) -> None:
-        assert len(claims) == 6
+        assert len(claims) == 8
         self.tokens[digest] = claims
         self.negative.pop(digest, None)
 

@@ -137,6 +137,7 @@ def test_policy_has_the_ids_port_times_and_texts() -> None:
         "session": SESSION_DEFAULTS,
         "parting": 0,
         "drain_ms": (0, 0),
+        "max_age_ms": 0,
     }
 
 

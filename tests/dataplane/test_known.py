@@ -36,7 +36,7 @@ def test_token_goes_to_the_engine_with_all_it_says(memory: Memory) -> None:
     token = make_token(5, 2, service=b"s" * 16, scope="email", user_id="u", expires_at=NOW + 9)
     memory.known.put(token)
     assert memory.cache.tokens[token.digest] == (
-        token.credential, b"s" * 16, "email", "u", NOW + 9, 0,
+        token.credential, b"s" * 16, "email", "u", NOW + 9, 0, None, None,
     )  # fmt: skip
     assert memory.known.get(token.digest) == token
     assert len(memory.known) == 1
