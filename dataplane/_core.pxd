@@ -77,6 +77,7 @@ cdef enum PolicyFlag:
     POLICY_IGNORE_EXPIRY = 1 << 24  # the end of a token does nothing to its sessions
     POLICY_FOLLOW_CREDENTIAL = 1 << 25  # also a newer token of the client moves its sessions
     POLICY_FOLLOW_NONE = 1 << 26  # a refresh does not move the deadline of its sessions
+    POLICY_ENDPOINTS = 1 << 12  # the issuer answers all of its endpoints here
 
 cdef enum PolicyChange:
     # What an edit or the end of a policy does to its sessions: websocket-session, on_edit, on_delete.
@@ -318,6 +319,7 @@ cdef struct Request:
 
     Grant grant  # in the index once it may become a session
     Policy* policy  # held (users), NULL before routing or without a route
+    uint8_t plugin[16]  # a request for the issuer: the oauth2 instance that it is for
     uint64_t began_ms  # monotonic, when its first byte was read
     uint64_t upstream_began_ms
     uint32_t head_len  # of the request, in the connection's input while parked
@@ -383,7 +385,7 @@ cdef enum Step:
     STEP_WAIT = 0  # nothing: an event, a timer or a note goes on
     STEP_CLOSE  # end it without a word
     STEP_ANSWER  # send `worker.answer`
-    STEP_REQUEST  # a token request: its head stands at the start of the connection's input
+    STEP_REQUEST  # for the issuer: its head stands at the start of the connection's input
     STEP_ESTABLISHED  # the WebSocket stands: relay
     STEP_ADMITTED  # the request may go to its upstream
     STEP_PARK  # a question must be answered first

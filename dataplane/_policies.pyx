@@ -29,6 +29,7 @@ FLAGS = {  # PolicyFlag for Python
     "ignore_expiry": POLICY_IGNORE_EXPIRY,
     "follow_credential": POLICY_FOLLOW_CREDENTIAL,
     "follow_none": POLICY_FOLLOW_NONE,
+    "endpoints": POLICY_ENDPOINTS,
 }
 CHANGES = {"keep": CHANGE_KEEP, "drain": CHANGE_DRAIN, "close": CHANGE_CLOSE}  # for Python
 PARTING = {  # Parting for Python
