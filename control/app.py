@@ -21,6 +21,7 @@ from control.admin.edge import Counts, Manners, Stamp
 from control.admin.router import documented_models, install
 from control.guard import Guard
 from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
+from control.oauth2.sessions_endpoint import MoveSessions
 from control.oauth2.throttle import Throttle
 from control.settings import Settings
 from control.store.session import Store
@@ -44,15 +45,22 @@ def create_app(settings: Settings, store: Store, dataplanes: DataPlanes) -> ASGI
     return Stamp(guarded, f"narthex/{VERSION}", counts)
 
 
-def create_issuer(store: Store, throttle: Throttle | None = None) -> ASGIApp:
-    """The token endpoint, for the link and for ISSUER_LISTEN."""
-    return Shield(Dispatch(issuer_app(store, throttle), store))
+def create_issuer(
+    store: Store, throttle: Throttle | None = None, move_sessions: MoveSessions | None = None
+) -> ASGIApp:
+    """The token endpoint, for the link and for ISSUER_LISTEN.
+
+    `move_sessions` has every data plane move live sessions to another token (`Push`).
+    """
+    return Shield(Dispatch(issuer_app(store, throttle, move_sessions), store))
 
 
-def issuer_app(store: Store, throttle: Throttle | None = None) -> FastAPI:
+def issuer_app(
+    store: Store, throttle: Throttle | None = None, move_sessions: MoveSessions | None = None
+) -> FastAPI:
     """The OAuth endpoints by themselves, without `Dispatch` before them."""
     app = _fastapi(EXCEPTION_HANDLERS)
-    app.include_router(token_router(store, throttle))
+    app.include_router(token_router(store, throttle, move_sessions))
     return app
 
 
@@ -79,7 +87,10 @@ def _document(app: FastAPI, routes: Sequence[BaseRoute]) -> dict[str, Any]:
         )
         components = made.setdefault("components", {})
         components.setdefault("schemas", {}).update(DOCUMENTED | documented_models())
-        components["securitySchemes"] = {"client": {"type": "http", "scheme": "basic"}}
+        components["securitySchemes"] = {
+            "client": {"type": "http", "scheme": "basic"},
+            "token": {"type": "http", "scheme": "bearer"},
+        }
         app.openapi_schema = made
     return app.openapi_schema
 

@@ -69,8 +69,8 @@ class KnownTokens:
             token.user_id,
             token.expires_at,
             token.version,
-            token.plugin,
-            token.jti,
+            plugin=token.plugin,
+            jti=token.jti,
         )
 
     def get(self, digest: bytes) -> wire.Token | None:

@@ -13,10 +13,10 @@ _RESERVED = frozenset(b":/?#[]@!$&'()*+,;=%")  # RFC 3986 §2.2, and the percent
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _SLASHES = re.compile(rb"/{2,}")
 
-Endpoint = Literal["token", "authorize"]
+Endpoint = Literal["token", "authorize", "sessions"]
 
 # What is answered at the end of a path, and the method it takes.
-METHODS: dict[Endpoint, str] = {"token": "POST", "authorize": "POST"}
+METHODS: dict[Endpoint, str] = {"token": "POST", "authorize": "POST", "sessions": "POST"}
 KONG: frozenset[Endpoint] = frozenset(("token", "authorize"))  # the others: `endpoints: all`
 
 _AT_THE_END: dict[bytes, Endpoint] = {f"/oauth2/{name}".encode(): name for name in METHODS}

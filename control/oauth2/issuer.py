@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from control.oauth2 import responses
+from control.oauth2 import responses, sessions_endpoint
 from control.oauth2.authorize_endpoint import AuthorizeEndpoint
 from control.oauth2.client_auth import ClientAuth
 from control.oauth2.config import OAuth2Config
@@ -28,6 +28,7 @@ from control.oauth2.issuer_routes import IssuerRoutes
 from control.oauth2.requests import StoreThreads
 from control.oauth2.responses import Message, OAuthErrorBody, TokenAnswer
 from control.oauth2.secrets import HashVerifier
+from control.oauth2.sessions_endpoint import MoveSessions, SessionsAnswer, SessionsEndpoint
 from control.oauth2.throttle import Throttle
 from control.oauth2.token_endpoint import TokenEndpoint
 from control.store import queries
@@ -61,12 +62,15 @@ _CONTENT = {
 }
 
 
-def token_router(store: Store, throttle: Throttle | None = None) -> APIRouter:
+def token_router(
+    store: Store, throttle: Throttle | None = None, move_sessions: MoveSessions | None = None
+) -> APIRouter:
     """The OAuth endpoints, at the ends of their paths; `Dispatch` brings requests here."""
     threads = StoreThreads()
     clients = ClientAuth(HashVerifier(), throttle or Throttle())
     token = TokenEndpoint(store, threads, clients)
     authorize = AuthorizeEndpoint(store, threads, clients)
+    sessions = SessionsEndpoint(store, threads, move_sessions)
     router = APIRouter(tags=["oauth"])
 
     @router.post(
@@ -109,6 +113,27 @@ def token_router(store: Store, throttle: Throttle | None = None) -> APIRouter:
     @router.post("/oauth2/authorize", name="authorize", include_in_schema=False)
     async def answer_authorize(request: Request) -> Response:
         return await authorize.answer(request, request.scope["narthex"])
+
+    @router.post(
+        "/oauth2/sessions",
+        name="sessions",
+        response_model=SessionsAnswer,
+        responses={
+            400: {"model": OAuthErrorBody, "description": "No old token"},
+            401: {"model": OAuthErrorBody, "description": "No access token, or one no longer good"},
+            403: {"model": OAuthErrorBody, "description": "Tokens of different owners"},
+            404: {"model": Message, "description": "No such route, or not among its `endpoints`"},
+            413: {"model": Message, "description": "Over 64 KiB"},
+            503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
+        },
+        openapi_extra=sessions_endpoint.DOCUMENTED,
+    )
+    async def move_them(request: Request) -> Response:
+        """Let the live WebSockets of an older token go on under the one shown as bearer.
+
+        Both are of the same client, user and service. Nothing else changes for the older token.
+        """
+        return await sessions.answer(request, request.scope["narthex"])
 
     return router
 

@@ -36,7 +36,7 @@ def test_token_goes_to_the_engine_with_all_it_says(memory: Memory) -> None:
     token = make_token(5, 2, service=b"s" * 16, scope="email", user_id="u", expires_at=NOW + 9)
     memory.known.put(token)
     assert memory.cache.tokens[token.digest] == (
-        token.credential, b"s" * 16, "email", "u", NOW + 9, 0, None, None,
+        token.credential, b"s" * 16, "email", "u", NOW + 9, 0,
     )  # fmt: skip
     assert memory.known.get(token.digest) == token
     assert len(memory.known) == 1
@@ -47,7 +47,7 @@ def test_token_that_the_engine_cannot_hold_is_not_known(
 ) -> None:
     memory.known.put(make_token(1))
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise ValueError("a scope is too long")
 
     monkeypatch.setattr(memory.cache, "put", refuse)
