@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.bench import FLOORS, OURS, Bench, Proxy
+from bench.follow import SESSIONS_EACH, measure, quantile
 from bench.tools import memory_kib, watched_by_epoll
 
 TOLERANCE = 1.03  # times the goal still counts as reached: what a repeated run differs by
@@ -181,6 +182,19 @@ def pings(bench: Bench) -> list[Row]:
     return [Row(what, "% of a core", {OURS: percent}, (Goal(0.5),), note + lost)]
 
 
+def follow(bench: Bench) -> list[Row]:
+    """From a token's revocation to the Close of its sessions, on two data planes."""
+    count = bench.sizes.revocations
+    with bench.two_dataplanes() as (gateway, ports):
+        waits = measure(gateway, ports, count)
+    what = (
+        f"`follow`: from the revocation of a token to the Close of its sessions, p99 of {count:,}, "
+        f"two data planes with {count * SESSIONS_EACH:,} sessions each"
+    )
+    note = f"p50 {quantile(waits, 0.5):.1f} ms, longest {max(waits):.0f} ms"
+    return [Row(what, "ms", {OURS: quantile(waits, 0.99)}, (Goal(250),), note)]
+
+
 WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "small": small,
     "pipelined": pipelined,
@@ -193,4 +207,5 @@ WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "wss-idle": wss_idle,
     "workers": workers,
     "pings": pings,
+    "follow": follow,
 }

@@ -258,10 +258,19 @@ cdef class Engine:
 
     cdef bint _set_clock(self):
         """Whether it was set forward by more than a blink since the last look."""
-        cdef uint64_t offset = clock_ms(CLOCK_REALTIME) - clock_ms(CLOCK_MONOTONIC)
-        cdef int64_t forward = <int64_t>(offset - self.shared.realtime_offset_ms)
-        nx_store_u64(&self.shared.realtime_offset_ms, offset)
-        return forward > CLOCK_STEP_MS
+        cdef uint64_t now_ms = clock_ms(CLOCK_REALTIME)
+        cdef uint64_t offset = self.shared.realtime_offset_ms
+        if self.offset_known:
+            now_ms = clock_ms(CLOCK_BOOTTIME) + <uint64_t>self.boottime_offset_ms
+        nx_store_u64(&self.shared.realtime_offset_ms, now_ms - clock_ms(CLOCK_MONOTONIC))
+        return <int64_t>(self.shared.realtime_offset_ms - offset) > CLOCK_STEP_MS
+
+    def set_clock_offset(self, double seconds):
+        """Take CLOCK_BOOTTIME and so much for the time, no longer the system's wall clock."""
+        self.boottime_offset_ms = <int64_t>round(seconds * 1000)
+        self.offset_known = True
+        if self._set_clock():
+            self.end_sessions()  # deadlines have come nearer
 
     def listen(self, str address, int port, bint tls):
         """Open a listener in every worker.  Returns its port (port 0 picks a free one).
@@ -356,9 +365,9 @@ cdef class Engine:
         return 1
 
     def questions(self, int limit=256):
-        """What workers wait for, oldest first: ("token", ref, digest, check_passed), ("request",
-        ref, fields of wire.TokenRequest) or ("name", ref, host); and ("moved", id, sessions) of one
-        worker, see `move_sessions`."""
+        """What workers wait for, oldest first: ("token", ref, digest, check_passed), ("jwt", ref,
+        digest, the token), ("request", ref, fields of wire.TokenRequest) or ("name", ref, host); and
+        ("moved", id, sessions) of one worker, see `move_sessions`."""
         cdef Question* question
         cdef uint64_t count
         cdef uint64_t one = 1
@@ -372,7 +381,11 @@ cdef class Engine:
                     break
                 if question.kind == QUESTION_TOKEN:
                     digest = (<const char*>question.digest)[:32]
-                    found.append(("token", question.ref, digest, bool(question.check_passed)))
+                    if question.text != NULL:
+                        text = (<const char*>question.text)[: question.text_len].decode()
+                        found.append(("jwt", question.ref, digest, text))
+                    else:
+                        found.append(("token", question.ref, digest, bool(question.check_passed)))
                 elif question.kind == QUESTION_MOVED:
                     found.append(("moved", question.ref, question.count))
                 elif question.kind == QUESTION_REQUEST:

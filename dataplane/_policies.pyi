@@ -67,6 +67,8 @@ class PolicyBox:
         plugins: int = 0,
         tls: Context | None = ...,
         max_age_ms: int = ...,
+        issuer: bytes = ...,
+        audience: bytes = ...,
     ) -> None: ...
     def users(self) -> int: ...
     @property

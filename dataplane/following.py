@@ -40,8 +40,13 @@ class Following:
         self._siblings: dict[_Group, dict[bytes, None]] = {}  # digests, oldest first
         self._sibling_count = 0
 
-    def configured(self, snapshot: wire.Snapshot) -> None:
-        """A snapshot carries traffic; what it has no more is gone, also where we missed its end."""
+    def configured(self, snapshot: wire.Snapshot, keyless: Sequence[bytes] = ()) -> None:
+        """A snapshot carries traffic; what it has no more is gone, also where we missed its end.
+
+        `keyless`: JWTs whose key it has no more.
+        """
+        if keyless:
+            self._engine.end_tokens(keyless)
         credentials = frozenset(credential.id for credential in snapshot.credentials)
         consumers = frozenset(consumer.id for consumer in snapshot.consumers)
         gone = self._credentials - credentials, self._consumers - consumers
@@ -121,9 +126,7 @@ class Following:
         siblings = self._siblings.setdefault(_group(token), {})
         self._sibling_count += token.digest not in siblings
         siblings[token.digest] = None
-        while len(siblings) > SIBLINGS_MAX or (
-            len(siblings) > 1 and self._known.get(next(iter(siblings))) is None
-        ):
+        if len(siblings) > SIBLINGS_MAX:
             del siblings[next(iter(siblings))]
             self._sibling_count -= 1
         while self._sibling_count > self._known.capacity:

@@ -67,6 +67,7 @@ class Link:
         on_tokens: Callable[[list[wire.Token]], None],
         on_revocations: Callable[[list[wire.Revocation]], None],
         on_superseded: Callable[[wire.Superseded], None] | None = None,
+        on_heartbeat: Callable[[wire.Heartbeat], None] | None = None,
         on_forget: Callable[[], None] | None = None,
         counters: Callable[[], wire.Counters] | None = None,
         ssl: tls.SSLContext | None = None,
@@ -96,6 +97,7 @@ class Link:
         self._on_revocations, self._on_forget = on_revocations, on_forget
         self._on_superseded = on_superseded
         self._reports: set[asyncio.Task[None]] = set()  # Moved on their way
+        self._on_heartbeat = on_heartbeat
         self._counters = counters
         self._restored = False
         self._worked = False  # the connection got past the proofs
@@ -311,6 +313,8 @@ class Link:
                     reply.set_result(message)
             case wire.Heartbeat():
                 self._enter(message.epoch)
+                if self._on_heartbeat is not None:
+                    self._on_heartbeat(message)
             case _:
                 raise LinkFault(f"the control plane sent {type(message).__name__} out of place")
 
@@ -327,7 +331,7 @@ class Link:
 
     def _take_tokens(self, tokens: list[wire.Token]) -> None:
         self._on_tokens(tokens)
-        self._state.append_tokens(tokens)
+        self._state.append_tokens([token for token in tokens if token.jti is None])
         for token in tokens:
             self._resolve(token.digest, token)
 

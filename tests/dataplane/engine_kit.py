@@ -464,11 +464,9 @@ class Rig:
             "user_id": None,
             "expires_at": time.time() + 1000,
             "version": 1,
-            "plugin": None,
-            "jti": None,
             **claims,
         }
-        self.engine.tokens.put(wire.token_digest(text), *given.values())
+        self.engine.tokens.put(wire.token_digest(text), **given)
 
     # sockets
 
