@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.params import Params, is_text
 from control.oauth2.requests import StoreThreads, parameters
+from control.oauth2.responses import Message, OAuthErrorBody
 from control.store import queries
 from control.store.changes import IssuedToken
 from control.store.secrets import token_digest
@@ -32,7 +34,7 @@ _BODY = {
         "properties": {"token": {"type": "string", "description": "whose sessions are meant"}},
     }
 }
-DOCUMENTED: dict[str, Any] = {
+_DOCUMENTED: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {"application/json": _BODY, "application/x-www-form-urlencoded": _BODY},
@@ -102,3 +104,32 @@ class SessionsEndpoint:
 
 def _owner(token: IssuedToken) -> tuple[str, str | None, str | None]:
     return token.credential_id, token.user_id, token.service_id
+
+
+def sessions_router(store: Store, move_sessions: MoveSessions | None) -> APIRouter:
+    """The endpoint at the end of its path; `Dispatch` brings requests here."""
+    endpoint = SessionsEndpoint(store, StoreThreads(), move_sessions)
+    router = APIRouter(tags=["oauth"])
+
+    @router.post(
+        "/oauth2/sessions",
+        name="sessions",
+        response_model=SessionsAnswer,
+        responses={
+            400: {"model": OAuthErrorBody, "description": "No old token"},
+            401: {"model": OAuthErrorBody, "description": "No access token, or one no longer good"},
+            403: {"model": OAuthErrorBody, "description": "Tokens of different owners"},
+            404: {"model": Message, "description": "No such route, or not among its `endpoints`"},
+            413: {"model": Message, "description": "Over 64 KiB"},
+            503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
+        },
+        openapi_extra=_DOCUMENTED,
+    )
+    async def move_them(request: Request) -> Response:
+        """Let the live WebSockets of an older token go on under the one shown as bearer.
+
+        Both are of the same client, user and service. Nothing else changes for the older token.
+        """
+        return await endpoint.answer(request, request.scope["narthex"])
+
+    return router

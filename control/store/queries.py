@@ -19,6 +19,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    insert,
     or_,
     type_coerce,
 )
@@ -38,6 +39,7 @@ from control.store.tables import (
     Plugin,
     Revocation,
     Route,
+    SeenAssertion,
     Service,
     SigningKey,
 )
@@ -45,6 +47,8 @@ from control.store.tables import (
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
 REVOCATION_SECONDS_MIN = 60
 REFRESHES_MAX = 1000  # in a row, that a data plane may miss and its sessions still go over
+_SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
+_SEEN_DROPPED_MAX = 100  # by each new one
 
 # --- cluster state ---------------------------------------------------------------------------
 
@@ -305,8 +309,11 @@ def token_expiry(created_at: float, expires_in: int, gone_at: float | None) -> f
     return min(ends, default=0.0)
 
 
-def issued_token(row: OAuth2Token, version: int = 0) -> IssuedToken:
-    """What the data planes learn of a token row."""
+_INSERT_TOKEN = insert(OAuth2Token.__table__)  # type: ignore[attr-defined]
+
+
+def issued_token(row: Any, version: int = 0) -> IssuedToken:
+    """What the data planes learn of a token row: one of the ORM, or one that was selected."""
     return IssuedToken(
         digest=row.access_token_digest,
         credential_id=row.credential_id,
@@ -327,6 +334,7 @@ def insert_token(
     credential_id: str,
     access_token_digest: bytes,
     expires_in: int,
+    token_id: str | None = None,
     service_id: str | None = None,
     refresh_token_digest: bytes | None = None,
     authenticated_userid: str | None = None,
@@ -334,29 +342,54 @@ def insert_token(
     created_at: float | None = None,
     ttl: float | None = None,
     by_hand: bool = False,
-) -> OAuth2Token:
+    plugin_id: str | None = None,
+    family_id: str | None = None,
+    audience: Sequence[str] = (),
+    is_jwt: bool = False,
+) -> IssuedToken:
     """Store a token and hand it to the data planes at the commit.
 
-    `ttl`: seconds until the row (and its refresh token) ends; None = never.
+    `ttl`: seconds until the row (and its refresh token) ends; None = never. Not through the ORM,
+    whose objects cost more than the rest of issuing a token.
     """
     now = time.time() if created_at is None else created_at
-    row = OAuth2Token(
-        id=str(uuid.uuid4()),
+    gone_at = None if ttl is None else now + ttl
+    row_id = token_id or str(uuid.uuid4())
+    session.connection().execute(
+        _INSERT_TOKEN,
+        {
+            "id": row_id,
+            "credential_id": credential_id,
+            "service_id": service_id,
+            "token_type": "bearer",
+            "access_token_digest": access_token_digest,
+            "refresh_token_digest": refresh_token_digest,
+            "authenticated_userid": authenticated_userid,
+            "scope": scope,
+            "created_at": now,
+            "expires_in": expires_in,
+            "gone_at": gone_at,
+            "by_hand": by_hand,
+            "plugin_id": plugin_id,
+            "family_id": family_id,
+            "audience": list(audience) or None,
+            "is_jwt": is_jwt,
+        },
+    )
+    token = IssuedToken(
+        digest=access_token_digest,
         credential_id=credential_id,
         service_id=service_id,
-        access_token_digest=access_token_digest,
-        refresh_token_digest=refresh_token_digest,
-        authenticated_userid=authenticated_userid,
         scope=scope,
-        created_at=now,
-        expires_in=expires_in,
-        gone_at=None if ttl is None else now + ttl,
-        by_hand=by_hand,
+        user_id=authenticated_userid,
+        expires_at=token_expiry(now, expires_in, gone_at),
+        version=0,
+        plugin_id=plugin_id,
+        audience=tuple(audience),
+        jti=row_id if is_jwt else None,
     )
-    session.add(row)
-    session.flush()
-    session.note_token(issued_token(row))
-    return row
+    session.note_token(token)
+    return token
 
 
 def token_by_digest(
@@ -389,18 +422,18 @@ def tokens_to_replay(session: Session, now: float | None = None) -> list[IssuedT
     return [issued_token(row, version) for row in rows]
 
 
+def note_token_revoked(session: WriteSession, token: IssuedToken) -> None:
+    """A token ends; of a JWT, whatever else verifies to the same `jti` as well (S05)."""
+    session.note_revocation("token", token.digest, token.expires_at)
+    if token.jti is not None:
+        session.note_revocation("jti", uuid.UUID(token.jti).bytes, token.expires_at)
+
+
 def delete_tokens(session: WriteSession, rows: Iterable[OAuth2Token]) -> None:
     """Delete tokens and revoke each on the data planes."""
     for row in rows:
         session.delete(row)
-        revoke_token(session, issued_token(row))
-
-
-def revoke_token(session: WriteSession, token: IssuedToken) -> None:
-    """Say that a token is no good; a JWT by its `jti` too, for its text can be varied (S05)."""
-    session.note_revocation("token", token.digest, token.expires_at)
-    if token.jti is not None:
-        session.note_revocation("jti", uuid.UUID(token.jti).bytes, token.expires_at)
+        note_token_revoked(session, issued_token(row))
 
 
 def delete_tokens_of_service(session: WriteSession, service_id: str) -> None:
@@ -427,6 +460,11 @@ def last_expiry_of_consumer(session: Session, consumer_id: str) -> float:
     return _last_expiry(session, col(OAuth2Token.credential_id).in_(credentials))
 
 
+def last_expiry_of_plugin(session: Session, plugin_id: str) -> float:
+    """As `last_expiry_of_credential`, over the tokens that a plugin instance issued."""
+    return _last_expiry(session, col(OAuth2Token.plugin_id) == plugin_id)
+
+
 def _last_expiry(session: Session, condition: Any) -> float:
     never = case((col(OAuth2Token.expires_in) == 0, 1), else_=0)
     statement = select(
@@ -436,6 +474,25 @@ def _last_expiry(session: Session, condition: Any) -> float:
     if has_endless:
         return 0.0
     return max(last or 0.0, time.time() + REVOCATION_SECONDS_MIN)
+
+
+# --- client assertions --------------------------------------------------------------------------
+
+
+def insert_seen_assertion(
+    session: WriteSession, digest: bytes, expires_at: float, now: float
+) -> None:
+    """Note that an assertion was used; it goes some time after it has expired.
+
+    Raises:
+        IntegrityError: it was used before.
+    """
+    old = select(SeenAssertion.digest).where(SeenAssertion.expires_at < now - _SEEN_GRACE_SECONDS)
+    stale = col(SeenAssertion.digest).in_(old.limit(_SEEN_DROPPED_MAX))
+    session.execute(delete(SeenAssertion).where(stale))
+    session.connection().execute(
+        insert(SeenAssertion), {"digest": digest, "expires_at": expires_at}
+    )
 
 
 # --- revocations -------------------------------------------------------------------------------
