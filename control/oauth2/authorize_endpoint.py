@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from control.oauth2 import pkce, redirects, responses, scopes, strict
 from control.oauth2.backend import authenticated_user
-from control.oauth2.client_auth import INVALID_REDIRECT
+from control.oauth2.client_auth import INVALID_REDIRECT, ClientAuth
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.errors import (
@@ -60,10 +60,13 @@ class Authorization:
 class AuthorizeEndpoint:
     """Makes codes, and tokens of the implicit grant, in one store."""
 
-    def __init__(self, known: Known, threads: StoreThreads, issuing: Issuing) -> None:
+    def __init__(
+        self, known: Known, threads: StoreThreads, issuing: Issuing, clients: ClientAuth
+    ) -> None:
         self._known = known
         self._threads = threads
         self._issuing = issuing
+        self._clients = clients
 
     async def answer(self, request: Request, context: TokenContext) -> Response:
         """The answer to a POST.
@@ -84,7 +87,8 @@ class AuthorizeEndpoint:
             )
             if config.strict and (error := strict.repetition_error(sent)):
                 raise error
-            user_id = authenticated_user(config, sent)
+            with self._clients.counting_provision_keys(config, sent, context.client_ip):
+                user_id = authenticated_user(config, sent)
         except OAuthError as refusal:
             return responses.refused(refusal, state)
         client_id = sent.get("client_id")

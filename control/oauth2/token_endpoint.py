@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from control.oauth2 import client_auth, responses, secrets, strict
+from control.oauth2 import client_auth, responses, strict
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.errors import InvalidClient, OAuthError, UnsupportedGrantType
@@ -44,12 +44,12 @@ class TokenEndpoint:
         known: Known,
         threads: StoreThreads,
         issuing: Issuing,
-        verifier: secrets.HashVerifier,
+        clients: client_auth.ClientAuth,
     ) -> None:
         self._known = known
         self._threads = threads
         self._issuing = issuing
-        self._verifier = verifier
+        self._clients = clients
 
     async def answer(self, request: Request, context: TokenContext) -> Response:
         """The answer to a POST.
@@ -68,16 +68,17 @@ class TokenEndpoint:
                 accept_terminated=config.accept_http_if_already_terminated,
                 forwarded_proto=request.headers.getlist("x-forwarded-proto"),
             )
-            client = await self._authenticate(request, config, sent)
-            asked = TokenRequest(config, context, sent, instance.check_key, client)
-            issued = await self._threads.run(lambda: self._grant(asked))
+            with self._clients.counting_provision_keys(config, sent, context.client_ip):
+                client = await self._authenticate(request, context, config, sent)
+                asked = TokenRequest(config, context, sent, instance.check_key, client)
+                issued = await self._threads.run(lambda: self._grant(asked))
         except OAuthError as error:
             return responses.refused(_as_told(error, config), state)
         scope = (issued.scope or "") if config.strict and _differs(issued.scope, sent) else None
         return responses.issued(issued, state, scope=scope)
 
     async def _authenticate(
-        self, request: Request, config: OAuth2Config, sent: Sent
+        self, request: Request, context: TokenContext, config: OAuth2Config, sent: Sent
     ) -> OAuth2Credential | None:
         """Steps 2 to 6 of §5.2.  Each check runs, and the last that fails is the answer.
 
@@ -100,13 +101,13 @@ class TokenEndpoint:
                 )
                 or error
             )
-        error = await client_auth.secret_error(client, shown, self._verifier) or error
+        error = await self._clients.secret_error(client, shown, context.client_ip) or error
         if config.strict and client is None:
             error = InvalidClient()
         if error is not None:
             raise error
-        if client is not None and client.hash_secret:
-            await self._renew_hash(client, str(shown.client_secret))
+        if client is not None:
+            await self._renew_hash(client, shown)
         return client
 
     def _grant(self, request: TokenRequest) -> Issued:
@@ -117,11 +118,11 @@ class TokenEndpoint:
             # Client, service or plugin was deleted since it was read; nothing depends on which.
             raise InvalidClient from None
 
-    async def _renew_hash(self, client: OAuth2Credential, secret: str) -> None:
+    async def _renew_hash(self, client: OAuth2Credential, shown: client_auth.Presented) -> None:
         """Store a good secret hashed as today's are, if it was hashed otherwise.  §5.2 step 6."""
-        if not secrets.needs_rehash(client.client_secret):
+        phc = await self._clients.renewed(client, shown)
+        if phc is None:
             return
-        phc = await self._verifier.hash(secret)
 
         def store() -> None:
             with self._issuing.store.writing() as session:
