@@ -335,4 +335,5 @@ def test_changed_secret_is_another_secret_at_once(issuer: Issuing) -> None:
         row = session.get_one(OAuth2Credential, client.id)
         row.client_secret, row.hash_secret = "plain", False
         session.add(row)
+        session.note_config()
     refused(issuer.grant(client_secret="other"), INVALID_CLIENT)
