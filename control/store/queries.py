@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -308,8 +308,11 @@ def token_expiry(created_at: float, expires_in: int, gone_at: float | None) -> f
     return min(ends, default=0.0)
 
 
-def issued_token(row: OAuth2Token, version: int = 0) -> IssuedToken:
-    """What the data planes learn of a token row."""
+_INSERT_TOKEN = insert(OAuth2Token.__table__)  # type: ignore[attr-defined]
+
+
+def issued_token(row: Any, version: int = 0) -> IssuedToken:
+    """What the data planes learn of a token row: one of the ORM, or one that was selected."""
     return IssuedToken(
         digest=row.access_token_digest,
         credential_id=row.credential_id,
@@ -330,6 +333,7 @@ def insert_token(
     credential_id: str,
     access_token_digest: bytes,
     expires_in: int,
+    token_id: str | None = None,
     service_id: str | None = None,
     refresh_token_digest: bytes | None = None,
     authenticated_userid: str | None = None,
@@ -337,29 +341,54 @@ def insert_token(
     created_at: float | None = None,
     ttl: float | None = None,
     by_hand: bool = False,
-) -> OAuth2Token:
+    plugin_id: str | None = None,
+    family_id: str | None = None,
+    audience: Sequence[str] = (),
+    is_jwt: bool = False,
+) -> IssuedToken:
     """Store a token and hand it to the data planes at the commit.
 
-    `ttl`: seconds until the row (and its refresh token) ends; None = never.
+    `ttl`: seconds until the row (and its refresh token) ends; None = never. Not through the ORM,
+    whose objects cost more than the rest of issuing a token.
     """
     now = time.time() if created_at is None else created_at
-    row = OAuth2Token(
-        id=str(uuid.uuid4()),
+    gone_at = None if ttl is None else now + ttl
+    row_id = token_id or str(uuid.uuid4())
+    session.connection().execute(
+        _INSERT_TOKEN,
+        {
+            "id": row_id,
+            "credential_id": credential_id,
+            "service_id": service_id,
+            "token_type": "bearer",
+            "access_token_digest": access_token_digest,
+            "refresh_token_digest": refresh_token_digest,
+            "authenticated_userid": authenticated_userid,
+            "scope": scope,
+            "created_at": now,
+            "expires_in": expires_in,
+            "gone_at": gone_at,
+            "by_hand": by_hand,
+            "plugin_id": plugin_id,
+            "family_id": family_id,
+            "audience": list(audience) or None,
+            "is_jwt": is_jwt,
+        },
+    )
+    token = IssuedToken(
+        digest=access_token_digest,
         credential_id=credential_id,
         service_id=service_id,
-        access_token_digest=access_token_digest,
-        refresh_token_digest=refresh_token_digest,
-        authenticated_userid=authenticated_userid,
         scope=scope,
-        created_at=now,
-        expires_in=expires_in,
-        gone_at=None if ttl is None else now + ttl,
-        by_hand=by_hand,
+        user_id=authenticated_userid,
+        expires_at=token_expiry(now, expires_in, gone_at),
+        version=0,
+        plugin_id=plugin_id,
+        audience=tuple(audience),
+        jti=row_id if is_jwt else None,
     )
-    session.add(row)
-    session.flush()
-    session.note_token(issued_token(row))
-    return row
+    session.note_token(token)
+    return token
 
 
 def token_by_digest(
@@ -421,6 +450,11 @@ def last_expiry_of_consumer(session: Session, consumer_id: str) -> float:
     """As `last_expiry_of_credential`, over all credentials of a consumer."""
     credentials = select(OAuth2Credential.id).where(OAuth2Credential.consumer_id == consumer_id)
     return _last_expiry(session, col(OAuth2Token.credential_id).in_(credentials))
+
+
+def last_expiry_of_plugin(session: Session, plugin_id: str) -> float:
+    """As `last_expiry_of_credential`, over the tokens that a plugin instance issued."""
+    return _last_expiry(session, col(OAuth2Token.plugin_id) == plugin_id)
 
 
 def _last_expiry(session: Session, condition: Any) -> float:
