@@ -78,7 +78,7 @@ class TokenEndpoint:
                 issued = await self._threads.run(lambda: self._grant(asked))
         except OAuthError as error:
             return responses.refused(error.told(strict=config.strict), state)
-        scope = issued.scope if config.strict and _differs(issued.scope, sent) else None
+        scope = (issued.scope or "") if config.strict and _differs(issued.scope, sent) else None
         return responses.issued(issued, state, scope=scope)
 
     async def _authenticate(
