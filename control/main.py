@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from control import logs
 from control.app import VERSION, create_app, create_issuer
+from control.cleanup import clean_for_ever
 from control.oauth2.throttle import Throttle
 from control.push import LinkTLSError, Push, link_tls
 from control.settings import Listen, Settings, SettingsError, load
@@ -154,22 +155,24 @@ async def _serve(plane: Plane) -> int:
     gc.freeze()
     http = [asyncio.create_task(s.serve([sock])) for s, sock in servers.items()]
     link = asyncio.create_task(plane.push.serve(plane.link.host, plane.link.port, plane.link_tls))
+    cleaning = asyncio.create_task(clean_for_ever(plane.store))
     stopped = asyncio.create_task(stop.wait())
     ready = asyncio.create_task(plane.push.listening.wait())
     await asyncio.wait([ready, link], return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
         _say_where(plane)
-    await asyncio.wait([*http, link, stopped], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([*http, link, cleaning, stopped], return_when=asyncio.FIRST_COMPLETED)
     fault = not stop.is_set()
     stopped.cancel()
     ready.cancel()
+    cleaning.cancel()
     log.info("stopping")
     for server in servers:
         server.should_exit = True
     # Requests in flight are answered first; data planes lose the link last.
     results = await asyncio.gather(*http, return_exceptions=True)
     link.cancel()
-    results += await asyncio.gather(link, return_exceptions=True)
+    results += await asyncio.gather(link, cleaning, return_exceptions=True)
     for error in results:
         if isinstance(error, Exception):
             log.error("fault", exc_info=error)
