@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from control import logs
 from control.app import VERSION, create_app, create_issuer
 from control.cleanup import clean_for_ever
+from control.oauth2.keys import Keeper
 from control.oauth2.throttle import Throttle
 from control.push import LinkTLSError, Push, link_tls
 from control.settings import Listen, Settings, SettingsError, load
@@ -32,6 +33,7 @@ from control.startup import (
     lock_data_dir,
     prepare_data_dir,
 )
+from control.store.changes import IssuedToken
 from control.store.keyring import KeyringError, load_keyring
 from control.store.session import Store, StoreError
 
@@ -49,6 +51,7 @@ class Plane:
     store: Store
     admin: ASGIApp
     push: Push
+    keeper: Keeper
     admin_socket: socket.socket
     link: Listen
     link_tls: ssl.SSLContext | None
@@ -91,7 +94,11 @@ def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
         issuer_cert = (settings.tls_cert, settings.tls_key)
         issuer_socket = bind("ISSUER_LISTEN", settings.issuer_listen)
     throttle = Throttle(settings.client_failures, settings.address_failures)
-    issuer = create_issuer(store, throttle)
+
+    async def move_sessions(old: bytes, token: IssuedToken) -> int:
+        return await push.move_sessions(old, token)
+
+    issuer = create_issuer(store, throttle, settings.key_publish_seconds, move_sessions)
     secret = link_secret(settings, data_dir)
     push = Push(store, issuer, secret, names=settings.link_names, software=VERSION)
     admin_socket = bind("ADMIN_LISTEN", settings.admin_listen)
@@ -100,6 +107,7 @@ def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
         store=store,
         admin=admin,
         push=push,
+        keeper=Keeper(store, settings.key_rotation_days, settings.key_publish_seconds),
         admin_socket=admin_socket,
         link=_free("LINK_LISTEN", settings.link_listen),
         link_tls=tls,
@@ -156,12 +164,14 @@ async def _serve(plane: Plane) -> int:
     http = [asyncio.create_task(s.serve([sock])) for s, sock in servers.items()]
     link = asyncio.create_task(plane.push.serve(plane.link.host, plane.link.port, plane.link_tls))
     cleaning = asyncio.create_task(clean_for_ever(plane.store))
+    keeper = asyncio.create_task(plane.keeper.run_for_ever())
     stopped = asyncio.create_task(stop.wait())
     ready = asyncio.create_task(plane.push.listening.wait())
     await asyncio.wait([ready, link], return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
         _say_where(plane)
-    await asyncio.wait([*http, link, cleaning, stopped], return_when=asyncio.FIRST_COMPLETED)
+    tasks = [*http, link, keeper, cleaning, stopped]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     fault = not stop.is_set()
     stopped.cancel()
     ready.cancel()
@@ -172,7 +182,8 @@ async def _serve(plane: Plane) -> int:
     # Requests in flight are answered first; data planes lose the link last.
     results = await asyncio.gather(*http, return_exceptions=True)
     link.cancel()
-    results += await asyncio.gather(link, cleaning, return_exceptions=True)
+    keeper.cancel()
+    results += await asyncio.gather(link, keeper, cleaning, return_exceptions=True)
     for error in results:
         if isinstance(error, Exception):
             log.error("fault", exc_info=error)

@@ -107,11 +107,6 @@ class Plugins(Resource):
         compiled = PLUGIN_TYPES[values["name"]].compile(values["config"])
         return super().columns(values, write) | {"policy": compiled}
 
-    def written(self, session: WriteSession, row: Row, previous: Row | None) -> None:
-        if previous is None:  # an id that was deleted before may come back
-            queries.forget_revocation(session, "plugin", uuid.UUID(row["id"]).bytes)
-        PLUGIN_TYPES[row["name"]].written(session, row["config"])
-
     def check(self, session: Session, values: Values, previous: Row | None) -> Fields:
         """A plugin must have a protocol in common with what it is attached to."""
         mine = set(values["protocols"])
@@ -130,6 +125,11 @@ class Plugins(Resource):
             if found:
                 return {"protocols": _NO_ROUTE_MATCHES}
         return {}
+
+    def written(self, session: WriteSession, row: Row, previous: Row | None) -> None:
+        if previous is None:  # an id that was deleted before may come back
+            queries.forget_revocation(session, "plugin", uuid.UUID(row["id"]).bytes)
+        PLUGIN_TYPES[row["name"]].written(session, row["config"])
 
     def deleting(self, session: WriteSession, row: Row) -> None:
         """What an instance issued ends with it (S37); its codes and tokens refer to it."""
