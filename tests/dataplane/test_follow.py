@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -360,11 +359,11 @@ def test_large_spliced_frame_ends_where_it_ends(rig: Rig) -> None:
 
 
 def test_stalled_reader_within_a_frame_is_cut_after_a_second(rig: Rig) -> None:
-    sessions = Sessions(rig)
+    with rig.session_policy(upstream_message_max=100_000_000):
+        sessions = Sessions(rig)
     client, upstream = sessions.open(1)
-    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    whole = frame(BINARY, b"y" * 15_000_000)
-    upstream.sock.settimeout(0.2)
+    whole = frame(BINARY, b"y" * 100_000_000)
+    upstream.sock.settimeout(0.5)
     with pytest.raises(TimeoutError):  # the client reads nothing: the way is full
         upstream.sock.sendall(whole)
     upstream.sock.settimeout(10)
