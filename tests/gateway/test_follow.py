@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -48,7 +49,11 @@ class Planes:
             "authenticated_userid": user,
             **params,
         }
-        answer = self.made.ask_token(**given)
+        return self.ask(**given)
+
+    def ask(self, **params: str) -> dict[str, Any]:
+        """What the token endpoint gives."""
+        answer = self.made.ask_token(**params)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
@@ -196,6 +201,32 @@ def test_sessions_endpoint_moves_sessions_of_all_data_planes(
     assert admin.delete(f"/oauth2_tokens/{new['access_token']}").status_code == 204
     for session in sessions:
         ended(session, 4401, "token revoked")
+
+
+def test_s21_family_revoked_by_a_replay_ends_its_sessions(
+    planes: Planes, opened: ExitStack
+) -> None:
+    planes.configure(
+        oauth_profile="strict", enable_password_grant=False, enable_authorization_code=True
+    )
+    uri = "http://localhost:8000/anything"
+    params = {"response_type": "code", "client_id": planes.made.client_id, "redirect_uri": uri}
+    asked = planes.control.request(
+        "POST", "/token-route/oauth2/authorize", tls=True,
+        data={**params, "provision_key": PROVISION_KEY, "authenticated_userid": "u"},
+    )  # fmt: skip
+    code = parse_qs(urlsplit(asked.json()["redirect_uri"]).query)["code"][0]
+    spent = planes.ask(grant_type="authorization_code", code=code, redirect_uri=uri)
+    family = {"grant_type": "refresh_token", "refresh_token": spent["refresh_token"]}
+    sessions = [opened.enter_context(s) for s in planes.sessions(spent["access_token"])]
+    planes.ask(**family)
+    for session in sessions:
+        echoes(session)  # they went over to the new token
+    began = time.monotonic()
+    assert planes.made.ask_token(**family).status_code == 400
+    for session in sessions:
+        ended(session, 4401, "token revoked")
+    assert time.monotonic() - began <= B_SECONDS
 
 
 def test_expiry_ignored_is_kongs_behaviour(planes: Planes, opened: ExitStack) -> None:
