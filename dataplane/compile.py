@@ -20,6 +20,7 @@ from dataplane.patterns import virtual_routes
 from dataplane.prepared import (
     ANONYMOUS_LINE,
     DEFAULT_PORTS,
+    carrier_texts,
     challenges,
     consumer_lines,
     credential_line,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 VERSION_MAX = 2**63 - 1
 TIMEOUT_MS_MAX = 2**31 - 2
 RETRIES_MAX = 32767
+CARRIERS = frozenset(("header", "query", "subprotocol", "ticket", "cookie"))
 REDIRECT_STATUSES = (426, 301, 302, 307, 308)
 PROBLEMS_SHOWN = 5
 CHECK_KEY_BYTES = 32
@@ -218,6 +220,7 @@ def _policy(
         own,
         sum(1 << place for place, plugin in enumerate((oauth2, limit, rules)) if plugin),
         tls=tls,
+        carriers=carrier_texts(oauth2) if oauth2 is not None else (b"", b""),
     )
 
 
@@ -249,7 +252,16 @@ def oauth2_flags(oauth2: wire.OAuth2, service: wire.Service | None) -> dict[str,
         "oauth2": True,
         "global_credentials": oauth2.global_credentials,
         "hide_credentials": oauth2.hide_credentials,
+        **carrier_flags(oauth2),
     }
+
+
+def carrier_flags(oauth2: wire.OAuth2) -> dict[str, bool]:
+    unknown = set(oauth2.carriers) - CARRIERS
+    if unknown:
+        raise ValueError(f"{sorted(unknown)[0][:40]!r} carries no token")
+    has_cookie = "cookie" in oauth2.carriers and oauth2.cookie_name is not None
+    return {f"carrier_{name}": name != "cookie" or has_cookie for name in oauth2.carriers}
 
 
 def _flags(chosen: dict[str, bool]) -> int:
