@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -19,11 +19,13 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    insert,
     or_,
     type_coerce,
 )
 from sqlmodel import Session, col, select
 
+from control.store import selection
 from control.store.changes import IssuedToken, Revoked
 from control.store.columns import EncryptedText
 from control.store.session import WriteSession
@@ -38,6 +40,7 @@ from control.store.tables import (
     Revocation,
     Route,
     Service,
+    SigningKey,
 )
 
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
@@ -129,6 +132,15 @@ class CACertificateRow(NamedTuple):
     cert: str
 
 
+class SigningKeyRow(NamedTuple):
+    """The public half: no snapshot holds more."""
+
+    kid: str
+    alg: str
+    public_jwk: dict[str, Any]
+    gone_at: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigRows:
     """All configuration at one version; plain tuples, since ORM objects cost ten times more."""
@@ -143,6 +155,7 @@ class ConfigRows:
     credentials: list[CredentialRow]
     certificates: list[CertificateRow] = field(default_factory=list)
     ca_certificates: list[CACertificateRow] = field(default_factory=list)
+    keys: list[SigningKeyRow] = field(default_factory=list)
 
 
 class RowCache:
@@ -179,11 +192,12 @@ def config_rows(session: Session, known: RowCache | None = None) -> ConfigRows:
         credentials=_plain(session, OAuth2Credential, CredentialRow, known),
         certificates=_plain(session, Certificate, CertificateRow, known),
         ca_certificates=_plain(session, CACertificate, CACertificateRow, known),
+        keys=_plain(session, SigningKey, SigningKeyRow, known),
     )
 
 
 def _plain(session: Session, table: Any, kind: Any, known: RowCache) -> list[Any]:
-    """The rows of a table in order of their ids.
+    """The rows of a table in order of their primary keys.
 
     Read as the database has them: to parse JSON is most of the work, and nearly all is parsed
     already.
@@ -223,7 +237,7 @@ def _raw(table: Any, kind: Any) -> tuple[Select[Any], list[tuple[int, Callable[.
             decoders.append((place, column.type.process_result_value))
             column = type_coerce(column, LargeBinary).label(name)
         wanted.append(column)
-    return select(*wanted).order_by(columns.id), decoders
+    return select(*wanted).order_by(*table.__table__.primary_key.columns), decoders
 
 
 def _from_flag(value: Any, _dialect: Dialect) -> bool:
@@ -256,6 +270,19 @@ def plugin_by_id(session: Session, plugin_id: str) -> Plugin | None:
     return session.get(Plugin, plugin_id)
 
 
+def plugin_on_route(session: Session, name: str, route_id: str) -> Plugin | None:
+    """The instance of a plugin that runs on a route, if the route is there."""
+    route = session.get(Route, route_id)
+    if route is None:
+        return None
+    service_id = route.service_id
+    here = or_(col(Plugin.route_id).is_(None), col(Plugin.route_id) == route_id)
+    of_service = or_(col(Plugin.service_id).is_(None), col(Plugin.service_id) == service_id)
+    found = session.exec(select(Plugin).where(Plugin.name == name, here, of_service)).all()
+    instances = selection.instances(found, name)
+    return selection.select(instances, route_id, service_id, route.protocols)
+
+
 def consumer_by_id(session: Session, consumer_id: str) -> Consumer | None:
     return session.get(Consumer, consumer_id)
 
@@ -278,8 +305,11 @@ def token_expiry(created_at: float, expires_in: int, gone_at: float | None) -> f
     return min(ends, default=0.0)
 
 
-def issued_token(row: OAuth2Token, version: int = 0) -> IssuedToken:
-    """What the data planes learn of a token row."""
+_INSERT_TOKEN = insert(OAuth2Token.__table__)  # type: ignore[attr-defined]
+
+
+def issued_token(row: Any, version: int = 0) -> IssuedToken:
+    """What the data planes learn of a token row: one of the ORM, or one that was selected."""
     return IssuedToken(
         digest=row.access_token_digest,
         credential_id=row.credential_id,
@@ -300,6 +330,7 @@ def insert_token(
     credential_id: str,
     access_token_digest: bytes,
     expires_in: int,
+    token_id: str | None = None,
     service_id: str | None = None,
     refresh_token_digest: bytes | None = None,
     authenticated_userid: str | None = None,
@@ -307,29 +338,54 @@ def insert_token(
     created_at: float | None = None,
     ttl: float | None = None,
     by_hand: bool = False,
-) -> OAuth2Token:
+    plugin_id: str | None = None,
+    family_id: str | None = None,
+    audience: Sequence[str] = (),
+    is_jwt: bool = False,
+) -> IssuedToken:
     """Store a token and hand it to the data planes at the commit.
 
-    `ttl`: seconds until the row (and its refresh token) ends; None = never.
+    `ttl`: seconds until the row (and its refresh token) ends; None = never. Not through the ORM,
+    whose objects cost more than the rest of issuing a token.
     """
     now = time.time() if created_at is None else created_at
-    row = OAuth2Token(
-        id=str(uuid.uuid4()),
+    gone_at = None if ttl is None else now + ttl
+    row_id = token_id or str(uuid.uuid4())
+    session.connection().execute(
+        _INSERT_TOKEN,
+        {
+            "id": row_id,
+            "credential_id": credential_id,
+            "service_id": service_id,
+            "token_type": "bearer",
+            "access_token_digest": access_token_digest,
+            "refresh_token_digest": refresh_token_digest,
+            "authenticated_userid": authenticated_userid,
+            "scope": scope,
+            "created_at": now,
+            "expires_in": expires_in,
+            "gone_at": gone_at,
+            "by_hand": by_hand,
+            "plugin_id": plugin_id,
+            "family_id": family_id,
+            "audience": list(audience) or None,
+            "is_jwt": is_jwt,
+        },
+    )
+    token = IssuedToken(
+        digest=access_token_digest,
         credential_id=credential_id,
         service_id=service_id,
-        access_token_digest=access_token_digest,
-        refresh_token_digest=refresh_token_digest,
-        authenticated_userid=authenticated_userid,
         scope=scope,
-        created_at=now,
-        expires_in=expires_in,
-        gone_at=None if ttl is None else now + ttl,
-        by_hand=by_hand,
+        user_id=authenticated_userid,
+        expires_at=token_expiry(now, expires_in, gone_at),
+        version=0,
+        plugin_id=plugin_id,
+        audience=tuple(audience),
+        jti=row_id if is_jwt else None,
     )
-    session.add(row)
-    session.flush()
-    session.note_token(issued_token(row))
-    return row
+    session.note_token(token)
+    return token
 
 
 def token_by_digest(
@@ -355,11 +411,18 @@ def tokens_to_replay(session: Session, now: float | None = None) -> list[IssuedT
     return [issued_token(row, version) for row in rows]
 
 
+def note_token_revoked(session: WriteSession, token: IssuedToken) -> None:
+    """A token ends; of a JWT, whatever else verifies to the same `jti` as well (S05)."""
+    session.note_revocation("token", token.digest, token.expires_at)
+    if token.jti is not None:
+        session.note_revocation("jti", uuid.UUID(token.jti).bytes, token.expires_at)
+
+
 def delete_tokens(session: WriteSession, rows: Iterable[OAuth2Token]) -> None:
     """Delete tokens and revoke each on the data planes."""
     for row in rows:
         session.delete(row)
-        session.note_revocation("token", row.access_token_digest, issued_token(row).expires_at)
+        note_token_revoked(session, issued_token(row))
 
 
 def delete_tokens_of_service(session: WriteSession, service_id: str) -> None:
@@ -384,6 +447,11 @@ def last_expiry_of_consumer(session: Session, consumer_id: str) -> float:
     """As `last_expiry_of_credential`, over all credentials of a consumer."""
     credentials = select(OAuth2Credential.id).where(OAuth2Credential.consumer_id == consumer_id)
     return _last_expiry(session, col(OAuth2Token.credential_id).in_(credentials))
+
+
+def last_expiry_of_plugin(session: Session, plugin_id: str) -> float:
+    """As `last_expiry_of_credential`, over the tokens that a plugin instance issued."""
+    return _last_expiry(session, col(OAuth2Token.plugin_id) == plugin_id)
 
 
 def _last_expiry(session: Session, condition: Any) -> float:

@@ -69,7 +69,9 @@ def add_credential(session: WriteSession, client_id: str = "abc") -> OAuth2Crede
 
 def add_token(session: WriteSession, credential_id: str, **options: object) -> OAuth2Token:
     values: dict[str, object] = {"access_token_digest": DIGEST, "expires_in": 60} | options
-    return queries.insert_token(session, credential_id=credential_id, **values)  # type: ignore[arg-type]
+    token = queries.insert_token(session, credential_id=credential_id, **values)  # type: ignore[arg-type]
+    found = select(OAuth2Token).where(OAuth2Token.access_token_digest == token.digest)
+    return session.exec(found).one()
 
 
 # --- transactions ----------------------------------------------------------------------------
