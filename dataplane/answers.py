@@ -75,6 +75,8 @@ class Answers:
         for kind, ref, *asked in self._engine.questions(QUESTIONS_PER_TURN):
             if kind == "token":
                 self._token(ref, *asked)
+            elif kind == "ticket":
+                self._ticket(ref, *asked)
             elif kind == "request":
                 self._request(ref, *asked)
             elif kind == "name":
@@ -153,6 +155,30 @@ class Answers:
         except TimeoutError:
             return False
         return True
+
+    # --- tickets ---
+
+    def _ticket(self, ref: int, digest: bytes, host: str, path: str, origin: str | None) -> None:
+        ticket = wire.Redeem(0, digest, host, path, origin)
+        if not self._link.connected or not self._begin(self._answer_ticket(ref, ticket)):
+            self._engine.answer_ticket(ref, UNAVAILABLE)
+
+    async def _answer_ticket(self, ref: int, ticket: wire.Redeem) -> None:
+        """Whatever comes of it, nobody asks about this ticket again."""
+        verdict, token = UNAVAILABLE, None
+        try:
+            token = await self._link.redeem(ticket)
+            if token is None:
+                verdict = UNKNOWN
+            elif await self._reach(token):
+                verdict = self._remembered(token.digest) or UNKNOWN
+        except (LinkDown, LinkBusy):
+            pass
+        except Exception as error:  # a fault of ours must not leave the session parked
+            log.error("answer.fault", question="ticket", error=f"{type(error).__name__}: {error}")
+        finally:
+            known = token.digest if token is not None and verdict == KNOWN else None
+            self._engine.answer_ticket(ref, verdict, known)
 
     # --- token requests ---
 
