@@ -73,6 +73,7 @@ cdef enum PolicyFlag:
     POLICY_UPSTREAM_TLS = 1 << 9  # https or wss
     POLICY_VALIDATE_UTF8 = 1 << 10  # text frames are checked as they pass
     POLICY_REFUSE_DEFLATE = 1 << 11  # no extension of WebSocket is offered to the upstream
+    POLICY_JWT = 1 << 13  # tokens may be JWTs of `issuer`
     POLICY_ENDPOINTS = 1 << 16  # the issuer answers all of its endpoints here
     POLICY_CARRIER_HEADER = 1 << 17  # where a token is looked for
     POLICY_CARRIER_QUERY = 1 << 18  # and in bodies
@@ -137,6 +138,8 @@ cdef struct Policy:
     Span origins  # owned: those that a handshake may come from, see _origin; empty: any
     Span protocol_prefix  # owned: a subprotocol that begins so has the token behind it; or empty
     Span cookie_name  # owned; empty without POLICY_CARRIER_COOKIE
+    uint8_t issuer[16]  # whose JWTs are good here; the first bytes of its SHA-256, zeros: nobody's
+    uint8_t audience[16]  # what a token that names audiences must name; likewise, zeros: nothing
     Principal* anonymous  # owned; NULL when none is configured
     uint64_t users[64]  # [worker]: sessions and parked handshakes that hold this policy
     uint64_t parting  # Parting; set by the Python thread when unpublished, bits are only added
@@ -486,7 +489,7 @@ cdef struct Question:
     uint8_t kind
     uint8_t check_passed
     uint8_t digest[32]
-    # Owned, malloc: head and body of a token request; a host name; of a ticket's handshake host,
+    # Owned, malloc: head and body of a token request; a host name; a JWT; of a ticket's handshake host,
     # path and Origin, one behind the other.
     uint8_t* text
     uint32_t text_len

@@ -67,6 +67,8 @@ class PolicyBox:
         plugins: int = 0,
         tls: Context | None = ...,
         carriers: tuple[bytes, bytes] = ...,
+        issuer: bytes = ...,
+        audience: bytes = ...,
     ) -> None: ...
     def users(self) -> int: ...
     @property

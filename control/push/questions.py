@@ -51,9 +51,8 @@ class Recent:
 
     def touched(self, token: wire.Token, since: int) -> bool:
         """Whether `token` may have been changed or revoked after the moment `since`."""
-        of_token = self._keys.get(token.digest, 0)
-        of_others = (self._keys.get(key or b"", 0) for key in (token.credential, token.plugin))
-        return max(self._floor, of_token, *of_others) > since
+        keys = (token.digest, token.credential, token.plugin or b"")
+        return max(self._floor, *(self._keys.get(key, 0) for key in keys)) > since
 
 
 class Questions:

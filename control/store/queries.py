@@ -39,12 +39,15 @@ from control.store.tables import (
     Plugin,
     Revocation,
     Route,
+    SeenAssertion,
     Service,
     SigningKey,
 )
 
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
 REVOCATION_SECONDS_MIN = 60
+_SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
+_SEEN_DROPPED_MAX = 100  # by each new one
 
 # --- cluster state ---------------------------------------------------------------------------
 
@@ -392,12 +395,19 @@ def token_by_digest(
     session: Session, digest: bytes, now: float | None = None
 ) -> IssuedToken | None:
     """The token with this SHA-256, unless it is unknown or expired."""
-    row = session.exec(select(OAuth2Token).where(OAuth2Token.access_token_digest == digest)).first()
-    if row is None:
-        return None
-    token = issued_token(row, cluster_state(session).config_version)
-    expired = token.expires_at and token.expires_at <= (time.time() if now is None else now)
-    return None if expired else token
+    return tokens_by_digest(session, [digest], now)[0]
+
+
+def tokens_by_digest(
+    session: Session, digests: Sequence[bytes], now: float | None = None
+) -> list[IssuedToken | None]:
+    """The token of each digest, read together; None for one that is unknown or expired."""
+    moment = time.time() if now is None else now
+    version = cluster_state(session).config_version
+    chosen = select(OAuth2Token).where(col(OAuth2Token.access_token_digest).in_(digests))
+    tokens = [issued_token(row, version) for row in session.exec(chosen)]
+    found = {t.digest: t for t in tokens if not t.expires_at or t.expires_at > moment}
+    return [found.get(digest) for digest in digests]
 
 
 def tokens_to_replay(session: Session, now: float | None = None) -> list[IssuedToken]:
@@ -465,6 +475,25 @@ def _last_expiry(session: Session, condition: Any) -> float:
     return max(last or 0.0, time.time() + REVOCATION_SECONDS_MIN)
 
 
+# --- client assertions --------------------------------------------------------------------------
+
+
+def insert_seen_assertion(
+    session: WriteSession, digest: bytes, expires_at: float, now: float
+) -> None:
+    """Note that an assertion was used; it goes some time after it has expired.
+
+    Raises:
+        IntegrityError: it was used before.
+    """
+    old = select(SeenAssertion.digest).where(SeenAssertion.expires_at < now - _SEEN_GRACE_SECONDS)
+    stale = col(SeenAssertion.digest).in_(old.limit(_SEEN_DROPPED_MAX))
+    session.execute(delete(SeenAssertion).where(stale))
+    session.connection().execute(
+        insert(SeenAssertion), {"digest": digest, "expires_at": expires_at}
+    )
+
+
 # --- revocations -------------------------------------------------------------------------------
 
 
@@ -478,7 +507,7 @@ def revocations_after(
         select(Revocation).where(Revocation.seq > seq, matters).order_by(col(Revocation.seq))
     )
     return [
-        Revoked(row.seq, row.kind, row.key, row.expires_at)
+        Revoked(row.seq, row.kind, row.key, row.expires_at, row.version)
         for row in session.exec(statement.limit(limit))
     ]
 

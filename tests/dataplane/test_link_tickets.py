@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from dataplane import answers, wire
 from dataplane import link as module
-from dataplane import wire
 from dataplane.link import LinkBusy, LinkDown
 from tests.dataplane.fakes import make_token
 from tests.dataplane.fakes import until as soon
@@ -147,7 +147,7 @@ async def test_ticket_that_cannot_be_asked_for_is_unavailable(
         elif trouble == "lost":
             b.link.fault = LinkDown("lost")
         else:
-            monkeypatch.setattr("dataplane.answers.TASKS_MAX", 0)
+            monkeypatch.setitem(answers.TASKS_MAX, "ticket", 0)
         assert await verdict(b) == ("unavailable", None)
 
 
