@@ -67,6 +67,7 @@ class PolicyBox:
         plugins: int = 0,
         tls: Context | None = ...,
         carriers: tuple[bytes, bytes] = ...,
+        max_age_ms: int = ...,
         issuer: bytes = ...,
         audience: bytes = ...,
     ) -> None: ...

@@ -5,6 +5,7 @@ from dataplane._carriers cimport *
 from dataplane._core cimport *
 from dataplane._finding cimport *
 from dataplane._forward cimport *
+from dataplane._grants cimport *
 from dataplane._http cimport *
 from dataplane._pool cimport *
 from dataplane._sys cimport *

@@ -32,7 +32,7 @@ from dataplane.prepared import (
     service_path,
     uuid_text,
 )
-from dataplane.sessions import allowed_origins, session_flags, session_rules
+from dataplane.sessions import allowed_origins, follow_flags, session_flags, session_rules
 
 if TYPE_CHECKING:
     from dataplane._contexts import Context
@@ -223,6 +223,7 @@ def _policy(
         sum(1 << place for place, plugin in enumerate((oauth2, limit, rules)) if plugin),
         tls=tls,
         carriers=carrier_texts(oauth2) if oauth2 is not None else (b"", b""),
+        max_age_ms=oauth2.session_max_age_ms if oauth2 is not None else 0,
         issuer=issuer,
         audience=audience,
     )
@@ -258,6 +259,7 @@ def oauth2_flags(oauth2: wire.OAuth2, service: wire.Service | None) -> dict[str,
         "hide_credentials": oauth2.hide_credentials,
         "jwt": oauth2.jwt,
         **carrier_flags(oauth2),
+        **follow_flags(oauth2),
     }
 
 
