@@ -445,7 +445,7 @@ cdef class Engine:
             if any(byte < 32 or byte == 127 for byte in name + value.replace(b"\t", b" ")):
                 raise ValueError(f"header {name!r} has a control byte")
             lines.append(name + b": " + value)
-        if status == 204:  # RFC 9110 §8.6
+        if status == 204 or status == 304:  # RFC 9110 §8.6
             lines.append(b"")
             body = b""
         else:
