@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.gateway.oauth2.answers import (
+    BASIC_CHALLENGE,
+    INVALID_CLIENT,
     INVALID_GRANT_TYPE,
     INVALID_PROVISION_KEY,
     JSON_TYPE,
@@ -78,7 +80,10 @@ def test_upstream_path_that_ends_so_is_never_reached(
 ) -> None:
     headers = [("Authorization", f"Bearer {api.access(app)}")]
     answer = site.ask("POST", f"{api.path}/oauth2/{name}", headers=headers)
-    assert answer.status == 400
+    if name == "authorize":
+        refused(answer, *INVALID_PROVISION_KEY)
+    else:
+        refused(answer, *INVALID_CLIENT, status=401, challenge=BASIC_CHALLENGE)
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)
