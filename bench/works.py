@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bench import storm
 from bench.bench import FLOORS, OURS, Bench, Proxy
 from bench.tools import memory_kib, watched_by_epoll
 
@@ -181,6 +182,24 @@ def pings(bench: Bench) -> list[Row]:
     return [Row(what, "% of a core", {OURS: percent}, (Goal(0.5),), note + lost)]
 
 
+def storms(bench: Bench) -> list[Row]:
+    """What tokens that nobody knows and secrets that are wrong do to everybody else.  S75, S25."""
+    rows = []
+    with storm.gateway(bench.echo_port, TRUSTED_IPS="127.0.0.1") as (target, key):
+        for kind, about in (("junk", "junk tokens"), ("unknown", "well-formed unknown tokens")):
+            found = storm.storm(target, kind, key, bench.sizes.seconds)
+            what = f"`storms`: known handshakes lost beside {storm.STORM_RATE:,} {about} a second"
+            early, late = found.p99_ms
+            note = (
+                f"{found.before:.0f} → {found.during:.0f} a second, p99 {early:.1f} → {late:.1f} "
+                f"ms; {found.rate:,.0f} a second take {found.worker_percent:.0f} % of a worker"
+            )
+            rows.append(Row(what, "%", {OURS: found.lost_percent}, (Goal(20),), note))
+        wrong, unknown = storm.guess_medians(target)
+    what = "`storms`: refusal of a wrong secret, median, over TLS"
+    return [*rows, Row(what, "ms", {OURS: wrong}, (), f"of an unknown client: {unknown:.2f}")]
+
+
 WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "small": small,
     "pipelined": pipelined,
@@ -193,4 +212,5 @@ WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "wss-idle": wss_idle,
     "workers": workers,
     "pings": pings,
+    "storms": storms,
 }

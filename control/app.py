@@ -19,13 +19,17 @@ from control import declarative
 from control.admin.dataplanes import DataPlanes, dataplanes_router
 from control.admin.edge import Counts, Manners, Stamp
 from control.admin.router import documented_models, install
+from control.admin.signing_keys import DOCUMENTED as SIGNING_KEYS_DOCUMENTED
+from control.admin.signing_keys import signing_keys_router
 from control.guard import Guard
 from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
+from control.oauth2.issuer_routes import IssuerRoutes
 from control.oauth2.throttle import Throttle
 from control.settings import Settings
 from control.store.session import Store
 
 VERSION = "0.1.0"
+KEY_PUBLISH_SECONDS = 3600  # the setting's default
 
 _TOKEN_PATH = re.compile(r"(/oauth2_tokens/)[^/]+")
 
@@ -38,31 +42,47 @@ def create_app(settings: Settings, store: Store, dataplanes: DataPlanes) -> ASGI
     `dataplanes` tells which data planes are connected, for `GET /dataplanes`.
     """
     counts = Counts()
-    app = admin_app(store, dataplanes, counts)
+    app = admin_app(store, dataplanes, counts, settings.key_publish_seconds)
     shielded = Shield(Manners(app, app))
     guarded = Guard(shielded, settings.admin_listen, settings.admin_hosts, settings.admin_origins)
     return Stamp(guarded, f"narthex/{VERSION}", counts)
 
 
-def create_issuer(store: Store, throttle: Throttle | None = None) -> ASGIApp:
-    """The token endpoint, for the link and for ISSUER_LISTEN."""
-    return Shield(Dispatch(issuer_app(store, throttle), store))
+def create_issuer(
+    store: Store,
+    throttle: Throttle | None = None,
+    key_publish_seconds: int = KEY_PUBLISH_SECONDS,
+) -> ASGIApp:
+    """The OAuth endpoints, for the link and for ISSUER_LISTEN."""
+    routes = IssuerRoutes(store)
+    return Shield(Dispatch(issuer_app(store, routes, throttle, key_publish_seconds), store, routes))
 
 
-def issuer_app(store: Store, throttle: Throttle | None = None) -> FastAPI:
+def issuer_app(
+    store: Store,
+    routes: IssuerRoutes,
+    throttle: Throttle | None = None,
+    key_publish_seconds: int = KEY_PUBLISH_SECONDS,
+) -> FastAPI:
     """The OAuth endpoints by themselves, without `Dispatch` before them."""
     app = _fastapi(EXCEPTION_HANDLERS)
-    app.include_router(token_router(store, throttle))
+    app.include_router(token_router(store, routes, throttle, key_publish_seconds))
     return app
 
 
-def admin_app(store: Store, dataplanes: DataPlanes, counts: Counts | None = None) -> FastAPI:
+def admin_app(
+    store: Store,
+    dataplanes: DataPlanes,
+    counts: Counts | None = None,
+    key_publish_seconds: int = KEY_PUBLISH_SECONDS,
+) -> FastAPI:
     """The Admin API by itself; its OpenAPI document describes the issuer too."""
     app = _fastapi()
     install(app, store, counts)
     app.include_router(dataplanes_router(dataplanes))
+    app.include_router(signing_keys_router(store, key_publish_seconds))
     app.include_router(declarative.router(store))
-    described = [*app.routes, *issuer_app(store).routes]
+    described = [*app.routes, *issuer_app(store, IssuerRoutes(store)).routes]
     app.openapi = lambda: _document(app, described)  # type: ignore[method-assign]
     return app
 
@@ -78,7 +98,9 @@ def _document(app: FastAPI, routes: Sequence[BaseRoute]) -> dict[str, Any]:
             separate_input_output_schemas=False,
         )
         components = made.setdefault("components", {})
-        components.setdefault("schemas", {}).update(DOCUMENTED | documented_models())
+        components.setdefault("schemas", {}).update(
+            DOCUMENTED | SIGNING_KEYS_DOCUMENTED | documented_models()
+        )
         components["securitySchemes"] = {"client": {"type": "http", "scheme": "basic"}}
         app.openapi_schema = made
     return app.openapi_schema

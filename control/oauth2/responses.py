@@ -11,20 +11,41 @@ from pydantic import BaseModel, Field, JsonValue
 from starlette.responses import Response
 
 from control.oauth2.context import TokenContext
-from control.oauth2.dispatch import METHODS, Endpoint
+from control.oauth2.dispatch import KONG, METHODS, Endpoint
 from control.oauth2.errors import OAuthError
+from control.oauth2.issuing import Issued
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+_NAMES: dict[Endpoint, str] = {
+    "authorize": "authorization",
+    "revoke": "revocation",
+    "introspect": "introspection",
+    "jwks": "key set",
+    "server_metadata": "metadata",
+    "resource_metadata": "metadata",
+}
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 
 class TokenAnswer(BaseModel):
-    """RFC 6749 §5.1.  `expires_in` is absent for a token that never expires."""
+    """RFC 6749 §5.1.  `expires_in` and `refresh_token` are absent where tokens never expire."""
 
     access_token: str
     token_type: Literal["bearer"]
     expires_in: int | None = Field(default=None, description="seconds")
+    refresh_token: str | None = Field(
+        default=None, description="not of client_credentials and implicit"
+    )
+    scope: str | None = Field(
+        default=None, description="with oauth_profile strict, where it is not what was asked for"
+    )
     state: JsonValue = Field(default=None, description="as it was sent")
+
+
+class AuthorizeAnswer(BaseModel):
+    """Where the user is to be sent: with a code or token, or with an error."""
+
+    redirect_uri: str
 
 
 class OAuthErrorBody(BaseModel):
@@ -42,11 +63,14 @@ class Message(BaseModel):
     request_id: str | None = None
 
 
-def issued(access_token: str, expires_in: int, state: object) -> Response:
+def issued(issued: Issued, state: object, *, scope: str | None = None) -> Response:
+    """What a client gets.  `scope`: where it has to be told."""
     body = {
-        "access_token": access_token,
+        "access_token": issued.access_token,
         "token_type": "bearer",
-        "expires_in": expires_in or None,
+        "expires_in": issued.expires_in or None,
+        "refresh_token": issued.refresh_token,
+        "scope": scope,
         "state": state,
     }
     return respond(200, body, NO_STORE)
@@ -63,18 +87,15 @@ def refused(error: OAuthError, state: object) -> Response:
 
 
 def invalid_method(method: str, endpoint: Endpoint, realm: str | None) -> Response:
-    """405, in the form of an authentication error; the one answer without cache headers."""
-    name = "authorization" if endpoint == "authorize" else endpoint
+    """405, in the form of an authentication error; without cache headers where Kong has none."""
+    name = _NAMES.get(endpoint, endpoint)
     text = f"The HTTP method {method} is invalid for the {name} endpoint"
     params = {"error": "invalid_method", "error_description": text}
     challenge = ", ".join(
         f"{key}={_quoted(value)}" for key, value in ({"realm": realm} | params).items() if value
     )
-    return respond(
-        405,
-        {"error": "invalid_method", "error_description": text},
-        {"WWW-Authenticate": f"Bearer {challenge}", "Allow": METHODS[endpoint]},
-    )
+    headers = {"WWW-Authenticate": f"Bearer {challenge}", "Allow": METHODS[endpoint]}
+    return respond(405, params, headers if endpoint in KONG else headers | NO_STORE)
 
 
 def message(status: int, text: str, request_id: str | None = None) -> Response:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -31,6 +32,20 @@ def hash_client_secret(secret: str) -> str:
     salt = os.urandom(_SALT_BYTES)
     derived = hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, _ITERATIONS, _HASH_BYTES)
     return f"$pbkdf2-sha512$i={_ITERATIONS},l={_HASH_BYTES}${_b64(salt)}${_b64(derived)}"
+
+
+def are_client_keys(secret: str) -> bool:
+    """Whether a client's secret is no secret but its public key or keys: a JWK or JWK Set.
+
+    Such a client proves itself by assertions (RFC 7523); nothing that it sends equals this.
+    """
+    if not secret.lstrip().startswith("{"):
+        return False
+    try:
+        found = json.loads(secret)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and ("kty" in found or "keys" in found)
 
 
 def is_hashed(secret: str) -> bool:
