@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -67,6 +68,42 @@ def test_s58_token_in_a_subprotocol_is_taken_and_taken_out(
     assert (told and ", ".join(part.strip() for part in told.split(","))) == left
     assert not seen.mentions(token)
     assert not any(token in value for _, value in answer.fields)
+
+
+@pytest.mark.parametrize(
+    ("offered", "left", "answered"),
+    [
+        (["chat", K8S + "{}"], "chat", "chat"),
+        ([K8S + "{}", "other", "chat"], "other, chat", "chat"),
+        (["other", K8S + "{}"], "other", None),
+    ],
+    ids=repr,
+)
+def test_s58_token_of_kubernetes_clients_is_taken_and_taken_out(
+    site: Site,
+    sockets: Sockets,
+    token: str,
+    offered: list[str],
+    left: str,
+    answered: str | None,
+) -> None:
+    """As the name says, and as those clients do, the token is in base64url there."""
+    encoded = base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
+    answer = sockets.handshake(headers=[offer(*(e.format(encoded) for e in offered))])
+    assert answer.status == 101, answer.body
+    assert answer["Sec-WebSocket-Protocol"] == answered
+    seen = site.ws.last()
+    assert seen["Sec-WebSocket-Protocol"] == left
+    assert not seen.mentions(encoded)
+
+
+def test_token_of_kubernetes_clients_needs_a_protocol_beside_it(
+    site: Site, sockets: Sockets, token: str
+) -> None:
+    encoded = base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
+    before = len(site.ws.requests)
+    assert sockets.handshake(headers=[offer(K8S + encoded)]).status == 400
+    assert len(site.ws.requests) == before
 
 
 def test_subprotocol_in_several_headers_is_one_list(
