@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import storm
 from bench.bench import FLOORS, OURS, Bench, Proxy
+from bench.follow import SESSIONS_EACH, measure, quantile
 from bench.tools import memory_kib, watched_by_epoll
 
 TOLERANCE = 1.03  # times the goal still counts as reached: what a repeated run differs by
@@ -182,6 +183,19 @@ def pings(bench: Bench) -> list[Row]:
     return [Row(what, "% of a core", {OURS: percent}, (Goal(0.5),), note + lost)]
 
 
+def follow(bench: Bench) -> list[Row]:
+    """From a token's revocation to the Close of its sessions, on two data planes."""
+    count = bench.sizes.revocations
+    with bench.two_dataplanes() as (gateway, ports):
+        waits = measure(gateway, ports, count)
+    what = (
+        f"`follow`: from the revocation of a token to the Close of its sessions, p99 of {count:,}, "
+        f"two data planes with {count * SESSIONS_EACH:,} sessions each"
+    )
+    note = f"p50 {quantile(waits, 0.5):.1f} ms, longest {max(waits):.0f} ms"
+    return [Row(what, "ms", {OURS: quantile(waits, 0.99)}, (Goal(250),), note)]
+
+
 def storms(bench: Bench) -> list[Row]:
     """What tokens that nobody knows and secrets that are wrong do to everybody else.  S75, S25."""
     rows = []
@@ -212,5 +226,6 @@ WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "wss-idle": wss_idle,
     "workers": workers,
     "pings": pings,
+    "follow": follow,
     "storms": storms,
 }

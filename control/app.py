@@ -24,6 +24,7 @@ from control.admin.signing_keys import signing_keys_router
 from control.guard import Guard
 from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
 from control.oauth2.issuer_routes import IssuerRoutes
+from control.oauth2.sessions_endpoint import MoveSessions, sessions_router
 from control.oauth2.throttle import Throttle
 from control.settings import Settings
 from control.store.session import Store
@@ -52,10 +53,15 @@ def create_issuer(
     store: Store,
     throttle: Throttle | None = None,
     key_publish_seconds: int = KEY_PUBLISH_SECONDS,
+    move_sessions: MoveSessions | None = None,
 ) -> ASGIApp:
-    """The OAuth endpoints, for the link and for ISSUER_LISTEN."""
+    """The OAuth endpoints, for the link and for ISSUER_LISTEN.
+
+    `move_sessions` has every data plane move live sessions to another token (`Push`).
+    """
     routes = IssuerRoutes(store)
-    return Shield(Dispatch(issuer_app(store, routes, throttle, key_publish_seconds), store, routes))
+    app = issuer_app(store, routes, throttle, key_publish_seconds, move_sessions)
+    return Shield(Dispatch(app, store, routes))
 
 
 def issuer_app(
@@ -63,10 +69,12 @@ def issuer_app(
     routes: IssuerRoutes,
     throttle: Throttle | None = None,
     key_publish_seconds: int = KEY_PUBLISH_SECONDS,
+    move_sessions: MoveSessions | None = None,
 ) -> FastAPI:
     """The OAuth endpoints by themselves, without `Dispatch` before them."""
     app = _fastapi(EXCEPTION_HANDLERS)
     app.include_router(token_router(store, routes, throttle, key_publish_seconds))
+    app.include_router(sessions_router(store, move_sessions))
     return app
 
 
@@ -101,7 +109,10 @@ def _document(app: FastAPI, routes: Sequence[BaseRoute]) -> dict[str, Any]:
         components.setdefault("schemas", {}).update(
             DOCUMENTED | SIGNING_KEYS_DOCUMENTED | documented_models()
         )
-        components["securitySchemes"] = {"client": {"type": "http", "scheme": "basic"}}
+        components["securitySchemes"] = {
+            "client": {"type": "http", "scheme": "basic"},
+            "token": {"type": "http", "scheme": "bearer"},
+        }
         app.openapi_schema = made
     return app.openapi_schema
 

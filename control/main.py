@@ -32,6 +32,7 @@ from control.startup import (
     lock_data_dir,
     prepare_data_dir,
 )
+from control.store.changes import IssuedToken
 from control.store.keyring import KeyringError, load_keyring
 from control.store.session import Store, StoreError
 
@@ -92,7 +93,11 @@ def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
         issuer_cert = (settings.tls_cert, settings.tls_key)
         issuer_socket = bind("ISSUER_LISTEN", settings.issuer_listen)
     throttle = Throttle(settings.client_failures, settings.address_failures)
-    issuer = create_issuer(store, throttle, settings.key_publish_seconds)
+
+    async def move_sessions(old: bytes, token: IssuedToken) -> int:
+        return await push.move_sessions(old, token)
+
+    issuer = create_issuer(store, throttle, settings.key_publish_seconds, move_sessions)
     secret = link_secret(settings, data_dir)
     push = Push(store, issuer, secret, names=settings.link_names, software=VERSION)
     admin_socket = bind("ADMIN_LISTEN", settings.admin_listen)

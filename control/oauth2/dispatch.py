@@ -14,7 +14,14 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _SLASHES = re.compile(rb"/{2,}")
 
 Endpoint = Literal[
-    "token", "authorize", "revoke", "introspect", "jwks", "server_metadata", "resource_metadata"
+    "token",
+    "authorize",
+    "revoke",
+    "introspect",
+    "jwks",
+    "sessions",
+    "server_metadata",
+    "resource_metadata",
 ]
 
 # What is answered, and the method it takes: at the end of a path, and below /.well-known.
@@ -24,6 +31,7 @@ METHODS: dict[Endpoint, str] = {
     "revoke": "POST",
     "introspect": "POST",
     "jwks": "GET",
+    "sessions": "POST",
     "server_metadata": "GET",
     "resource_metadata": "GET",
 }

@@ -98,6 +98,23 @@ def invalid_method(method: str, endpoint: Endpoint, realm: str | None) -> Respon
     return respond(405, params, headers if endpoint in KONG else headers | NO_STORE)
 
 
+def error(status: int, code: str, description: str) -> Response:
+    return respond(status, {"error": code, "error_description": description}, NO_STORE)
+
+
+def unauthorized(code: str, description: str, realm: str | None, *, named: bool = True) -> Response:
+    """401 as a resource answers it.  spec/oauth2.md §6.2; RFC 6750 §3.
+
+    Unless `named` the challenge has no error: the client showed no token.
+    """
+    params = {"realm": realm}
+    if named:
+        params |= {"error": code, "error_description": description}
+    words = ", ".join(f"{key}={_quoted(value)}" for key, value in params.items() if value)
+    body = {"error": code, "error_description": description}
+    return respond(401, body, NO_STORE | {"WWW-Authenticate": f"Bearer {words}".rstrip()})
+
+
 def message(status: int, text: str, request_id: str | None = None) -> Response:
     return respond(status, {"message": text, "request_id": request_id}, NO_STORE)
 

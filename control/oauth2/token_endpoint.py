@@ -69,9 +69,9 @@ class TokenEndpoint:
                 forwarded_proto=request.headers.getlist("x-forwarded-proto"),
             )
             address = context.client_ip
-            client = await self._authenticate(request, config, sent, address)
-            asked = TokenRequest(config, context, sent, instance.check_key, client)
             with self._clients.counting_provision_keys(config, sent, address):
+                client = await self._authenticate(request, config, sent, address)
+                asked = TokenRequest(config, context, sent, instance.check_key, client)
                 issued = await self._threads.run(lambda: self._grant(asked))
         except OAuthError as error:
             return responses.refused(_as_told(error, config), state)

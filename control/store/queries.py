@@ -46,6 +46,7 @@ from control.store.tables import (
 
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
 REVOCATION_SECONDS_MIN = 60
+REFRESHES_MAX = 1000  # in a row, that a data plane may miss and its sessions still go over
 _SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
 _SEEN_DROPPED_MAX = 100  # by each new one
 
@@ -507,9 +508,23 @@ def revocations_after(
         select(Revocation).where(Revocation.seq > seq, matters).order_by(col(Revocation.seq))
     )
     return [
-        Revoked(row.seq, row.kind, row.key, row.expires_at, row.version)
+        Revoked(row.seq, row.kind, row.key, row.expires_at, row.version, row.successor)
         for row in session.exec(statement.limit(limit))
     ]
+
+
+def last_successor(session: Session, revoked: Revoked) -> IssuedToken | None:
+    """The token that a refreshed one has become by now; None when it ended, or was no refresh."""
+    digest = revoked.successor
+    for _ in range(REFRESHES_MAX):
+        if digest is None:
+            return None
+        token = token_by_digest(session, digest)
+        if token is not None:
+            return token
+        chosen = select(Revocation.successor).where(Revocation.kind == "token")
+        digest = session.exec(chosen.where(Revocation.key == digest)).first()
+    return None
 
 
 def forget_revocation(session: WriteSession, kind: str, key: bytes) -> None:

@@ -5,10 +5,11 @@ import hashlib
 import json
 import os
 import re
-import secrets
 
-_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _RANDOM_CHARS = 32  # 190 bits
+_CHARACTERS = bytes(ALPHABET.encode()[byte % len(ALPHABET)] for byte in range(256))
+_UNEVEN = bytes(range(256 - 256 % len(ALPHABET), 256))  # bytes that would favour the first ones
 
 # Kong's parameters; verification reads them back from the string.
 _ITERATIONS = 10_000
@@ -17,9 +18,12 @@ _SALT_BYTES = 16
 _PHC = re.compile(r"\$pbkdf2-sha\d+\$i=\d+,l=\d+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 
 
-def random_text() -> str:
-    """32 random characters of `[A-Za-z0-9]`: client ids, secrets, provision keys, tokens."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_CHARS))
+def random_text(size: int = _RANDOM_CHARS) -> str:
+    """Random characters of ALPHABET from the system's generator: client ids, secrets, codes."""
+    found = b""
+    while len(found) < size:
+        found += os.urandom(2 * size).translate(_CHARACTERS, _UNEVEN)
+    return found[:size].decode()
 
 
 def token_digest(token: str) -> bytes:

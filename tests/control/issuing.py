@@ -97,7 +97,6 @@ class Issuing:
         )
         with self.store.writing() as session:
             session.add(row)
-            session.note_config()
         return row
 
     def tokens(self) -> list[OAuth2Token]:

@@ -34,6 +34,8 @@ def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     scope = scopes.granted(params.get("scope"), config.scopes, mandatory=config.mandatory_scope)
     if user_id is not None and not is_text(user_id):
         raise InvalidAuthenticatedUserid("authenticated_userid must be a string")
+    if user_id is not None and scopes.too_long(user_id):
+        raise InvalidAuthenticatedUserid("authenticated_userid is too long")
     made = issuing.make(request, Grant(client=client, scope=scope, user_id=user_id))
     with issuing.store.writing() as session:
         issuing.insert(session, made)
