@@ -135,11 +135,15 @@ def test_refresh_moves_the_deadline_of_its_sessions_and_of_no_others(
 def test_refresh_moves_nothing_where_sessions_follow_nothing(
     site: Site, app: App, opened: Opened
 ) -> None:
-    sockets = site.sockets(session_follow="none")
+    sockets = site.sockets(token_expiration=3, session_follow="none")
     mine = pair(sockets, app)
+    expires = time.time() + 3
     socket = opened(sockets, mine["access_token"])
-    issued(sockets.issuer.refresh(app, mine["refresh_token"]))
-    assert closing(socket, 10).code == 4401
+    eventually(lambda: time.time() > expires - 2, 5)
+    new = issued(sockets.issuer.refresh(app, mine["refresh_token"]))
+    assert closing(socket).code == 4401
+    assert time.time() <= expires + LATE
+    assert sockets.handshake(new["access_token"]).status == 101
 
 
 def test_newer_token_of_the_credential_moves_sessions_where_they_follow_it(
