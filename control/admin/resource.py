@@ -66,7 +66,7 @@ class Resource:
         return {field: value}
 
     def ended(self, row: Row) -> bool:
-        """Whether this row's time is over: it is shown to nobody while it waits for its deletion."""
+        """Whether this row's time is over: nobody is shown it while it waits to be deleted."""
         return False
 
     # --- validation ------------------------------------------------------------------------
