@@ -380,7 +380,9 @@ def test_s36_refresh_never_widens_the_scope(strict: Api, app: App) -> None:
     pair = strict.pair(app)
     answer = strict.refresh(app, pair["refresh_token"], scope="email profile")
     if answer.status == 200:
-        token = issued(answer)["access_token"]
+        # RFC 6749 §5.1: a scope that is another than was asked for has to be told.
+        assert answer.json["scope"] == "email"
+        token = answer.json["access_token"]
         assert strict.get(token).seen["X-Authenticated-Scope"] == "email"
     else:
         refused_as(answer, "invalid_scope")
