@@ -245,6 +245,36 @@ def test_metadata_of_another_host_is_not_there(site: Site, issuer: str) -> None:
     assert metadata(site, issuer, path, unique("other") + ".test").status == 404
 
 
+@pytest.mark.parametrize("audience", [None, "https://api.test/v1"])
+def test_challenge_names_the_resources_metadata(site: Site, audience: str | None) -> None:
+    """RFC 9728 §5.1, and what is found there: §3."""
+    host = unique("resource") + ".test"
+    issuer = f"https://{host}/as"
+    resource = audience and audience.replace("api.test", host)
+    api = site.api(issuer=issuer, **({"audience": resource} if resource else {}))
+    path = "/.well-known/oauth-protected-resource" + ("/v1" if resource else "/as")
+    challenge = api.get()["WWW-Authenticate"]
+    assert challenge == f'Bearer resource_metadata="https://{host}{path}"'
+    answer = metadata(site, issuer, path)
+    assert answer.status == 200, answer.body
+    assert answer.json["resource"] == (resource or issuer)
+    assert answer.json["authorization_servers"] == [issuer]
+
+
+@pytest.mark.parametrize(
+    ("origin", "good"), [("https://app.test", True), ("https://b.test", False)]
+)
+def test_token_endpoint_is_for_pages_of_listed_origins(
+    site: Site, app: App, origin: str, good: bool
+) -> None:
+    sockets = site.sockets({"allowed_origins": ["https://app.test"]})
+    form = {"grant_type": "client_credentials"} | app.params
+    answer = sockets.issuer.token(form, headers=[("Origin", origin)])
+    issued(answer)
+    assert answer["Access-Control-Allow-Origin"] == (origin if good else None)
+    assert sockets.issuer.token(form)["Access-Control-Allow-Origin"] is None
+
+
 def test_s17_key_set_shows_no_private_key(site: Site, app: App) -> None:
     host = unique("keys") + ".test"
     api = site.api(issuer=f"https://{host}", token_format="jwt", endpoints="all")

@@ -123,3 +123,32 @@ def test_patch_of_another_field_leaves_the_secret_as_it_is(site: Site, api: Api)
     patched = site.admin("PATCH", f"/oauth2/{row['id']}", 200, {"name": "renamed"})
     assert patched["client_secret"] == row["client_secret"]
     issued(api.client_credentials(App(row, "tofu", site.alex)))
+
+
+VECTOR = (
+    "$pbkdf2-sha512$i=10000,l=32$YSBsaXR0ZSBiaXQsIGp1c3QgYSBsaXR0bGUgYml0"
+    "$z6ysNworexAhDELywIDi0ba0B0T7F/MBZ6Ige9lWRYI"
+)
+
+
+def test_hash_that_kong_made_verifies(site: Site, api: Api) -> None:
+    """As it is when clients move over from there."""
+    row = credential(site, client_secret=VECTOR, hash_secret=True)
+    assert row["client_secret"] == VECTOR
+    issued(api.client_credentials(App(row, "tofu", site.alex)))
+    refused(api.client_credentials(App(row, "tofv", site.alex)), *INVALID_CLIENT)
+
+
+@pytest.mark.parametrize(("rounds", "length"), [(1000, 32), (10000, 64)])
+def test_outdated_hash_is_made_anew_once_it_was_verified(
+    site: Site, api: Api, rounds: int, length: int
+) -> None:
+    outdated = phc("tofu", b"0123456789abcdef", rounds, length)
+    row = credential(site, client_secret=outdated, hash_secret=True)
+    app, path = App(row, "tofu", site.alex), f"/oauth2/{row['id']}"
+    refused(api.client_credentials(app, client_secret="x"), *INVALID_CLIENT)
+    assert site.admin("GET", path, 200)["client_secret"] == outdated
+    issued(api.client_credentials(app))
+    stored = site.admin("GET", path, 200)["client_secret"]
+    assert stored.startswith(PREFIX) and stored != outdated
+    issued(api.client_credentials(app))
