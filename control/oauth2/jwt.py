@@ -9,7 +9,6 @@ from control.oauth2.config import OAuth2Config
 from control.oauth2.errors import InvalidRequest
 from control.oauth2.keys import Keys
 from control.store import queries
-from dataplane import jws
 
 TYPE = "at+jwt"
 
@@ -24,12 +23,11 @@ def mint(keys: Keys, config: OAuth2Config, claims: Claims) -> str:
     audience = effective_audience(config, claims.audience)
     gone_at = None if config.row_ttl is None else claims.issued_at + config.row_ttl
     user_id = claims.user_id or None
-    expiry = queries.token_expiry(claims.issued_at, claims.expires_in, gone_at)
     said = {
         "iss": config.issuer,
         "sub": user_id or claims.client_id,
         "aud": audience[0] if len(audience) == 1 else list(audience),
-        "exp": int(expiry) or jws.NEVER,
+        "exp": int(queries.token_expiry(claims.issued_at, claims.expires_in, gone_at)),
         "iat": int(claims.issued_at),
         "jti": claims.id,
         "client_id": claims.client_id,

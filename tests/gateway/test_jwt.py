@@ -146,16 +146,6 @@ def test_s37_credential_made_again_has_none_of_the_old_jwts(
     assert made.status_of(before) == made.status_of(unseen) == 401
 
 
-def test_jwt_of_an_instance_without_expiration_is_good(
-    planes: tuple[Gateway, Process, Process], echo_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gateway, _, _ = planes
-    made = carried(gateway, echo_url, monkeypatch, token_expiration=0)
-    token = made.token()
-    assert jws.unverified_claims(token)["exp"] == jws.NEVER
-    made.echoes(token)
-
-
 # --- S18: rotation ------------------------------------------------------------------------------
 
 
