@@ -96,6 +96,25 @@ def test_push_proves_the_secret_and_says_its_epoch_first(store: Store, credentia
     run(work())
 
 
+def test_heartbeat_says_when_all_revocations_went_before(store: Store, credential: str) -> None:
+    async def work() -> None:
+        revoke(store, *(issue(store, credential) for _ in range(5)))
+        async with pushing(store) as push, connected(push) as found:
+            beat = await found.hear(wire.Heartbeat)
+            assert not beat.settled and beat.revocation_seq == 5
+            while not beat.settled:
+                beat = await found.hear(wire.Heartbeat)
+            sent = [m for m in found.heard if isinstance(m, wire.Revocations)]
+            assert [r.seq for m in sent for r in m.revocations] == [1, 2, 3, 4, 5]
+        async with (
+            pushing(store) as push,
+            connected(push, epoch=epoch(store), revocation_seq=5) as known,
+        ):
+            assert (await known.hear(wire.Heartbeat)).settled
+
+    run(work())
+
+
 def refusal(store: Store, *messages: Any, **hello: Any) -> str:
     """Why a peer that says this is refused."""
 

@@ -324,6 +324,37 @@ def test_link_hands_on_tokens_and_revocations_in_order(tmp_path: Path) -> None:
     run(work())
 
 
+def test_link_hands_on_heartbeats_after_entering_their_epoch(tmp_path: Path) -> None:
+    heard: list[wire.Heartbeat] = []
+
+    async def work() -> None:
+        async with pair(tmp_path, on_heartbeat=heard.append) as (control, made, _):
+            beat = wire.Heartbeat(b"f" * 16, 1, 2, 3.0, settled=True)
+            await control.send(beat)
+            await until(lambda: heard[-1:] == [beat])
+            assert made.epoch == beat.epoch
+
+    run(work())
+
+
+def test_link_keeps_no_jwt_on_the_disk(tmp_path: Path) -> None:
+    opaque, jwt = token(), token(jti=ID)
+
+    async def before() -> None:
+        async with pair(tmp_path) as (control, _, seen):
+            await control.send(wire.Tokens([jwt, opaque]))
+            await until(lambda: len(seen.tokens) == 2)
+
+    async def after() -> None:
+        seen = Seen()
+        async with linked("ws://127.0.0.1:1", tmp_path, seen, KEY) as made:
+            await until(lambda: made.lost)
+            assert set(seen.tokens) == {opaque.digest}
+
+    run(before())
+    run(after())
+
+
 def test_link_keeps_what_it_heard_over_a_restart(tmp_path: Path) -> None:
     one, two, three = token(), token(), token()
     end = wire.Revocation(4, "token", one.digest)
