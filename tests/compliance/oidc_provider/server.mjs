@@ -17,7 +17,7 @@ const provider = new Provider(`https://127.0.0.1:${config.port}`, {
   features: {
     clientCredentials: { enabled: true },
     devInteractions: { enabled: false },
-    introspection: { enabled: true, allowedPolicy: () => true },
+    introspection: { enabled: true },
     revocation: { enabled: true },
   },
   pkce: { required: () => false },
