@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bench import issue
 from bench.bench import FLOORS, OURS, Bench, Proxy
 from bench.tools import memory_kib, watched_by_epoll
 
@@ -181,6 +182,15 @@ def pings(bench: Bench) -> list[Row]:
     return [Row(what, "% of a core", {OURS: percent}, (Goal(0.5),), note + lost)]
 
 
+def tokens(bench: Bench) -> list[Row]:
+    """CPU of all our processes for a token, beside node-oidc-provider's."""
+    found = issue.measure(bench)
+    figures = {name: one.cpu_us for name, one in found.items()}
+    note = "; ".join(f"{name}: {one}" for name, one in found.items())
+    what = f"`tokens`: client_credentials over TLS, {issue.CONNECTIONS} connections"
+    return [Row(what, "µs", figures, (Goal(1.00, (issue.THEIRS,)),), note)]
+
+
 WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "small": small,
     "pipelined": pipelined,
@@ -193,4 +203,5 @@ WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "wss-idle": wss_idle,
     "workers": workers,
     "pings": pings,
+    "tokens": tokens,
 }

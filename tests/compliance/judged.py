@@ -61,7 +61,7 @@ class Judged:
         body = {"name": name, "redirect_uris": [REDIRECT_URI], **fields}
         return self.post("/consumers/app/oauth2", body)
 
-    def instance(self, one: Instance, **config: Any) -> dict[str, Any]:
+    def instance(self, one: Instance, service: str = "echo", **config: Any) -> dict[str, Any]:
         """Routes and plugins of an issuer; what a client of it must know."""
         issuer = f"{self.base}/{one.name}"
         grants = {
@@ -88,7 +88,7 @@ class Judged:
             "protocols": ["ws", "wss"],
         }
         tokens = {"name": one.name, "paths": [f"/{one.name}"], "protocols": ["https"]}
-        self.post("/services/echo/routes", socket)
+        self.post(f"/services/{service}/routes", socket)
         self.post("/routes", tokens)
         for route in (socket, tokens):
             self.post(f"/routes/{route['name']}/plugins", {"name": "oauth2", "config": settings})

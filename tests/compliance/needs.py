@@ -15,9 +15,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.harness import ROOT
-
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 HOME = ROOT / "build" / "judges"
 NODE_MIN = (20, 0)
 INSTALL_SECONDS = 600

@@ -107,11 +107,11 @@ class Table:
             "# Beside node-oidc-provider",
             "",
             f"`make judges` sends the same {cases} requests to node-oidc-provider 9.13.3 and to",
-            "both profiles of the gateway, and compares status, `error`, `active`, the members of a",
+            "both profiles of the gateway. It compares status, `error`, `active`, the members of a",
             "successful body, the challenge (scheme and error), `Cache-Control` and content type.",
-            "What differs is below, and why; anything else that differs fails, and so does a line",
-            "that stopped to be true. Written by `python -m tests.compliance.oidc_provider.run",
-            "--write` from `tests/compliance/oidc_provider/differences.toml`.",
+            "What differs is below, and why: anything else that differs fails, and so does a line",
+            "that is true no more. `python -m tests.compliance.oidc_provider.run --write` wrote it",
+            "from `tests/compliance/oidc_provider/differences.toml`.",
         ]
         for why, text in self.reasons.items():
             lines += ["", f"## {why}", "", text, ""]
