@@ -21,6 +21,7 @@ from control.admin.edge import Counts, Manners, Stamp
 from control.admin.router import documented_models, install
 from control.guard import Guard
 from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
+from control.oauth2.throttle import Throttle
 from control.settings import Settings
 from control.store.session import Store
 
@@ -43,15 +44,15 @@ def create_app(settings: Settings, store: Store, dataplanes: DataPlanes) -> ASGI
     return Stamp(guarded, f"narthex/{VERSION}", counts)
 
 
-def create_issuer(store: Store) -> ASGIApp:
+def create_issuer(store: Store, throttle: Throttle | None = None) -> ASGIApp:
     """The token endpoint, for the link and for ISSUER_LISTEN."""
-    return Shield(Dispatch(issuer_app(store), store))
+    return Shield(Dispatch(issuer_app(store, throttle), store))
 
 
-def issuer_app(store: Store) -> FastAPI:
+def issuer_app(store: Store, throttle: Throttle | None = None) -> FastAPI:
     """The OAuth endpoints by themselves, without `Dispatch` before them."""
     app = _fastapi(EXCEPTION_HANDLERS)
-    app.include_router(token_router(store))
+    app.include_router(token_router(store, throttle))
     return app
 
 

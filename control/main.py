@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from control import logs
 from control.app import VERSION, create_app, create_issuer
+from control.oauth2.throttle import Throttle
 from control.push import LinkTLSError, Push, link_tls
 from control.settings import Listen, Settings, SettingsError, load
 from control.startup import (
@@ -88,7 +89,8 @@ def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
         check_certificate("TLS_CERT, TLS_KEY", settings.tls_cert, settings.tls_key)
         issuer_cert = (settings.tls_cert, settings.tls_key)
         issuer_socket = bind("ISSUER_LISTEN", settings.issuer_listen)
-    issuer = create_issuer(store)
+    throttle = Throttle(settings.client_failures, settings.address_failures)
+    issuer = create_issuer(store, throttle)
     secret = link_secret(settings, data_dir)
     push = Push(store, issuer, secret, names=settings.link_names, software=VERSION)
     admin_socket = bind("ADMIN_LISTEN", settings.admin_listen)

@@ -185,6 +185,14 @@ class Settings(BaseSettings):
     issuer_listen: Annotated[Listen | None, NoDecode, BeforeValidator(_listen)] = Field(
         None, description="serves the token endpoint by itself too, over TLS_CERT; unset: not"
     )
+    client_failures: int = Field(
+        20, ge=1, le=1000,
+        description="wrong secrets a minute of one client from one address; then 429 (S24)",
+    )  # fmt: skip
+    address_failures: int = Field(
+        200, ge=1, le=10_000,
+        description="wrong secrets a minute from one address (an IPv6 /64), whatever the client",
+    )  # fmt: skip
     tls_cert: File | None = Field(None, description="PEM certificate chain for ISSUER_LISTEN")
     tls_key: File | None = Field(None, description="PEM private key of TLS_CERT")
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -7,10 +7,12 @@ snapshot, and not at each request (spec/routing-and-proxy.md §10).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import lru_cache
 from typing import TypeVar
 
+from control.store import selection
+from control.store.issuers import issuers
 from control.store.queries import (
     CACertificateRow,
     CertificateRow,
@@ -20,17 +22,16 @@ from control.store.queries import (
     PluginRow,
     RouteRow,
     ServiceRow,
+    SigningKeyRow,
 )
 from dataplane import wire
 
 _Row = TypeVar("_Row", ConsumerRow, CredentialRow, CertificateRow, CACertificateRow)
 _Struct = TypeVar("_Struct")
 
-_FAMILIES = (frozenset({"http", "https"}), frozenset({"ws", "wss"}))
 _PLUGINS = ("oauth2", "websocket-size-limit", "websocket-session")
 _OAUTH2_FIELDS = frozenset(wire.OAuth2.__struct_fields__)
-_Scope = tuple[str | None, str | None]  # route id, service id
-_Instances = dict[_Scope, PluginRow]  # of one plugin
+_Instances = dict[selection.Scope, PluginRow]  # of one plugin
 _Chosen = tuple[PluginRow | None, ...]  # the instance that runs on a route, of each of _PLUGINS
 
 
@@ -56,7 +57,9 @@ class Builder:
         Raises:
             ValueError: a reference leads nowhere, which the store's foreign keys rule out.
         """
-        there = [row for row in rows.services if row.enabled and _carried((row.protocol,))]
+        there = [
+            row for row in rows.services if row.enabled and selection.families((row.protocol,))
+        ]
         self._make_certificates(rows, there)
         self._make_services(there)
         self._consumers = _made(rows.consumers, self._consumers, _consumer)
@@ -76,6 +79,8 @@ class Builder:
             sessions=[wire.SessionRules(id_bytes(p.id), **p.config) for p in sessions],
             certificates=[certificate for _, certificate in self._certificates.values()],
             ca_certificates=[authority for _, authority in self._authorities.values()],
+            keys=[_public_key(row) for row in rows.keys],
+            issuers=_issuers(rows),
         )
         if problems := snapshot.problems():
             raise ValueError("; ".join(problems[:10]))
@@ -101,7 +106,7 @@ class Builder:
 
     def _make_routes(self, rows: ConfigRows) -> None:
         """The routes that data planes carry, each with the instances that run on it."""
-        instances = _instances(rows.plugins)
+        instances = [selection.instances(rows.plugins, name) for name in _PLUGINS]
         before = self._routes if instances == self._instances else {}
         self._routes, self._instances = {}, instances
         for row in rows.routes:
@@ -109,9 +114,12 @@ class Builder:
                 continue
             held = before.get(row.id)
             if held is None or held[0] is not row:
-                if not _carried(tuple(row.protocols)):
+                if not selection.families(tuple(row.protocols)):
                     continue  # tcp, grpc, …: for Kong's sake, and not to match HTTP by accident
-                chosen = tuple(_select(of_one, row) for of_one in instances)
+                chosen = tuple(
+                    selection.select(of_one, row.id, row.service_id, row.protocols)
+                    for of_one in instances
+                )
                 held = (row, chosen, _route(row, chosen))
             self._routes[row.id] = held
 
@@ -157,6 +165,19 @@ def _certificate(row: CertificateRow) -> wire.Certificate:
 
 def _authority(row: CACertificateRow) -> wire.CaCertificate:
     return wire.CaCertificate(id_bytes(row.id), row.cert)
+
+
+def _public_key(row: SigningKeyRow) -> wire.PublicKey:
+    jwk = json.dumps(row.public_jwk, sort_keys=True, separators=(",", ":"))
+    return wire.PublicKey(row.kid, row.alg, jwk, until=row.gone_at or 0.0)
+
+
+def _issuers(rows: ConfigRows) -> list[wire.Issuer]:
+    """Metadata is answered whether or not a route leads to the instance."""
+    return [
+        wire.Issuer(id_bytes(plugin_id), host, path, resource)
+        for (host, path, resource), plugin_id in issuers(rows).items()
+    ]
 
 
 def _service(row: ServiceRow, authorities: Collection[str]) -> wire.Service:
@@ -211,37 +232,6 @@ def _consumer(row: ConsumerRow) -> wire.Consumer:
 
 def _credential(row: CredentialRow) -> wire.Credential:
     return wire.Credential(id_bytes(row.id), row.client_id, id_bytes(row.consumer_id))
-
-
-def _instances(plugins: Sequence[PluginRow]) -> list[_Instances]:
-    """The enabled instances of each of _PLUGINS by scope; one for a consumer alone never runs."""
-    found: dict[str, _Instances] = {name: {} for name in _PLUGINS}
-    for row in plugins:
-        if row.enabled and row.consumer_id is None and row.name in found:
-            found[row.name][row.route_id, row.service_id] = row
-    return list(found.values())
-
-
-def _select(instances: _Instances, route: RouteRow) -> PluginRow | None:
-    """The most specific instance that speaks the route's family of protocols."""
-    if not instances:
-        return None
-    scopes: list[_Scope] = [(route.id, None), (None, None)]
-    if route.service_id is not None:
-        scopes = [(route.id, route.service_id), scopes[0], (None, route.service_id), scopes[1]]
-    for scope in scopes:
-        plugin = instances.get(scope)
-        if plugin is not None and not _carried(tuple(plugin.protocols)).isdisjoint(
-            _carried(tuple(route.protocols))
-        ):
-            return plugin
-    return None
-
-
-@lru_cache(maxsize=1024)
-def _carried(protocols: tuple[str, ...]) -> frozenset[frozenset[str]]:
-    """The families of protocols among these that data planes carry."""
-    return frozenset(family for family in _FAMILIES if not family.isdisjoint(protocols))
 
 
 def _policies(plugins: list[PluginRow], consumers: Sequence[ConsumerRow]) -> list[wire.OAuth2]:

@@ -1,6 +1,7 @@
 """Who may: from a parsed head to a policy, a principal and a verdict, without a byte sent."""
 
 from dataplane._core cimport *
+from dataplane._endpoints cimport *
 from dataplane._http cimport *
 from dataplane._origin cimport origin_listed
 from dataplane._params cimport *
@@ -39,10 +40,11 @@ cdef struct Visit:
     uint8_t secure  # as forwarded_proto says: https
     uint8_t question  # QuestionKind when the result is STEP_PARK
     uint8_t check_passed
+    uint8_t plugin[16]  # STEP_REQUEST: the oauth2 instance that answers
     uint8_t digest[32]
 
 # Route, TLS policy, handshake, token: in this order.  Returns STEP_ADMITTED, STEP_REQUEST (for the
-# token endpoint), STEP_PARK, STEP_BODY or STEP_ANSWER with `worker.answer` filled.
+# issuer), STEP_PARK, STEP_BODY or STEP_ANSWER with `worker.answer` filled.
 cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept nogil
 # Count a session in, in total and for its consumer, before its upstream is asked: until the request
 # is dropped, or its session ended.  STEP_ADMITTED or STEP_ANSWER.

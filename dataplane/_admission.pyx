@@ -152,12 +152,8 @@ cdef void negotiate(Worker* worker, const Visit* visit) noexcept nogil:
 # --- route ----------------------------------------------------------------------------------------
 
 
-cdef int _route(Worker* worker, Conn* client, Visit* visit, const TableSet* tables) noexcept nogil:
-    """Find the policy.  Returns STEP_ADMITTED or STEP_ANSWER."""
-    cdef RouteQuery query
-    cdef RouteMatch match
-    cdef Span names[FIELDS_SHOWN]
-    cdef Span values[FIELDS_SHOWN]
+cdef int _name_target(Worker* worker, Visit* visit) noexcept nogil:
+    """Host and path as routes are matched by them.  Returns STEP_ADMITTED or STEP_ANSWER."""
     cdef HttpRequest* http = &visit.http
     cdef uint8_t* host = worker.compose + AT_HOST
     cdef uint8_t* path = worker.compose + AT_PATH
@@ -173,6 +169,49 @@ cdef int _route(Worker* worker, Conn* client, Visit* visit, const TableSet* tabl
     visit.host.size = http.host_len
     visit.path.data = path
     visit.path.size = <uint32_t>size
+    return STEP_ADMITTED
+
+
+cdef bint _answered_here(const Policy* policy, int endpoint) noexcept nogil:
+    """Whether the issuer answers this endpoint on a route.  oauth2.md §2, `endpoints`."""
+    if policy.flags & POLICY_WS or not policy.flags & POLICY_OAUTH2:
+        return False
+    return endpoint == ENDPOINT_KONG or (
+        endpoint == ENDPOINT_OURS and policy.flags & POLICY_ENDPOINTS
+    )
+
+
+cdef bint _match_preflight(
+    const TableSet* tables, const Visit* visit, RouteQuery* query, RouteMatch* match
+) noexcept nogil:
+    """Whether this asks, in a browser's name, for an endpoint that its route would answer.
+
+    The route of an endpoint may take only POST; a preflight belongs to the request that follows.
+    """
+    cdef const HttpField* field
+    cdef Span method = query.method
+    cdef bint found
+    cdef int endpoint = endpoint_of(&visit.path)
+    if endpoint == ENDPOINT_NONE or _field(&visit.http, HTTP_FIELD_ORIGIN) == NULL:
+        return False
+    field = _field_named(visit, b"access-control-request-method")
+    if field == NULL:
+        return False
+    query.method.data = visit.head + field.value_off
+    query.method.size = field.value_len
+    found = tables_match(tables, query, match) and _answered_here(match.policy, endpoint)
+    query.method = method
+    return found
+
+
+cdef int _route(Worker* worker, Conn* client, Visit* visit, const TableSet* tables) noexcept nogil:
+    """Find the policy.  Returns STEP_ADMITTED or STEP_ANSWER."""
+    cdef RouteQuery query
+    cdef RouteMatch match
+    cdef Span names[FIELDS_SHOWN]
+    cdef Span values[FIELDS_SHOWN]
+    cdef HttpRequest* http = &visit.http
+    cdef uint32_t i
     query.host = visit.host
     query.port = <uint16_t>(http.port if http.port else client.local_port)
     query.method.data = visit.head
@@ -188,11 +227,28 @@ cdef int _route(Worker* worker, Conn* client, Visit* visit, const TableSet* tabl
         query.fields_n = http.fields_n
     query.names = names
     query.values = values
-    if not tables_match(tables, &query, &match):
+    if not (
+        nx_unlikely(http.method == HTTP_METHOD_OPTIONS)
+        and _match_preflight(tables, visit, &query, &match)
+    ) and not tables_match(tables, &query, &match):
         return answer(worker, 404, b"no Route matched with those values", NULL)
     visit.policy = match.policy
     visit.prefix_len = match.prefix_len
     return STEP_ADMITTED
+
+
+cdef bint _asks_metadata(Visit* visit, const TableSet* tables) noexcept nogil:
+    """Whether this is for a document of the issuer's, routes or not.  oauth2.md §14."""
+    cdef const Document* document
+    if visit.http.upgrade_websocket or (
+        visit.http.method != HTTP_METHOD_GET and visit.http.method != HTTP_METHOD_HEAD
+    ):
+        return False
+    document = tables_document(tables, &visit.host, &visit.path)
+    if document == NULL:
+        return False
+    memcpy(visit.plugin, document.plugin, 16)
+    return True
 
 
 cdef const HttpField* _field(const HttpRequest* http, int kind) noexcept nogil:
@@ -201,6 +257,18 @@ cdef const HttpField* _field(const HttpRequest* http, int kind) noexcept nogil:
     for i in range(http.fields_n):
         if http.fields[i].kind == kind:
             return &http.fields[i]
+    return NULL
+
+
+cdef const HttpField* _field_named(const Visit* visit, const char* name) noexcept nogil:
+    """The first field of this name, which is in lower case; or NULL."""
+    cdef const HttpField* field
+    cdef uint32_t size = <uint32_t>strlen(name)
+    cdef uint32_t i
+    for i in range(visit.http.fields_n):
+        field = &visit.http.fields[i]
+        if same_name(visit.head + field.name_off, field.name_len, <const uint8_t*>name, size):
+            return field
     return NULL
 
 
@@ -636,15 +704,6 @@ cdef int reserve_session(Worker* worker, Request* request, const Visit* visit) n
 # --- all of it --------------------------------------------------------------------------------------
 
 
-cdef bint _ends_with(const Span* path, const char* suffix) noexcept nogil:
-    """Whether the path ends so, one slash behind it tolerated.  oauth2.md §3."""
-    cdef uint32_t size = <uint32_t>strlen(suffix)
-    cdef uint32_t end = path.size
-    if end > size and path.data[end - 1] == 47:
-        end -= 1
-    return end >= size and memcmp(path.data + end - size, suffix, size) == 0
-
-
 cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept nogil:
     cdef const TableSet* tables = <const TableSet*>nx_load_ptr(&worker.shared.tables)
     cdef int step
@@ -664,6 +723,11 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
                 return step
     if visit.http.method == HTTP_METHOD_TRACE or visit.http.method == HTTP_METHOD_CONNECT:
         return answer_engine(worker, 405, b"Method not allowed", NULL)
+    step = _name_target(worker, visit)
+    if step != STEP_ADMITTED:
+        return step
+    if nx_unlikely(tables.documents_n != 0) and _asks_metadata(visit, tables):
+        return STEP_REQUEST
     step = _route(worker, client, visit, tables)
     if step != STEP_ADMITTED:
         return step
@@ -675,8 +739,9 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
         if step != STEP_ADMITTED:
             return step
     elif visit.policy.flags & POLICY_OAUTH2 and (
-        _ends_with(&visit.path, b"/oauth2/token") or _ends_with(&visit.path, b"/oauth2/authorize")
+        _answered_here(visit.policy, endpoint_of(&visit.path))
     ):
+        memcpy(visit.plugin, visit.policy.plugin, 16)
         return STEP_REQUEST
     elif visit.http.upgrade_websocket and (visit.http.chunked or visit.http.content_length > 0):
         return _invalid(worker, 400, b"a body is not allowed")  # S52

@@ -73,6 +73,7 @@ cdef enum PolicyFlag:
     POLICY_UPSTREAM_TLS = 1 << 9  # https or wss
     POLICY_VALIDATE_UTF8 = 1 << 10  # text frames are checked as they pass
     POLICY_REFUSE_DEFLATE = 1 << 11  # no extension of WebSocket is offered to the upstream
+    POLICY_ENDPOINTS = 1 << 12  # the issuer answers all of its endpoints here
 
 cdef enum PolicyChange:
     # What an edit or the end of a policy does to its sessions: websocket-session, on_edit, on_delete.
@@ -275,6 +276,7 @@ cdef struct Request:
     # One request being served, from its head to its answer; taken from a slab.
 
     Policy* policy  # held (users), NULL before routing or without a route
+    uint8_t plugin[16]  # a request for the issuer: the oauth2 instance that it is for
     uint64_t began_ms  # monotonic, when its first byte was read
     uint64_t upstream_began_ms
     uint32_t head_len  # of the request, in the connection's input while parked
@@ -342,7 +344,7 @@ cdef enum Step:
     STEP_WAIT = 0  # nothing: an event, a timer or a note goes on
     STEP_CLOSE  # end it without a word
     STEP_ANSWER  # send `worker.answer`
-    STEP_REQUEST  # a token request: its head stands at the start of the connection's input
+    STEP_REQUEST  # for the issuer: its head stands at the start of the connection's input
     STEP_ESTABLISHED  # the WebSocket stands: relay
     STEP_ADMITTED  # the request may go to its upstream
     STEP_PARK  # a question must be answered first

@@ -394,7 +394,11 @@ cdef class Engine:
             if any(byte < 32 or byte == 127 for byte in name + value.replace(b"\t", b" ")):
                 raise ValueError(f"header {name!r} has a control byte")
             lines.append(name + b": " + value)
-        lines.append(b"Content-Length: %d\r\n" % len(body))
+        if status == 204:  # RFC 9110 §8.6
+            lines.append(b"")
+            body = b""
+        else:
+            lines.append(b"Content-Length: %d\r\n" % len(body))
         head = b"\r\n".join(lines)
         self._post(ref >> 56, ref, NOTE_RESPONSE, len(head), head + body)
 

@@ -379,10 +379,11 @@ cdef int _ask_issuer(Worker* worker, Conn* client) noexcept nogil:
     question.text = text
     question.text_len = size
     question.head_len = request.head_len
-    memcpy(question.plugin, policy.plugin, 16)
-    memcpy(question.route, policy.route, 16)
-    memcpy(question.service, policy.service, 16)
-    question.has_service = 1 if policy.flags & POLICY_SERVICE else 0
+    memcpy(question.plugin, request.plugin, 16)
+    if policy != NULL:  # metadata has no route
+        memcpy(question.route, policy.route, 16)
+        memcpy(question.service, policy.service, 16)
+        question.has_service = 1 if policy.flags & POLICY_SERVICE else 0
     question.tls = client.ssl != NULL
     question.trusted = peer_trusted(worker.shared, client)
     question.v6 = 1 if client.flags & FLAG_V6 else 0

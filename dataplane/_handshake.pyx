@@ -226,6 +226,10 @@ cdef int _judge(
     elif step == STEP_BODY:
         return _await_body(worker, client, data, size)
     elif step == STEP_REQUEST:
+        if visit.policy == NULL and request.policy != NULL:  # a route's, when it was parked
+            policy_release(worker, request.policy)
+            request.policy = NULL
+        memcpy(request.plugin, visit.plugin, 16)
         return step if conn_keep(client, data, size) > 0 else STEP_CLOSE
     negotiate(worker, &visit)
     if worker.answer.close:

@@ -1,4 +1,4 @@
-"""The Python face of `_http.pyx`, for tests; the engine calls the C functions of `_http.pxd`."""
+"""The Python face of `_http.pyx`, for tests and `prepared`; the engine calls `_http.pxd`'s."""
 
 from typing import TypedDict
 

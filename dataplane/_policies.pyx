@@ -26,6 +26,7 @@ FLAGS = {  # PolicyFlag for Python
     "upstream_tls": POLICY_UPSTREAM_TLS,
     "validate_utf8": POLICY_VALIDATE_UTF8,
     "refuse_deflate": POLICY_REFUSE_DEFLATE,
+    "endpoints": POLICY_ENDPOINTS,
 }
 CHANGES = {"keep": CHANGE_KEEP, "drain": CHANGE_DRAIN, "close": CHANGE_CLOSE}  # for Python
 PARTING = {  # Parting for Python

@@ -73,6 +73,13 @@ cdef struct Pair:
     Span value  # of a header, lower case
     uint32_t name  # index in TableSet.names
 
+cdef struct Document:
+    # Metadata of an oauth2 instance, which the issuer answers whatever the routes say.
+
+    Span host  # lower case, without port
+    Span path  # normalised
+    uint8_t plugin[16]
+
 cdef struct Slot:
     uint32_t tag  # upper half of the key's hash
     uint32_t item  # 1 + index in the array behind; 0: free
@@ -101,6 +108,7 @@ cdef struct TableSet:
     Pair* pairs
     Span* names  # of headers, lower case
     Principal* principals
+    Document* documents
     Span methods[64]
     uint32_t methods_n
     uint32_t routes_n
@@ -108,12 +116,14 @@ cdef struct TableSet:
     uint32_t buckets_n
     uint32_t hosts_n
     uint32_t principals_n
+    uint32_t documents_n
     uint32_t value_bytes_max  # of the longest Pair.value
     Index by_host
     Index by_prefix
     Index by_name
     Index by_pair
     Index by_credential
+    Index by_document
     # Invariant: ranks ascend in a bucket and are < routes_n; nothing changes once published.
 
 # 1, and `out` filled, for the first match in Kong's order of precedence; else 0.
@@ -123,6 +133,10 @@ cdef int tables_match(
 # Who a credential is; NULL when the snapshot has no such credential.  `credential`: 16 bytes.
 cdef Principal* tables_principal(
     const TableSet* tables, const uint8_t* credential
+) noexcept nogil
+# The instance whose metadata stands at this host and path, or NULL.
+cdef const Document* tables_document(
+    const TableSet* tables, const Span* host, const Span* path
 ) noexcept nogil
 
 cdef class Tables:

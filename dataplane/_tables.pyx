@@ -182,6 +182,28 @@ cdef Principal* tables_principal(
     return NULL
 
 
+cdef uint64_t _hash_document(const TableSet* tables, const Span* host, const Span* path) noexcept nogil:
+    cdef uint64_t of_host = _hash(tables.seed, host.data, host.size)
+    return _hash(of_host, path.data, path.size) & tables.hash_mask
+
+
+cdef const Document* tables_document(
+    const TableSet* tables, const Span* host, const Span* path
+) noexcept nogil:
+    cdef uint64_t hash = _hash_document(tables, host, path)
+    cdef const Document* document
+    cdef const Slot* slot
+    cdef int i
+    for i in range(TABLES_PROBES_MAX):
+        slot = _slot(&tables.by_document, hash, i)
+        if slot.item == 0:
+            return NULL
+        document = &tables.documents[slot.item - 1]
+        if slot.tag == hash >> 32 and _same(&document.host, host) and _same(&document.path, path):
+            return document
+    return NULL
+
+
 # --- matching -------------------------------------------------------------------------------------
 
 
@@ -372,11 +394,13 @@ cdef void tables_free(TableSet* tables) noexcept nogil:
     free(tables.pairs)
     free(tables.names)
     free(tables.principals)
+    free(tables.documents)
     free(tables.by_host.slots)
     free(tables.by_prefix.slots)
     free(tables.by_name.slots)
     free(tables.by_pair.slots)
     free(tables.by_credential.slots)
+    free(tables.by_document.slots)
     free(tables)
 
 
@@ -442,10 +466,11 @@ cdef class _Plan:
     cdef dict pairs  # (name index, value) -> index
     cdef list conditions  # of all routes: lists of pair indexes
     cdef list principals
+    cdef dict documents  # (host, path) -> plugin id
     cdef uint64_t candidates_n
     cdef _Texts texts
 
-    def __cinit__(self, boxes, list principals):
+    def __cinit__(self, boxes, list principals, dict documents):
         cdef PolicyBox box
         self.texts = _Texts()
         self.hosts = {b"": 0}
@@ -453,6 +478,7 @@ cdef class _Plan:
         self.buckets, self.wilds, self.methods = {}, {}, {}
         self.names, self.pairs, self.conditions = {}, {}, []
         self.principals = principals
+        self.documents = documents
         self.ranked = [(virtual[0], box, virtual) for box in boxes for virtual in box.virtual]
         self.ranked.sort(key=itemgetter(0))
         self.texts.add(b"")
@@ -471,6 +497,9 @@ cdef class _Plan:
             self.texts.add(text)
         for _, _, text in principals:
             self.texts.add(text)
+        for host, path in documents:
+            self.texts.add(host)
+            self.texts.add(path)
         if len(self.methods) > TABLES_METHODS_MAX:
             raise ValueError(f"the routes name more than {TABLES_METHODS_MAX} different methods")
 
@@ -649,19 +678,38 @@ cdef int fill_principals(TableSet* c, _Plan plan) except -1:
     return 0
 
 
+cdef int fill_documents(TableSet* c, _Plan plan) except -1:
+    cdef Document* document
+    cdef uint64_t* hashes = <uint64_t*>array_new(len(plan.documents), sizeof(uint64_t))
+    try:
+        c.documents = <Document*>array_new(len(plan.documents), sizeof(Document))
+        for (host, path), plugin in plan.documents.items():
+            document = &c.documents[c.documents_n]
+            document.host = plan.texts.span(host)
+            document.path = plan.texts.span(path)
+            memcpy(document.plugin, id_bytes(plugin, 16, "a plugin id"), 16)
+            hashes[c.documents_n] = _hash_document(c, &document.host, &document.path)
+            c.documents_n += 1
+        build_index(c, &c.by_document, hashes, c.documents_n)
+    finally:
+        free(hashes)
+    return 0
+
+
 cdef class Tables:
     """Owns one compiled snapshot.  `dataplane.compile` makes it.
 
     boxes: every route's PolicyBox by its content.  principals: (credential id, consumer id,
     prepared header lines) of every credential.  Raises ValueError past TABLES_METHODS_MAX and
-    TABLES_CANDIDATES_MAX.  snis: what listeners show.  hash_bits: fewer than 64 make keys collide, for tests.
+    TABLES_CANDIDATES_MAX.  snis: what listeners show.  documents: (host, path) of metadata -> the
+    plugin id.  hash_bits: fewer than 64 make keys collide, for tests.
     """
 
     def __cinit__(
         self, uint64_t version, bytes check_key, uint64_t seed, dict boxes, list principals,
-        hash_bits=64, ServerNames snis=None,
+        hash_bits=64, ServerNames snis=None, dict documents={},
     ):
-        cdef _Plan plan = _Plan(boxes.values(), principals)
+        cdef _Plan plan = _Plan(boxes.values(), principals, documents)
         cdef TableSet* c = <TableSet*>array_new(1, sizeof(TableSet))
         self.c = c
         self.boxes = boxes
@@ -676,6 +724,7 @@ cdef class Tables:
         fill_hosts(c, plan)
         fill_fields(c, plan)
         fill_principals(c, plan)
+        fill_documents(c, plan)
         tables_check(c)
 
     def __dealloc__(self):
@@ -720,3 +769,10 @@ cdef class Tables:
         """(consumer id, prepared header lines) of a credential, or None."""
         cdef Principal* principal = tables_principal(self.c, id_bytes(credential, 16, "an id"))
         return None if principal == NULL else principal_face(principal)
+
+    def document(self, bytes host, bytes path):
+        """The plugin id of the instance whose metadata stands there, or None."""
+        cdef Span host_span = span_of(host)
+        cdef Span path_span = span_of(path)
+        cdef const Document* found = tables_document(self.c, &host_span, &path_span)
+        return None if found == NULL else found.plugin[:16]

@@ -26,6 +26,7 @@ from dataplane.prepared import (
     field_name,
     header_value,
     host_header,
+    metadata_places,
     service_path,
     uuid_text,
 )
@@ -70,6 +71,7 @@ def compile_snapshot(snapshot: wire.Snapshot, previous: Tables | None, names: Na
             boxes,
             principals,
             snis=server_names(snapshot, names.contexts),
+            documents=metadata_places(snapshot.issuers),
         )
     except UnicodeEncodeError:
         raise CompileError("a text has a lone surrogate") from None
@@ -176,7 +178,7 @@ def _policy(
     flags = _flags(
         route_flags(route)
         | (service_flags(service) if service is not None else {})
-        | (oauth2_flags(oauth2) if oauth2 is not None else {})
+        | (oauth2_flags(oauth2, service) if oauth2 is not None else {})
         | session_flags(rules)
     )
     target = host = path = None
@@ -189,7 +191,9 @@ def _policy(
         missing = oauth2.anonymous_missing
         if missing is None and oauth2.anonymous is not None:
             missing = uuid_text(oauth2.anonymous)
-    without_token, invalid = challenges(oauth2.realm) if oauth2 is not None else (b"", b"")
+    without_token = invalid = b""
+    if oauth2 is not None:
+        without_token, invalid = challenges(oauth2.realm, oauth2.resource_metadata)
     return PolicyBox(
         names,
         content,
@@ -239,8 +243,9 @@ def service_flags(service: wire.Service) -> dict[str, bool]:
     }
 
 
-def oauth2_flags(oauth2: wire.OAuth2) -> dict[str, bool]:
+def oauth2_flags(oauth2: wire.OAuth2, service: wire.Service | None) -> dict[str, bool]:
     return {
+        "endpoints": oauth2.endpoints == "all" or service is None,
         "oauth2": True,
         "global_credentials": oauth2.global_credentials,
         "hide_credentials": oauth2.hide_credentials,

@@ -6,8 +6,10 @@ A byte that could end a line or a message cannot get through (S57): it is percen
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from dataplane import wire
+from dataplane._http import normalise_path
 from dataplane._policies import parse_address
 
 TEXT_BYTES_MAX = 4096  # of one value, as prepared
@@ -53,14 +55,47 @@ def credential_line(credential: wire.Credential) -> bytes:
 ANONYMOUS_LINE = b"X-Anonymous-Consumer: true\r\n"
 
 
-def challenges(realm: str | None) -> tuple[bytes, bytes]:
-    """WWW-Authenticate without a token, and for one that is no good.  spec/oauth2.md §6.2."""
-    error = b'error="invalid_token", error_description='
-    error += b'"The access token is invalid or has expired"'
-    if realm is None:
-        return b"Bearer", b"Bearer " + error
-    quoted = header_value(realm).replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    return b'Bearer realm="%s"' % quoted, b'Bearer realm="%s", %s' % (quoted, error)
+def challenges(realm: str | None, resource_metadata: str | None) -> tuple[bytes, bytes]:
+    """WWW-Authenticate without a token, and for one that is no good.  spec/oauth2.md §6.2.
+
+    `resource_metadata` is the URL that RFC 9728 §5.1 adds.
+    """
+    named = [] if realm is None else [b"realm=" + _quoted(realm)]
+    error = [
+        b'error="invalid_token"',
+        b'error_description="The access token is invalid or has expired"',
+    ]
+    where = (
+        [] if resource_metadata is None else [b"resource_metadata=" + _quoted(resource_metadata)]
+    )
+    without_token = [b", ".join(named + where)] if named or where else []
+    return b" ".join([b"Bearer", *without_token]), b"Bearer " + b", ".join(named + error + where)
+
+
+def _quoted(text: str) -> bytes:
+    """A quoted-string of RFC 9110 §5.6.4."""
+    return b'"%s"' % header_value(text).replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+
+
+def metadata_places(issuers: Iterable[wire.Issuer]) -> dict[tuple[bytes, bytes], bytes]:
+    """(host, path) to plugin id of all metadata; of two at one place the first.
+
+    RFC 8414 §3, the OpenID path before and behind the issuer's own (RFC 8414 §5), RFC 9728 §3.
+    """
+    found: dict[tuple[bytes, bytes], bytes] = {}
+    for issuer in issuers:
+        path = issuer.path
+        places = [
+            f"/.well-known/oauth-authorization-server{path}",
+            f"/.well-known/openid-configuration{path}",
+            f"{path}/.well-known/openid-configuration",
+        ]
+        if issuer.resource:
+            places = [f"/.well-known/oauth-protected-resource{path}"]
+        for place in places:
+            where = (issuer.host.lower().encode(), normalise_path(place.encode()))
+            found.setdefault(where, issuer.plugin)
+    return found
 
 
 def field_name(name: str) -> bytes:

@@ -1,8 +1,9 @@
 """The messages of the link between the planes, and how they travel.
 
-The only module that both planes import; it imports nothing of ours. Each message is one binary
-WebSocket message: a tagged union in MessagePack. `decode_to_control` and `decode_to_data` raise
-`msgspec.ValidationError` or `msgspec.DecodeError` for anything else. The order: `docs/link.md`.
+With `jws` the only module that both planes import; it imports nothing of ours. Each message is one
+binary WebSocket message: a tagged union in MessagePack. `decode_to_control` and `decode_to_data`
+raise `msgspec.ValidationError` or `msgspec.DecodeError` for anything else. In which order they
+come: `docs/link.md`.
 
 Ids are 16 bytes (a UUID's), digests 32 (SHA-256), times seconds since 1970 as floats.
 """

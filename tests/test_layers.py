@@ -22,9 +22,11 @@ PYTHON = {
     "control.logs": ("control.settings",),
     "control.startup": ("control.settings",),
     "control.store": (),
+    "control.store.signing_keys": ("control.store", "dataplane.jws"),
     "control.guard": ("control.store", "control.oauth2"),
-    "control.oauth2": ("control.store",),
+    "control.oauth2": ("control.store", "dataplane.jws"),
     "control.admin": ("control.store", "control.guard"),
+    "control.admin.oauth2_credentials": ("control.admin", "control.store", "dataplane.jws"),
     "control.declarative": ("control.admin", "control.store"),
     "control.snapshot": ("control.store", "dataplane.wire"),
     # The context is what a token request is handed over in; the app comes as an argument.
@@ -38,6 +40,7 @@ PYTHON = {
     "control.main": ("control",),
     "control.openapi": ("control",),
     "dataplane.wire": (),
+    "dataplane.jws": (),
     "dataplane": ("dataplane",),
     # Entry points of both planes, and how they prepare DATA_DIR.
     "narthex": (
@@ -57,6 +60,7 @@ FOREIGN = {
     "control.snapshot": ("fastapi", "starlette", "sqlalchemy", "sqlmodel", "websockets"),
     "dataplane": ("fastapi", "sqlalchemy", "sqlmodel", "alembic"),
     "dataplane.wire": ("fastapi", "starlette", "websockets", "pydantic", "structlog"),
+    "dataplane.jws": ("fastapi", "starlette", "websockets", "pydantic", "structlog"),
 }
 
 PURE = ("_sys",)
@@ -85,7 +89,8 @@ CYTHON = {
     "_tokens": SHARED,
     "_tls": (*SHARED, "_contexts"),
     "_origin": SHARED,
-    "_admission": (*BELOW_STATES, "_origin"),
+    "_endpoints": SHARED,
+    "_admission": (*BELOW_STATES, "_origin", "_endpoints"),
     "_forward": (*BELOW_STATES, "_admission"),
     "_pool": (*SHARED, "_contexts", "_tls"),
     "_upstream": (*BELOW_STATES, "_admission", "_forward", "_pool"),
@@ -169,12 +174,17 @@ def test_module_imports_only_what_its_layer_may(path: Path) -> None:
     [
         ("control.store.queries", "control.store.tables", True),
         ("control.store.queries", "control.admin.errors", False),
+        ("control.store.queries", "dataplane.jws", False),
+        ("control.store.signing_keys", "control.store.tables", True),
         ("control.oauth2.token_endpoint", "control.admin", False),
         ("control.guard", "control.settings.Listen", True),
         ("control.snapshot", "dataplane.wire", True),
         ("control.snapshot", "dataplane.link", False),
         ("control.push", "control.admin.routes", False),
         ("dataplane.wire", "dataplane.link", False),
+        ("dataplane.jws", "dataplane.wire", False),
+        ("control.oauth2.jwt", "dataplane.jws", True),
+        ("control.oauth2.jwt", "dataplane.wire", False),
         ("dataplane.link", "control.settings", False),
         ("dataplane.link", "dataplane._tokens", True),
         ("control.app", "narthex.cli", False),

@@ -1,12 +1,16 @@
 """OAuth 2.0 tokens: seen, made by hand, changed and ended.  spec/oauth2.md §1.3, §11.
 
 Only digests are stored: `access_token` and `refresh_token` are null on every answer but the one
-that set them.
+that set them. What a JWT says of itself no edit of its row can change, for data planes verify it
+without asking anyone: it can be ended, or replaced by a new `access_token`.
 """
 
 import time
 from typing import Any
 
+from sqlmodel import Session
+
+from control.admin.errors import Fields
 from control.admin.resource import Resource, Values, Write
 from control.admin.schema import Field, Schema, foreign, identity, timestamp
 from control.store import queries
@@ -18,6 +22,14 @@ from control.store.tables import OAuth2Token
 _TOKEN_BYTES_MAX = 8192  # as data planes read them (S10)
 _HIDDEN = "***"  # stands for a token in an error
 _TOKENS = ("access_token", "refresh_token")
+_SAID_BY_JWT = ("service", "credential", "expires_in", "authenticated_userid", "scope")
+_KEPT: tuple[tuple[str, Any], ...] = (  # columns that no field shows, and what they are at first
+    ("by_hand", True),
+    ("is_jwt", False),
+    ("plugin_id", None),
+    ("family_id", None),
+    ("audience", None),
+)
 
 SCHEMA = Schema(
     "oauth2_tokens",
@@ -61,6 +73,23 @@ class OAuth2Tokens(Resource):
     def unique_keys(self, values: Values) -> list[tuple[Values, Row]]:
         return [(dict.fromkeys(key, _HIDDEN), where) for key, where in super().unique_keys(values)]
 
+    def check(self, session: Session, values: Values, previous: Row | None) -> Fields:
+        if previous is None or not previous["is_jwt"] or values["access_token"] is not None:
+            return {}
+        said = self.shown(previous)
+        errors: Fields = {
+            name: "cannot be changed: the JWT says it"
+            for name in _SAID_BY_JWT
+            if values[name] != said[name]
+        }
+        if values["created_at"] not in (None, said["created_at"]):
+            errors["created_at"] = "cannot be changed: the JWT says it"
+        expiry = queries.token_expiry(previous["created_at"], previous["expires_in"], None)
+        sent = values["ttl"] not in (None, said["ttl"])
+        if sent and time.time() + values["ttl"] + 1 < expiry:
+            errors["ttl"] = "must not end before the JWT expires; delete the token to end it"
+        return errors
+
     def columns(self, values: Values, write: Write) -> Row:
         row = super().columns(values, write)
         held, now = write.previous or {}, time.time()
@@ -73,8 +102,9 @@ class OAuth2Tokens(Resource):
         # The base of expiry has a fraction, unless the caller chose a second.
         base = held.get("created_at", now)
         row["created_at"] = base if int(base) == row["created_at"] else float(row["created_at"])
-        row["by_hand"] = held.get("by_hand", True)
-        row["is_jwt"] = held.get("is_jwt", False)
+        row |= {name: held.get(name, first) for name, first in _KEPT}
+        if row["access_token_digest"] != held.get("access_token_digest"):
+            row["by_hand"], row["is_jwt"] = True, False
         ttl = row.pop("ttl")
         if write.keeps("ttl"):
             row["gone_at"] = held.get("gone_at")
@@ -100,12 +130,13 @@ class OAuth2Tokens(Resource):
         digest = row["access_token_digest"]
         if previous is not None and previous["access_token_digest"] != digest:
             self.deleting(session, previous)
+        if row["is_jwt"]:
+            return
         queries.forget_revocation(session, "token", digest)
         session.note_token(queries.issued_token(OAuth2Token(**row)))
 
     def deleting(self, session: WriteSession, row: Row) -> None:
-        token = queries.issued_token(OAuth2Token(**row))
-        session.note_revocation("token", token.digest, token.expires_at)
+        queries.revoke_token(session, queries.issued_token(OAuth2Token(**row)))
 
     def delete_children(self, session: WriteSession, field: str, parent_id: str) -> bool:
         """The revocation of a credential covers its tokens; a service's are revoked each."""

@@ -23,6 +23,7 @@ from control.admin.schema import (
 from control.admin.services import PROTOCOLS
 from control.store import rows
 from control.store.rows import Row
+from control.store.session import WriteSession
 from control.store.tables import Plugin, Route
 
 _NO_ROUTE_MATCHES = (
@@ -104,6 +105,9 @@ class Plugins(Resource):
         """With the policy: what snapshots carry, made here so that they need no plugin's code."""
         compiled = PLUGIN_TYPES[values["name"]].compile(values["config"])
         return super().columns(values, write) | {"policy": compiled}
+
+    def written(self, session: WriteSession, row: Row, previous: Row | None) -> None:
+        PLUGIN_TYPES[row["name"]].written(session, row["config"])
 
     def check(self, session: Session, values: Values, previous: Row | None) -> Fields:
         """A plugin must have a protocol in common with what it is attached to."""

@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from control.oauth2 import responses
+from control.oauth2.client_auth import ClientAuth
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.errors import (
-    AccessDenied,
     InvalidAuthenticatedUserid,
     InvalidProvisionKey,
     OAuthError,
@@ -26,9 +26,10 @@ from control.store.session import Store
 
 
 class AuthorizeEndpoint:
-    def __init__(self, store: Store, threads: StoreThreads) -> None:
+    def __init__(self, store: Store, threads: StoreThreads, clients: ClientAuth) -> None:
         self._store = store
         self._threads = threads
+        self._clients = clients
 
     async def answer(self, request: Request, context: TokenContext) -> Response:
         """The answer to a POST; raises PayloadTooLarge."""
@@ -42,9 +43,10 @@ class AuthorizeEndpoint:
                 accept_terminated=config.accept_http_if_already_terminated,
                 forwarded_proto=request.headers.getlist("x-forwarded-proto"),
             )
-            error = _refusal(config, params)
-        except AccessDenied as denied:
-            error = denied
+            with self._clients.counting_provision_keys(config, params, context.client_ip):
+                raise _refusal(config, params)
+        except OAuthError as found:
+            error = found
         return responses.refused(error, params.get("state"))
 
     def _config(self, context: TokenContext) -> OAuth2Config | None:

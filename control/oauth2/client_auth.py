@@ -5,15 +5,32 @@ RFC 6749 §2.3; order and words are spec/oauth2.md §5.2's.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
-from control.oauth2.errors import InvalidClient, InvalidRequest, OAuthError
+import structlog
+
+from control.oauth2.config import OAuth2Config
+from control.oauth2.errors import (
+    InvalidClient,
+    InvalidProvisionKey,
+    InvalidRequest,
+    OAuthError,
+    Overloaded,
+    TooManyFailures,
+)
 from control.oauth2.params import Params, is_set, is_text
-from control.oauth2.secrets import DECOY, HashVerifier, same
+from control.oauth2.secrets import DECOY, HashVerifier, needs_rehash, same
+from control.oauth2.throttle import Throttle, network_of
 from control.store.tables import OAuth2Credential
+
+log = structlog.get_logger("control")
 
 # It may stand anywhere. Nothing before it is matched: a pattern that began with \s* would look at
 # each run of spaces once for every space in it, half a second for a header of 8 KiB.
@@ -76,34 +93,103 @@ def redirect_error(
     return None if asked in client.redirect_uris else InvalidRequest(_INVALID_REDIRECT)
 
 
-async def secret_error(
-    client: OAuth2Credential | None, shown: Presented, verifier: HashVerifier
-) -> OAuthError | None:
-    """What is wrong with the secret that was shown.  §5.2 step 6.
+class ClientAuth:
+    """Checks secrets for every endpoint that takes one: guesses are counted, hashes bounded.
 
-    None for an unknown client: that is the grant's to say. Yet it costs what a wrong secret costs,
-    one hash, so that time does not tell which ids exist (S25).
+    Attempts on one client from one address take turns, so that no more run at a time than may
+    still fail.
     """
-    secret = shown.client_secret if is_set(shown.client_secret) else None
-    if client is None:
-        if shown.lookup_key is not None:
-            await verifier.verify(secret if isinstance(secret, str) else "", DECOY)
-        return None
-    if client.client_type == "public":
-        blank = secret is None or (isinstance(secret, str) and not secret.strip())
-        return None if blank else InvalidRequest("client_secret is disallowed for public clients")
-    if await _secret_is_right(client, secret, verifier):
-        return None
-    return InvalidClient(from_header=shown.from_header)
 
+    def __init__(self, verifier: HashVerifier, throttle: Throttle) -> None:
+        self._verifier = verifier
+        self._throttle = throttle
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-async def _secret_is_right(
-    client: OAuth2Credential, secret: object, verifier: HashVerifier
-) -> bool:
-    text = secret if isinstance(secret, str) else ""
-    if client.hash_secret:
-        return await verifier.verify(text, client.client_secret) and isinstance(secret, str)
-    if isinstance(secret, str) and same(text, client.client_secret):
-        return True
-    await verifier.verify(text, DECOY)
-    return False
+    async def secret_error(
+        self, client: OAuth2Credential | None, shown: Presented, address: str
+    ) -> OAuthError | None:
+        """What is wrong with the secret that was shown from `address`.  §5.2 step 6.
+
+        None for an unknown client: that is the caller's to say. Yet it costs what a wrong secret
+        costs, one hash and one failure, so that neither time nor a 429 tells which ids exist (S25).
+
+        Raises:
+            TooManyFailures: before any hash; S24.
+            Overloaded: too many secrets wait to be hashed.
+        """
+        secret = shown.client_secret if is_set(shown.client_secret) else None
+        if client is not None and client.client_type == "public":
+            blank = secret is None or (isinstance(secret, str) and not secret.strip())
+            refusal = InvalidRequest("client_secret is disallowed for public clients")
+            return None if blank else refusal
+        name = shown.lookup_key
+        if name is None:
+            return None
+        async with self._turn(name, address):
+            self._let(f"client {name}", address)
+            if await self._is_right(client, secret):
+                return None
+            self._failed(f"client {name}", address, credential=client.id if client else None)
+        return InvalidClient(from_header=shown.from_header) if client is not None else None
+
+    @contextmanager
+    def counting_provision_keys(
+        self, config: OAuth2Config, params: Params, address: str
+    ) -> Iterator[None]:
+        """Count what ends in InvalidProvisionKey as a failure of the plugin's backend.
+
+        Raises:
+            TooManyFailures: a key was sent, and too many were wrong before it.
+        """
+        if not is_set(params.get("provision_key")):
+            yield
+            return
+        name = f"plugin {config.plugin_id}"
+        self._let(name, address)
+        try:
+            yield
+        except InvalidProvisionKey:
+            self._failed(name, address, plugin=config.plugin_id)
+            raise
+
+    async def renewed(self, client: OAuth2Credential, shown: Presented) -> str | None:
+        """A hash to store in place of one made with other parameters than today's.  §5.2 step 6.
+
+        None when there is nothing to renew, or no time for it now.
+        """
+        if not (client.hash_secret and needs_rehash(client.client_secret)):
+            return None
+        try:
+            return await self._verifier.hash(str(shown.client_secret))
+        except Overloaded:
+            return None
+
+    def _turn(self, name: str, address: str) -> asyncio.Lock:
+        """The lock of an attempt; it is there as long as somebody holds it or waits."""
+        key = (name, address)
+        lock = self._turns.get(key)
+        if lock is None:
+            lock = self._turns[key] = asyncio.Lock()
+        return lock
+
+    def _let(self, name: str, address: str) -> None:
+        wait = self._throttle.wait_seconds(name, address)
+        if wait:
+            raise TooManyFailures(wait)
+
+    def _failed(self, name: str, address: str, **who: str | None) -> None:
+        """Count a failure; ids that we do not know stay out of the log, they may be anything."""
+        reached = self._throttle.failed(name, address)
+        if reached is not None:
+            log.warning("oauth2.throttled", bound=reached, address=network_of(address), **who)
+
+    async def _is_right(self, client: OAuth2Credential | None, secret: object) -> bool:
+        """Whether this is the client's secret; a wrong one costs one hash, whoever it is."""
+        text = secret if isinstance(secret, str) else ""
+        stored = DECOY
+        if client is not None and client.hash_secret:
+            stored = client.client_secret
+        elif client is not None and isinstance(secret, str) and same(text, client.client_secret):
+            return True
+        right = await self._verifier.verify(text, stored)
+        return right and stored is not DECOY and isinstance(secret, str)

@@ -14,6 +14,7 @@ class OAuthError(Exception):
     code: ClassVar[str]
     status: int = 400
     challenge: str | None = None  # value of WWW-Authenticate
+    retry_after: int | None = None  # seconds
 
     def __init__(self, description: str) -> None:
         super().__init__(description)
@@ -72,6 +73,32 @@ class InvalidAuthenticatedUserid(OAuthError):
 
 class InvalidScope(OAuthError):
     code = "invalid_scope"
+
+
+class TooManyFailures(OAuthError):
+    """429: too many secrets of a client or from an address were wrong.  RFC 6585 §4, S24.
+
+    RFC 6749 has no code for it; of those it has, this one means "later". `slow_down` belongs to
+    the polling of device codes (RFC 8628).
+    """
+
+    code = "temporarily_unavailable"
+    status = 429
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("Too many failed attempts, try again later")
+        self.retry_after = retry_after
+
+
+class Overloaded(OAuthError):
+    """503: more secrets wait to be hashed than can be soon."""
+
+    code = "temporarily_unavailable"
+    status = 503
+    retry_after = 1
+
+    def __init__(self) -> None:
+        super().__init__("The server is busy, try again")
 
 
 class PayloadTooLarge(Exception):

@@ -17,14 +17,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from control.oauth2 import responses
 from control.oauth2.authorize_endpoint import AuthorizeEndpoint
+from control.oauth2.client_auth import ClientAuth
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
+from control.oauth2.cors import ENDPOINTS as WITH_CORS
+from control.oauth2.cors import Cors
 from control.oauth2.dispatch import KONG, METHODS, Endpoint, endpoint_of, normalise
 from control.oauth2.errors import NoService, PayloadTooLarge
 from control.oauth2.issuer_routes import IssuerRoutes
 from control.oauth2.requests import StoreThreads
 from control.oauth2.responses import Message, OAuthErrorBody, TokenAnswer
 from control.oauth2.secrets import HashVerifier
+from control.oauth2.throttle import Throttle
 from control.oauth2.token_endpoint import TokenEndpoint
 from control.store import queries
 from control.store.session import Store
@@ -57,11 +61,12 @@ _CONTENT = {
 }
 
 
-def token_router(store: Store) -> APIRouter:
+def token_router(store: Store, throttle: Throttle | None = None) -> APIRouter:
     """The OAuth endpoints, at the ends of their paths; `Dispatch` brings requests here."""
     threads = StoreThreads()
-    token = TokenEndpoint(store, threads, HashVerifier())
-    authorize = AuthorizeEndpoint(store, threads)
+    clients = ClientAuth(HashVerifier(), throttle or Throttle())
+    token = TokenEndpoint(store, threads, clients)
+    authorize = AuthorizeEndpoint(store, threads, clients)
     router = APIRouter(tags=["oauth"])
 
     @router.post(
@@ -74,6 +79,7 @@ def token_router(store: Store) -> APIRouter:
             404: {"model": Message, "description": "No such route"},
             405: {"model": OAuthErrorBody, "description": "Not a POST"},
             413: {"model": Message, "description": "Over 64 KiB"},
+            429: {"model": OAuthErrorBody, "description": "Too many wrong secrets: Retry-After"},
             500: {"model": Message, "description": "Our fault, or a route without a service"},
             503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
         },
@@ -143,18 +149,22 @@ class Dispatch:
         self._store = store
         self._threads = StoreThreads()
         self._routes = IssuerRoutes(store)
+        self._cors = Cors(store, self._threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         endpoint = endpoint_of(raw_path)
         context: TokenContext | None = scope.get("narthex")
-        response: Response | None = None
         try:
             if context is None:
                 context = await self._threads.run(lambda: self._resolve(scope, raw_path))
             if context is None or endpoint is None or not await self._offers(context, endpoint):
-                response = responses.no_route(context)
-            elif scope["method"] != METHODS[endpoint]:
+                return await responses.no_route(context)(scope, receive, send)
+            response: Response | None = None
+            method = METHODS[endpoint]
+            if endpoint in WITH_CORS:
+                response, send = await self._cors.answer(scope, send, context.route_id, method)
+            if response is None and scope["method"] != method:
                 response = await self._wrong_method(scope, context, endpoint)
         except OperationalError as error:
             response = _no_database(scope, error)

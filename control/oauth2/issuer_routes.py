@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
-from control.store import queries
+from control.store import queries, selection
 from control.store.changes import Change
-from control.store.queries import ConfigRows, PluginRow, RouteRow
+from control.store.queries import ConfigRows, RouteRow
 from control.store.session import Store
 
 
@@ -66,14 +66,10 @@ class IssuerRoutes:
 def index_of(rows: ConfigRows) -> dict[str, IssuerRoute]:
     """Path to route; where two routes share a path, the older one has it."""
     disabled = {service.id for service in rows.services if not service.enabled}
-    plugins = {
-        (plugin.route_id, plugin.service_id): plugin
-        for plugin in rows.plugins
-        if plugin.name == "oauth2" and plugin.enabled and plugin.consumer_id is None
-    }
+    plugins = selection.instances(rows.plugins, "oauth2")
     index: dict[str, IssuerRoute] = {}
     for route in sorted(rows.routes, key=lambda route: (route.created_at, route.id)):
-        plugin = _plugin_of(route, plugins)
+        plugin = selection.select(plugins, route.id, route.service_id, route.protocols)
         if plugin is None or not _takes_posts(route) or route.service_id in disabled:
             continue
         for path in route.paths or [""]:
@@ -83,16 +79,3 @@ def index_of(rows: ConfigRows) -> dict[str, IssuerRoute]:
 
 def _takes_posts(route: RouteRow) -> bool:
     return bool({"http", "https"} & set(route.protocols)) and "POST" in (route.methods or ["POST"])
-
-
-def _plugin_of(
-    route: RouteRow, plugins: dict[tuple[str | None, str | None], PluginRow]
-) -> PluginRow | None:
-    """The most specific instance: route and service, route, service, global."""
-    scopes = (
-        (route.id, route.service_id),
-        (route.id, None),
-        (None, route.service_id),
-        (None, None),
-    )
-    return next((plugins[scope] for scope in scopes if scope in plugins), None)

@@ -56,6 +56,8 @@ def refused(error: OAuthError, state: object) -> Response:
     headers = dict(NO_STORE)
     if error.challenge:
         headers["WWW-Authenticate"] = error.challenge
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     body = {"error": error.code, "error_description": error.description, "state": state}
     return respond(error.status, body, headers)
 

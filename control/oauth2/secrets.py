@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from control.oauth2.errors import Overloaded
 from control.store.secrets import hash_client_secret
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -32,6 +35,8 @@ _PHC = re.compile(
 _ITERATIONS_MAX = 1_000_000  # a stored string asking for more would hold a thread for a second
 _REMEMBERED_SECONDS = 60.0
 _REMEMBERED_MAX = 4096
+HASHES_WAITING_MAX = 64  # a thread: half a second's work
+_NICE = 10  # of the threads that hash: whoever else wants a CPU goes first
 
 T = TypeVar("T")
 
@@ -85,32 +90,37 @@ def needs_rehash(phc: str) -> bool:
 
 
 class HashVerifier:
-    """Verifies hashes in threads of its own, at most as many at a time as there are CPUs.
+    """Verifies hashes in threads of its own: one CPU fewer than there are, one at the least.
 
-    A flood of wrong secrets so holds neither the event loop nor the threads that issue tokens.
-    A secret found right is known for a minute by its HMAC under a key of this process, so that
-    busy clients do not pay 8 ms for each token. `count` is how many hashes were verified.
+    They give way to every other thread of the machine, so that a flood of wrong secrets holds up
+    neither the event loop nor the threads that issue tokens. At most HASHES_WAITING_MAX a thread
+    wait; more are refused. A secret found right is known for a minute by its HMAC, with the hash it
+    was right for, under a key of this process: busy clients do not pay 8 ms for each token, and a
+    changed secret is another hash. `count` is how many hashes were verified.
     """
 
     def __init__(
         self, threads: int | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._pool = ThreadPoolExecutor(threads or os.cpu_count() or 1, "hash")
+        threads = threads or max(1, len(os.sched_getaffinity(0)) - 1)
+        self._pool = ThreadPoolExecutor(threads, "hash", initializer=_give_way)
+        self._room = threading.BoundedSemaphore(threads * (1 + HASHES_WAITING_MAX))
         self._clock = clock
         self._key = secrets.token_bytes(32)
         self._right: dict[bytes, float] = {}  # HMAC of hash and secret → when it is forgotten
         self.count = 0
 
     async def verify(self, secret: str, phc: str) -> bool:
-        """As `verify_hash`; what is not right costs one hash whatever `phc` is."""
+        """As `verify_hash`; what is not right costs one hash whatever `phc` is.
+
+        Raises:
+            Overloaded: too many wait; nothing was hashed.
+        """
         mark = hmac.digest(self._key, _bytes(f"{phc}\0{secret}"), "sha256")
         if self._right.get(mark, 0.0) > self._clock():
             return True
-        self.count += 1
-        if _PHC.fullmatch(phc) is None:
-            await self._run(verify_hash, secret, DECOY)
-            return False
-        right = await self._run(verify_hash, secret, phc)
+        usable = _PHC.fullmatch(phc) is not None
+        right = await self._run(verify_hash, secret, phc if usable else DECOY) and usable
         if right:
             self._remember(mark)
         return right
@@ -122,10 +132,26 @@ class HashVerifier:
         self._right[mark] = self._clock() + _REMEMBERED_SECONDS
 
     async def hash(self, secret: str) -> str:
+        """The hash to store for a secret; raises Overloaded."""
         return await self._run(hash_client_secret, secret)
 
     async def _run(self, work: Callable[..., T], *args: str) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
+        if not self._room.acquire(blocking=False):
+            raise Overloaded
+        self.count += 1
+        future = self._pool.submit(work, *args)
+        # One that is given up leaves the line at once; one that is being hashed, at its end.
+        future.add_done_callback(self._leave)
+        return await asyncio.wrap_future(future)
+
+    def _leave(self, _future: Future[T]) -> None:
+        self._room.release()
+
+
+def _give_way() -> None:
+    """Lower the priority of this thread alone, which Linux can do."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def _bytes(text: str) -> bytes:

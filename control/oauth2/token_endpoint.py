@@ -39,10 +39,12 @@ class Found:
 class TokenEndpoint:
     """Issues tokens from one store."""
 
-    def __init__(self, store: Store, threads: StoreThreads, verifier: secrets.HashVerifier) -> None:
+    def __init__(
+        self, store: Store, threads: StoreThreads, clients: client_auth.ClientAuth
+    ) -> None:
         self._store = store
         self._threads = threads
-        self._verifier = verifier
+        self._clients = clients
 
     async def answer(self, request: Request, context: TokenContext) -> Response:
         """The answer to a POST.
@@ -61,7 +63,9 @@ class TokenEndpoint:
                 accept_terminated=found.config.accept_http_if_already_terminated,
                 forwarded_proto=request.headers.getlist("x-forwarded-proto"),
             )
-            grant = await self._check(params, found)
+            address = context.client_ip
+            with self._clients.counting_provision_keys(found.config, params, address):
+                grant = await self._check(params, found, address)
             token = await self._threads.run(lambda: self._issue(context, found, grant))
         except OAuthError as error:
             return responses.refused(error, state)
@@ -81,7 +85,7 @@ class TokenEndpoint:
                 client = queries.credential_by_client_id(session, key)
             return Found(config, queries.cluster_state(session).check_key, shown, client)
 
-    async def _check(self, params: Params, found: Found) -> Grant:
+    async def _check(self, params: Params, found: Found, address: str) -> Grant:
         """Steps 2 to 7 of §5.2.  Each check runs, and the last that fails is the answer."""
         error: OAuthError | None = None
         grant_type = params.get("grant_type")
@@ -92,18 +96,18 @@ class TokenEndpoint:
             error = (
                 client_auth.redirect_error(client, params, from_header=shown.from_header) or error
             )
-        error = await client_auth.secret_error(client, shown, self._verifier) or error
+        error = await self._clients.secret_error(client, shown, address) or error
         if error is not None:
             raise error
-        if client is not None and client.hash_secret:
-            await self._renew_hash(client, str(shown.client_secret))
+        if client is not None:
+            await self._renew_hash(client, shown)
         return client_credentials.grant(found.config, params, client)
 
-    async def _renew_hash(self, client: OAuth2Credential, secret: str) -> None:
+    async def _renew_hash(self, client: OAuth2Credential, shown: client_auth.Presented) -> None:
         """Store a good secret hashed as today's are, if it was hashed otherwise.  §5.2 step 6."""
-        if not secrets.needs_rehash(client.client_secret):
+        phc = await self._clients.renewed(client, shown)
+        if phc is None:
             return
-        phc = await self._verifier.hash(secret)
 
         def store() -> None:
             with self._store.writing() as session:

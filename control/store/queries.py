@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 from sqlmodel import Session, col, select
 
+from control.store import selection
 from control.store.changes import IssuedToken, Revoked
 from control.store.columns import EncryptedText
 from control.store.session import WriteSession
@@ -38,6 +39,7 @@ from control.store.tables import (
     Revocation,
     Route,
     Service,
+    SigningKey,
 )
 
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
@@ -129,6 +131,15 @@ class CACertificateRow(NamedTuple):
     cert: str
 
 
+class SigningKeyRow(NamedTuple):
+    """The public half: no snapshot holds more."""
+
+    kid: str
+    alg: str
+    public_jwk: dict[str, Any]
+    gone_at: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigRows:
     """All configuration at one version; plain tuples, since ORM objects cost ten times more."""
@@ -143,6 +154,7 @@ class ConfigRows:
     credentials: list[CredentialRow]
     certificates: list[CertificateRow] = field(default_factory=list)
     ca_certificates: list[CACertificateRow] = field(default_factory=list)
+    keys: list[SigningKeyRow] = field(default_factory=list)
 
 
 class RowCache:
@@ -179,11 +191,12 @@ def config_rows(session: Session, known: RowCache | None = None) -> ConfigRows:
         credentials=_plain(session, OAuth2Credential, CredentialRow, known),
         certificates=_plain(session, Certificate, CertificateRow, known),
         ca_certificates=_plain(session, CACertificate, CACertificateRow, known),
+        keys=_plain(session, SigningKey, SigningKeyRow, known),
     )
 
 
 def _plain(session: Session, table: Any, kind: Any, known: RowCache) -> list[Any]:
-    """The rows of a table in order of their ids.
+    """The rows of a table in order of their primary keys.
 
     Read as the database has them: to parse JSON is most of the work, and nearly all is parsed
     already.
@@ -223,7 +236,7 @@ def _raw(table: Any, kind: Any) -> tuple[Select[Any], list[tuple[int, Callable[.
             decoders.append((place, column.type.process_result_value))
             column = type_coerce(column, LargeBinary).label(name)
         wanted.append(column)
-    return select(*wanted).order_by(columns.id), decoders
+    return select(*wanted).order_by(*table.__table__.primary_key.columns), decoders
 
 
 def _from_flag(value: Any, _dialect: Dialect) -> bool:
@@ -254,6 +267,19 @@ def credential_by_client_id(session: Session, client_id: str) -> OAuth2Credentia
 def plugin_by_id(session: Session, plugin_id: str) -> Plugin | None:
     """The plugin with its config, provision key readable."""
     return session.get(Plugin, plugin_id)
+
+
+def plugin_on_route(session: Session, name: str, route_id: str) -> Plugin | None:
+    """The instance of a plugin that runs on a route, if the route is there."""
+    route = session.get(Route, route_id)
+    if route is None:
+        return None
+    service_id = route.service_id
+    here = or_(col(Plugin.route_id).is_(None), col(Plugin.route_id) == route_id)
+    of_service = or_(col(Plugin.service_id).is_(None), col(Plugin.service_id) == service_id)
+    found = session.exec(select(Plugin).where(Plugin.name == name, here, of_service)).all()
+    instances = selection.instances(found, name)
+    return selection.select(instances, route_id, service_id, route.protocols)
 
 
 def consumer_by_id(session: Session, consumer_id: str) -> Consumer | None:
@@ -359,7 +385,14 @@ def delete_tokens(session: WriteSession, rows: Iterable[OAuth2Token]) -> None:
     """Delete tokens and revoke each on the data planes."""
     for row in rows:
         session.delete(row)
-        session.note_revocation("token", row.access_token_digest, issued_token(row).expires_at)
+        revoke_token(session, issued_token(row))
+
+
+def revoke_token(session: WriteSession, token: IssuedToken) -> None:
+    """Say that a token is no good; a JWT by its `jti` too, for its text can be varied (S05)."""
+    session.note_revocation("token", token.digest, token.expires_at)
+    if token.jti is not None:
+        session.note_revocation("jti", uuid.UUID(token.jti).bytes, token.expires_at)
 
 
 def delete_tokens_of_service(session: WriteSession, service_id: str) -> None:

@@ -319,3 +319,20 @@ def test_s25_each_failure_costs_one_hash_and_reads_the_same(
     counted.clear()
     assert issuer.grant(client_id="plain").status == 200
     assert counted == []
+
+
+def test_changed_secret_is_another_secret_at_once(issuer: Issuing) -> None:
+    """A secret that was right a moment ago is known without a hash; not past its change."""
+    client = issuer.client(client_secret=hash_client_secret("s3cret"), hash_secret=True)
+    assert [issuer.grant().status for _ in range(2)] == [200, 200]
+    with issuer.store.writing() as session:
+        row = session.get_one(OAuth2Credential, client.id)
+        row.client_secret = hash_client_secret("other")
+        session.add(row)
+    refused(issuer.grant(), INVALID_CLIENT)
+    assert issuer.grant(client_secret="other").status == 200
+    with issuer.store.writing() as session:
+        row = session.get_one(OAuth2Credential, client.id)
+        row.client_secret, row.hash_secret = "plain", False
+        session.add(row)
+    refused(issuer.grant(client_secret="other"), INVALID_CLIENT)

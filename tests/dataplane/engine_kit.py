@@ -400,6 +400,7 @@ class Rig:
             sessions=of(wire.SessionRules),
             certificates=of(wire.Certificate),
             ca_certificates=of(wire.CaCertificate),
+            issuers=of(wire.Issuer),
         )
         previous = self.tables[-1] if self.tables else None
         self.tables.append(compile_snapshot(snapshot, previous, self.names))

@@ -91,10 +91,22 @@ def test_service_becomes_flags(protocol: str, expected: set[str]) -> None:
 
 
 def test_plugin_becomes_flags() -> None:
-    basic = {"ws", "strip_path", "oauth2"}
+    basic = {"ws", "strip_path", "oauth2", "endpoints"}  # without a service
     assert flags_of(with_plugin()) == basic
     assert flags_of(with_plugin(global_credentials=True)) == basic | {"global_credentials"}
     assert flags_of(with_plugin(hide_credentials=True)) == basic | {"hide_credentials"}
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "has_service", "expected"),
+    [("kong", True, False), ("kong", False, True), ("all", True, True), ("all", False, True)],
+)
+def test_plugin_answers_all_endpoints_where_it_says_so_or_no_service_is(
+    endpoints: str, has_service: bool, expected: bool
+) -> None:
+    given = route(1, paths=["/"], oauth2=uid(50), service=uid(5) if has_service else None)
+    policy = policy_of(service(5), given, wire.OAuth2(uid(50), endpoints=endpoints))
+    assert ("endpoints" in flags_of(policy)) is expected
 
 
 def test_policy_has_the_ids_port_times_and_texts() -> None:

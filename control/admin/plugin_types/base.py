@@ -6,6 +6,11 @@ from typing import Any
 
 from control.admin.errors import Fields
 from control.admin.schema import Field
+from control.store.session import WriteSession
+
+
+def _nothing(session: WriteSession, config: Mapping[str, Any]) -> None:
+    """What most plugins do beside being stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +19,7 @@ class PluginType:
 
     `check` judges a valid config as a whole; its errors are by config field, or a text for the
     whole config. `compile` gives what the data plane has to know of an instance: no secrets.
+    `written` is called in the transaction that stores one.
     """
 
     name: str
@@ -25,3 +31,4 @@ class PluginType:
     check: Callable[[Mapping[str, Any]], Fields | str | None]
     compile: Callable[[Mapping[str, Any]], dict[str, Any]]
     consumer_scope: bool = True
+    written: Callable[[WriteSession, Mapping[str, Any]], None] = _nothing

@@ -7,6 +7,8 @@ from typing import Any
 from control.admin.errors import Fields
 from control.admin.plugin_types.base import PluginType
 from control.admin.schema import Field
+from control.store import signing_keys
+from control.store.session import WriteSession
 
 _GRANTS = (
     "enable_authorization_code",
@@ -251,6 +253,13 @@ def _compile(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _written(session: WriteSession, config: Mapping[str, Any]) -> None:
+    """The snapshot that carries an instance which signs carries the key too."""
+    if config["token_format"] == "jwt":
+        signing_keys.ensure(session, config["signing_alg"])
+        signing_keys.keep_for(session, config["token_expiration"])
+
+
 PLUGIN = PluginType(
     name="oauth2",
     title="OAuth2Plugin",
@@ -261,4 +270,5 @@ PLUGIN = PluginType(
     check=_check,
     compile=_compile,
     consumer_scope=False,
+    written=_written,
 )
