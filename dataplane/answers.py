@@ -11,14 +11,16 @@ import asyncio
 import json
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from dataplane import wire
 from dataplane.known import KnownTokens
-from dataplane.link import Link, LinkBusy, LinkDown
+from dataplane.link import Link
 from dataplane.names import Resolver
+from dataplane.requests import LinkBusy, LinkDown
 
 if TYPE_CHECKING:
     from dataplane._engine import Engine
@@ -46,6 +48,7 @@ class Answers:
         self._link = link
         self._resolver = resolver
         self._tasks: set[asyncio.Task[None]] = set()
+        self._replies: set[asyncio.Future[wire.TokenReply]] = set()  # to come, over the link
         self._unchecked = asyncio.Semaphore(UNCHECKED_ASKS_MAX)
         self._version = 0
         self._version_moved = asyncio.Event()
@@ -56,13 +59,13 @@ class Answers:
 
     def stop(self) -> None:
         asyncio.get_running_loop().remove_reader(self._engine.question_fd)
-        for task in self._tasks:
-            task.cancel()
+        for waiting in (*self._tasks, *self._replies):
+            waiting.cancel()
 
     @property
     def pending(self) -> int:
         """Questions taken and not answered yet."""
-        return len(self._tasks)
+        return len(self._tasks) + len(self._replies)
 
     def applied(self, version: int) -> None:
         """The configuration of this version carries traffic: tokens that waited for it go on."""
@@ -157,24 +160,29 @@ class Answers:
     # --- token requests ---
 
     def _request(self, ref: int, asked: dict[str, Any]) -> None:
-        if not self._link.connected or not self._begin(self._answer_request(ref, asked)):
-            self._refuse_request(ref)
-
-    async def _answer_request(self, ref: int, asked: dict[str, Any]) -> None:
-        answered = False
+        """Pass a request on; `_replied` hears of it, whatever comes of it."""
         try:
-            reply = await self._link.request(wire.TokenRequest(id=0, **asked))
+            reply = self._link.request(wire.TokenRequest(id=0, **asked))
+        except Exception as error:
+            if not isinstance(error, LinkDown | LinkBusy):  # of ours; the client is answered
+                log.error("answer.fault", question="request", error=repr(error))
+            self._refuse_request(ref)
+        else:
+            self._replies.add(reply)
+            reply.add_done_callback(partial(self._replied, ref))
+
+    def _replied(self, ref: int, future: asyncio.Future[wire.TokenReply]) -> None:
+        self._replies.discard(future)
+        if future.cancelled() or future.exception() is not None:
+            return self._refuse_request(ref)
+        reply = future.result()
+        try:
             # The engine frames the answer itself; what else the issuer said goes as it is.
             headers = [(n, v) for n, v in reply.headers if n.lower() not in FRAMING]
             self._engine.answer_request(ref, reply.status, headers, reply.body)
-            answered = True
-        except (LinkDown, LinkBusy):
-            pass
         except Exception as error:  # a header the engine refuses, or a fault of ours
             log.error("answer.fault", question="request", error=f"{type(error).__name__}: {error}")
-        finally:
-            if not answered:
-                self._refuse_request(ref)
+            self._refuse_request(ref)
 
     def _refuse_request(self, ref: int) -> None:
         body = {

@@ -28,23 +28,15 @@ from websockets.typing import Subprotocol
 from dataplane import wire
 from dataplane.dial import REASON_CHARS_MAX, LinkFault, backoff_seconds, decode, introduce, why_lost
 from dataplane.disk import DiskState, Loaded
+from dataplane.requests import LinkBusy, LinkDown, Requests
 
 CONNECT_SECONDS = 5.0  # TCP, TLS and the HTTP handshake
 SILENCE_SECONDS = 6.0  # without a message (a heartbeat at least) the link counts as lost
 QUESTION_SECONDS = 2.0
 QUESTIONS_IN_FLIGHT_MAX = 10_000
-REPLY_SECONDS = wire.TOKEN_REQUEST_SECONDS + 0.5  # the control plane gives up first, in words
 COUNTERS_SECONDS = 10.0
 
 log = structlog.get_logger()
-
-
-class LinkDown(Exception):
-    """The control plane cannot be asked now, or did not answer in time."""
-
-
-class LinkBusy(Exception):
-    """As much is in flight as is allowed."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +93,7 @@ class Link:
         self._last_id = 0
         self._questions: dict[bytes, _Question] = {}  # by digest
         self._asked: dict[int, _Question] = {}  # the same ones by id
-        self._requests: dict[int, asyncio.Future[wire.TokenReply]] = {}
+        self.requests = Requests()
 
     # --- state from the disk ---
 
@@ -162,35 +154,24 @@ class Link:
             del self._questions[question.digest]
             _fail(question.answer, LinkDown(f"no answer in {QUESTION_SECONDS:g} s"))
 
-    async def request(self, message: wire.TokenRequest) -> wire.TokenReply:
-        """The token endpoint's answer; `message.id` is replaced by one of ours.
+    def request(self, message: wire.TokenRequest) -> asyncio.Future[wire.TokenReply]:
+        """The issuer's answer to come: see `Requests.ask`.
 
         Raises:
-            LinkDown: no link, or no answer within REPLY_SECONDS.
-            LinkBusy: TOKEN_REQUESTS_IN_FLIGHT_MAX requests wait.
+            LinkDown, LinkBusy: it cannot be asked now.
         """
         if not self.connected:
             raise LinkDown("the control plane cannot be reached")
-        if len(self._requests) >= wire.TOKEN_REQUESTS_IN_FLIGHT_MAX:
-            raise LinkBusy("too many token requests in flight")
-        self._last_id += 1
-        id_ = self._last_id
-        future: asyncio.Future[wire.TokenReply] = asyncio.get_running_loop().create_future()
-        self._requests[id_] = future
-        try:
-            async with asyncio.timeout(REPLY_SECONDS):
-                await self._send(msgspec.structs.replace(message, id=id_))
-                return await future
-        except TimeoutError:
-            raise LinkDown(f"no answer in {REPLY_SECONDS:g} s") from None
-        finally:
-            del self._requests[id_]
+        return self.requests.ask(message)
 
     async def _send(self, message: wire.ToControl) -> None:
+        await self._send_bytes(wire.encode(message))
+
+    async def _send_bytes(self, data: bytes) -> None:
         if self._socket is None:
             raise LinkDown("the link was lost")
         try:
-            await self._socket.send(wire.encode(message))
+            await self._socket.send(data)
         except WebSocketException:
             raise LinkDown("the link was lost") from None
 
@@ -246,6 +227,7 @@ class Link:
         ) as connection:
             first = await introduce(connection, self._hello(), self._secret)
             self._socket = connection
+            self.requests.attach(self._send_bytes)
             reporting = asyncio.create_task(self._report(connection))
             try:
                 await self._handle(connection, first)
@@ -279,8 +261,7 @@ class Link:
         down = LinkDown("the link was lost")
         for question in self._questions.values():
             _fail(question.answer, down)
-        for request in self._requests.values():
-            _fail(request, down)
+        self.requests.detach()
         self._questions.clear()
         self._asked.clear()
 
@@ -301,9 +282,10 @@ class Link:
             case wire.Answer():
                 self._take_answer(message)
             case wire.TokenReply():
-                reply = self._requests.get(message.id)
-                if reply is not None and not reply.done():
-                    reply.set_result(message)
+                self.requests.replied(message)
+            case wire.TokenReplies():
+                for reply in message.replies:
+                    self.requests.replied(reply)
             case wire.Heartbeat():
                 self._enter(message.epoch)
             case _:

@@ -199,6 +199,7 @@ class BarePeer:
         self.connection = connection
         self.nonce = secrets.token_bytes(wire.NONCE_BYTES)
         self.heard: list[wire.ToData] = []
+        self._waiting: list[Any] = []  # came together with what was heard last
         self.assembler = wire.SnapshotAssembler()
 
     async def send(self, message: wire.ToControl) -> None:
@@ -208,9 +209,13 @@ class BarePeer:
         """The next message of this kind; the ones before it are kept in `heard`."""
         async with asyncio.timeout(seconds):
             while True:
-                data = await self.connection.recv()
-                assert isinstance(data, bytes)
-                message = wire.decode_to_data(data)
+                if not self._waiting:
+                    data = await self.connection.recv()
+                    assert isinstance(data, bytes)
+                    message = wire.decode_to_data(data)
+                    together = isinstance(message, wire.TokenReplies)
+                    self._waiting += message.replies if together else [message]
+                message = self._waiting.pop(0)
                 self.heard.append(message)
                 if isinstance(message, kind):
                     return message
@@ -345,7 +350,9 @@ class BareControl:
                 await connection.send(wire.encode(wire.Heartbeat(self.epoch, 0, 0, 0.0)))
             self.connection = connection
             async for data in connection:
-                self.heard.append(self._decode(data))
+                message = self._decode(data)
+                together = isinstance(message, wire.TokenRequests)
+                self.heard += message.requests if together else [message]
 
     @staticmethod
     def _decode(data: str | bytes) -> wire.ToControl:

@@ -337,6 +337,9 @@ class Push:
                 self._questions.put(peer, message)
             case wire.TokenRequest():
                 self._take_request(peer, message)
+            case wire.TokenRequests():
+                for request in message.requests:
+                    self._take_request(peer, request)
             case wire.Counters():
                 row.counters = message
             case _:
@@ -345,7 +348,7 @@ class Push:
     def _take_request(self, peer: Peer, request: wire.TokenRequest) -> None:
         if peer.requests_in_flight >= wire.TOKEN_REQUESTS_IN_FLIGHT_MAX:
             reply = token_endpoint.unavailable(request.id, "Too many token requests at a time")
-            peer.send(wire.encode(reply))
+            peer.reply(reply)
         else:
             peer.requests_in_flight += 1
             self._spawn(peer, partial(self._answer_request, peer, request))
@@ -355,8 +358,7 @@ class Push:
             reply = await token_endpoint.answer(self._issuer, request)
         finally:
             peer.requests_in_flight -= 1
-        await asyncio.sleep(0)  # the token of this reply, committed in a thread, goes before it
-        peer.send(wire.encode(reply))
+        peer.reply(reply)
 
     def _spawn(self, peer: Peer, work: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.create_task(self._guard(peer, work))
