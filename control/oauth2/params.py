@@ -52,6 +52,8 @@ def parse_pairs(data: bytes) -> Params:
 
 
 def _unquote(data: bytes) -> str:
+    if b"%" not in data and b"+" not in data:
+        return data.decode(errors="replace")
     # Through Latin-1, so that bytes which were not escaped count as the same bytes escaped.
     return (
         unquote_plus(data.decode("latin-1"), "latin-1").encode("latin-1").decode(errors="replace")

@@ -15,6 +15,7 @@ from control.oauth2.dispatch import METHODS, Endpoint
 from control.oauth2.errors import OAuthError
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -95,7 +96,7 @@ def unavailable() -> Response:
 
 def respond(status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
     """JSON without the members that have no value."""
-    text = json.dumps({k: v for k, v in body.items() if v is not None}, separators=(",", ":"))
+    text = _to_json({k: v for k, v in body.items() if v is not None})
     return Response(
         text,
         status,

@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from control.oauth2.errors import Overloaded
-from control.store.secrets import hash_client_secret
+from control.store.secrets import CHARACTERS, hash_client_secret, random_chars
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 RANDOM_CHARS = 26  # 154 bits
@@ -54,14 +54,14 @@ def make_token(check_key: bytes) -> str:
 
     The check is the one data planes apply, so that junk dies there without a question.
     """
-    random_part = "".join(secrets.choice(ALPHABET) for _ in range(RANDOM_CHARS))
+    random_part = random_chars(RANDOM_CHARS)
     return random_part + check_chars(check_key, random_part)
 
 
 def check_chars(check_key: bytes, random_part: str) -> str:
     """The first six bytes of HMAC-SHA-256, each modulo 62 into the alphabet."""
     mac = hmac.digest(check_key, random_part.encode(), "sha256")
-    return "".join(ALPHABET[byte % len(ALPHABET)] for byte in mac[:CHECK_CHARS])
+    return mac[:CHECK_CHARS].translate(CHARACTERS).decode()
 
 
 def verify_hash(secret: str, phc: str) -> bool:
