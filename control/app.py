@@ -20,8 +20,10 @@ from control.admin.dataplanes import DataPlanes, dataplanes_router
 from control.admin.edge import Counts, Manners, Stamp
 from control.admin.router import documented_models, install
 from control.guard import Guard
+from control.oauth2.direct import Direct
 from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
 from control.oauth2.throttle import Throttle
+from control.push.issuer import Issuer
 from control.settings import Settings
 from control.store.session import Store
 
@@ -44,15 +46,18 @@ def create_app(settings: Settings, store: Store, dataplanes: DataPlanes) -> ASGI
     return Stamp(guarded, f"narthex/{VERSION}", counts)
 
 
-def create_issuer(store: Store, throttle: Throttle | None = None) -> ASGIApp:
-    """The token endpoint, for the link and for ISSUER_LISTEN."""
-    return Shield(Dispatch(issuer_app(store, throttle), store))
-
-
-def issuer_app(store: Store, throttle: Throttle | None = None) -> FastAPI:
-    """The OAuth endpoints by themselves, without `Dispatch` before them."""
+def create_issuer(store: Store, throttle: Throttle | None = None) -> Issuer:
+    """The OAuth endpoints, for the link and for ISSUER_LISTEN."""
+    router = token_router(store, throttle)
     app = _fastapi(EXCEPTION_HANDLERS)
-    app.include_router(token_router(store, throttle))
+    app.include_router(router)
+    return Issuer(Shield(Dispatch(app, store)), Direct(router.routes, EXCEPTION_HANDLERS))
+
+
+def issuer_app(store: Store) -> FastAPI:
+    """The OAuth endpoints by themselves, for the document that describes them."""
+    app = _fastapi(EXCEPTION_HANDLERS)
+    app.include_router(token_router(store))
     return app
 
 

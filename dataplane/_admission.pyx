@@ -560,6 +560,26 @@ cdef int _cannot_tell(Worker* worker) noexcept nogil:
     return STEP_ANSWER
 
 
+cdef int _park_token(
+    Worker* worker, Visit* visit, const TableSet* tables, int verdict
+) noexcept nogil:
+    """Ask who an unknown token is, where it can be one and nobody was asked yet.
+
+    Without a check and a JWT's shape it is junk, unless it was made by hand: then we had it, and
+    have it still.
+    """
+    cdef TokenStore* store = <TokenStore*>worker.shared.tokens
+    visit.check_passed = token_check_passes(tables.check_key, visit.token.data, visit.token.size)
+    visit.is_jwt = visit.policy.flags & POLICY_JWT and token_is_jwt(
+        visit.token.data, visit.token.size
+    )
+    if not visit.check_passed and not visit.is_jwt and nx_load_u64(&store.evicted) == 0:
+        return _refuse_token(worker, visit, b"token malformed")
+    if verdict == VERDICT_UNAVAILABLE or verdict == VERDICT_KNOWN:
+        return _cannot_tell(worker)
+    return _park(visit, QUESTION_TOKEN)
+
+
 cdef int _authenticate(
     Worker* worker, Visit* visit, const TableSet* tables, int verdict
 ) noexcept nogil:
@@ -577,15 +597,16 @@ cdef int _authenticate(
         nx_bump(&worker.counters.token_misses, 1)
         if verdict == VERDICT_UNKNOWN or token_negative(store, visit.digest, now):
             return _refuse_token(worker, visit, b"token unknown")
-        if not token_check_passes(tables.check_key, visit.token.data, visit.token.size):
-            return _refuse_token(worker, visit, b"token malformed")
-        if verdict == VERDICT_UNAVAILABLE or verdict == VERDICT_KNOWN:
-            return _cannot_tell(worker)
-        visit.check_passed = 1
-        return _park(visit, QUESTION_TOKEN)
+        return _park_token(worker, visit, tables, verdict)
     nx_bump(&worker.counters.token_hits, 1)
     if claims.expires_at != 0 and now >= claims.expires_at:
         return _refuse_token(worker, visit, b"token expired")
+    if claims.has_issuer and not visit.policy.flags & POLICY_JWT:
+        return _refuse_token(worker, visit, b"token is a JWT")
+    if (claims.has_issuer or claims.audience_n) and not token_meant_for(
+        claims, visit.policy.issuer, visit.policy.audience
+    ):
+        return _refuse_token(worker, visit, b"token of another issuer or audience")
     if claims.has_service:
         if (
             not visit.policy.flags & POLICY_SERVICE
@@ -606,6 +627,7 @@ cdef int _authenticate(
             if verdict == VERDICT_UNAVAILABLE or verdict == VERDICT_KNOWN:
                 return _cannot_tell(worker)
             visit.check_passed = 1
+            visit.is_jwt = 0
             return _park(visit, QUESTION_TOKEN)
         return _refuse_token(worker, visit, b"credential gone")
     visit.claims = claims

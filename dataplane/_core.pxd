@@ -74,6 +74,7 @@ cdef enum PolicyFlag:
     POLICY_VALIDATE_UTF8 = 1 << 10  # text frames are checked as they pass
     POLICY_REFUSE_DEFLATE = 1 << 11  # no extension of WebSocket is offered to the upstream
     POLICY_ENDPOINTS = 1 << 12  # the issuer answers all of its endpoints here
+    POLICY_JWT = 1 << 13  # tokens may be JWTs of `issuer`
 
 cdef enum PolicyChange:
     # What an edit or the end of a policy does to its sessions: websocket-session, on_edit, on_delete.
@@ -124,6 +125,8 @@ cdef struct Policy:
     Span challenge_invalid  # owned: … for an unknown, expired or foreign one
     Span anonymous_missing  # owned: the configured anonymous consumer that does not exist, or empty
     Span origins  # owned: those that a handshake may come from, see _origin; empty: any
+    uint8_t issuer[16]  # whose JWTs are good here; the first bytes of its SHA-256, zeros: nobody's
+    uint8_t audience[16]  # what a token that names audiences must name; likewise, zeros: nothing
     Principal* anonymous  # owned; NULL when none is configured
     uint64_t users[64]  # [worker]: sessions and parked handshakes that hold this policy
     uint64_t parting  # Parting; set by the Python thread when unpublished, bits are only added
@@ -460,7 +463,7 @@ cdef struct Question:
     uint8_t kind
     uint8_t check_passed
     uint8_t digest[32]
-    uint8_t* text  # owned, malloc: head and body of a token request, or a host name
+    uint8_t* text  # owned, malloc: head and body of a token request, a host name, a JWT or NULL
     uint32_t text_len
     uint32_t head_len
     uint8_t plugin[16]

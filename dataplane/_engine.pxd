@@ -24,6 +24,8 @@ cdef class Engine:
     cdef list threads
     cdef uint8_t* lines  # owned: LINES_BYTES, once needed
     cdef object unposted  # notes that found their inbox full
+    cdef bint offset_known
+    cdef int64_t boottime_offset_ms  # of the control plane's clock to CLOCK_BOOTTIME
     cdef void _set_clock(self)
     cdef int _post(
         self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text

@@ -256,10 +256,16 @@ cdef class Engine:
             close(self.question_fd)
 
     cdef void _set_clock(self):
-        nx_store_u64(
-            &self.shared.realtime_offset_ms,
-            clock_ms(CLOCK_REALTIME) - clock_ms(CLOCK_MONOTONIC),
-        )
+        cdef uint64_t now_ms = clock_ms(CLOCK_REALTIME)
+        if self.offset_known:
+            now_ms = clock_ms(CLOCK_BOOTTIME) + <uint64_t>self.boottime_offset_ms
+        nx_store_u64(&self.shared.realtime_offset_ms, now_ms - clock_ms(CLOCK_MONOTONIC))
+
+    def set_clock_offset(self, double seconds):
+        """Take CLOCK_BOOTTIME and so much for the time, no longer the system's wall clock."""
+        self.boottime_offset_ms = <int64_t>round(seconds * 1000)
+        self.offset_known = True
+        self._set_clock()
 
     def listen(self, str address, int port, bint tls):
         """Open a listener in every worker.  Returns its port (port 0 picks a free one).
@@ -346,8 +352,8 @@ cdef class Engine:
         return 1
 
     def questions(self, int limit=256):
-        """What workers wait for, oldest first: ("token", ref, digest, check_passed), ("request",
-        ref, fields of wire.TokenRequest) or ("name", ref, host)."""
+        """What workers wait for, oldest first: ("token", ref, digest, check_passed), ("jwt", ref,
+        digest, the token), ("request", ref, fields of wire.TokenRequest) or ("name", ref, host)."""
         cdef Question* question
         cdef uint64_t count
         cdef uint64_t one = 1
@@ -361,7 +367,11 @@ cdef class Engine:
                     break
                 if question.kind == QUESTION_TOKEN:
                     digest = (<const char*>question.digest)[:32]
-                    found.append(("token", question.ref, digest, bool(question.check_passed)))
+                    if question.text != NULL:
+                        text = (<const char*>question.text)[: question.text_len].decode()
+                        found.append(("jwt", question.ref, digest, text))
+                    else:
+                        found.append(("token", question.ref, digest, bool(question.check_passed)))
                 elif question.kind == QUESTION_REQUEST:
                     found.append(("request", question.ref, _request_dict(question)))
                 else:

@@ -150,6 +150,7 @@ cdef int _ask(Worker* worker, Conn* client, const Visit* visit) noexcept nogil:
     """Put the question in the ring.  Returns 1, or CORE_FULL when Python is behind."""
     cdef Question* question = <Question*>ring_reserve(&worker.questions)
     cdef uint64_t one = 1
+    cdef const Span* text = NULL
     if question == NULL:
         nx_bump(&worker.counters.questions_dropped, 1)
         return CORE_FULL
@@ -158,14 +159,18 @@ cdef int _ask(Worker* worker, Conn* client, const Visit* visit) noexcept nogil:
     conn_renew(client)
     question.ref = conn_ref(worker, client)
     if visit.question == QUESTION_NAME:
-        question.text_len = visit.policy.host_name.size
-        question.text = <uint8_t*>malloc(question.text_len + 1)
-        if question.text == NULL:
-            return CORE_FULL
-        memcpy(question.text, visit.policy.host_name.data, question.text_len)
+        text = &visit.policy.host_name
     else:
         question.check_passed = visit.check_passed
         memcpy(question.digest, visit.digest, 32)
+        if visit.is_jwt:
+            text = &visit.token  # TOKEN_BYTES_MAX at most
+    if text != NULL:
+        question.text_len = text.size
+        question.text = <uint8_t*>malloc(text.size + 1)
+        if question.text == NULL:
+            return CORE_FULL
+        memcpy(question.text, text.data, text.size)
     ring_publish(&worker.questions)
     write(worker.shared.question_fd, &one, sizeof(one))
     return 1

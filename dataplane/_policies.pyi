@@ -66,6 +66,8 @@ class PolicyBox:
         own: int = 0,
         plugins: int = 0,
         tls: Context | None = ...,
+        issuer: bytes = ...,
+        audience: bytes = ...,
     ) -> None: ...
     def users(self) -> int: ...
     @property

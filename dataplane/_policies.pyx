@@ -26,6 +26,7 @@ FLAGS = {  # PolicyFlag for Python
     "upstream_tls": POLICY_UPSTREAM_TLS,
     "validate_utf8": POLICY_VALIDATE_UTF8,
     "refuse_deflate": POLICY_REFUSE_DEFLATE,
+    "jwt": POLICY_JWT,
     "endpoints": POLICY_ENDPOINTS,
 }
 CHANGES = {"keep": CHANGE_KEEP, "drain": CHANGE_DRAIN, "close": CHANGE_CLOSE}  # for Python
@@ -248,14 +249,15 @@ cdef class PolicyBox:
     anonymous: (consumer id, prepared header lines) or None.  texts: host header, host name, service
     path, auth header, both challenges, name of the anonymous consumer that is missing, origins.
     session: in the order of SESSION_DEFAULTS.  own, plugins: what `dataplane.changes` compares.
-    tls: how the upstream is spoken to, or None.
+    tls: how the upstream is spoken to, or None.  issuer, audience: `_tokens.name_hash` of them, or
+    zeros.
     """
 
     def __cinit__(
         self, NameTable names not None, bytes content, tuple virtual, bytes route, bytes plugin,
         uint32_t flags, uint16_t redirect_status, tuple target, tuple anonymous, tuple texts,
         tuple session=SESSION_DEFAULTS, uint32_t own=0, uint32_t plugins=0,
-        Context tls=None,
+        Context tls=None, bytes issuer=bytes(16), bytes audience=bytes(16),
     ):
         cdef size_t size = sizeof(Policy) + sum(map(len, texts))
         if anonymous is not None:
@@ -270,6 +272,8 @@ cdef class PolicyBox:
         cdef uint8_t* cursor = <uint8_t*>(c + 1)
         memcpy(c.route, id_bytes(route, 16, "a route id"), 16)
         memcpy(c.plugin, id_bytes(plugin, 16, "a plugin id"), 16)
+        memcpy(c.issuer, id_bytes(issuer, 16, "an issuer"), 16)
+        memcpy(c.audience, id_bytes(audience, 16, "an audience"), 16)
         c.flags = flags
         c.redirect_status = redirect_status
         (
@@ -349,6 +353,7 @@ cdef class PolicyBox:
         cdef Policy* c = self.c
         return {
             "route": c.route[:16], "service": c.service[:16], "plugin": c.plugin[:16],
+            "issuer": c.issuer[:16], "audience": c.audience[:16],
             "flags": c.flags, "redirect_status": c.redirect_status, "port": c.port,
             "connect_timeout_ms": c.connect_timeout_ms, "write_timeout_ms": c.write_timeout_ms,
             "read_timeout_ms": c.read_timeout_ms, "retries": c.retries,

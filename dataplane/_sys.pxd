@@ -130,7 +130,7 @@ cdef extern from "<time.h>" nogil:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec* out)
-    int CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_MONOTONIC_COARSE
+    int CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_MONOTONIC_COARSE, CLOCK_BOOTTIME
 
 cdef extern from "<signal.h>" nogil:
     ctypedef struct sigset_t:

@@ -131,6 +131,39 @@ cdef void token_digest(const uint8_t* token, uint32_t size, uint8_t* out) noexce
     SHA256_Final(out, &context)
 
 
+cdef bint token_meant_for(
+    const Claims* claims, const uint8_t* issuer, const uint8_t* audience
+) noexcept nogil:
+    cdef const uint8_t* name = <const uint8_t*>(claims + 1)
+    cdef int i
+    if claims.has_issuer:
+        if memcmp(name, issuer, NAME_BYTES) != 0:
+            return 0
+        name += NAME_BYTES
+    for i in range(claims.audience_n):
+        if memcmp(name + i * NAME_BYTES, audience, NAME_BYTES) == 0:
+            return 1
+    return claims.audience_n == 0
+
+
+cdef bint token_is_jwt(const uint8_t* token, uint32_t size) noexcept nogil:
+    cdef uint32_t i
+    cdef uint32_t begin = 0
+    cdef int dots = 0
+    for i in range(size):
+        if token[i] == 46:
+            if i == begin:
+                return 0
+            begin = i + 1
+            dots += 1
+        elif not (
+            97 <= (token[i] | 0x20) <= 122 or 48 <= token[i] <= 57 or token[i] == 45
+            or token[i] == 95
+        ):
+            return 0
+    return dots == 2 and begin < size
+
+
 cdef bint token_check_passes(
     const uint8_t* key, const uint8_t* token, uint32_t size
 ) noexcept nogil:
@@ -291,11 +324,15 @@ cdef class TokenCache:
             table_free(&self.c.negative)
             free(self.c)
 
-    def put(self, digest, credential, service, scope, user_id, double expires_at, uint64_t version):
+    def put(
+        self, digest, credential, service, scope, user_id, double expires_at, uint64_t version,
+        issuer=None, audience=(),
+    ):
         """Publish a token, in place of what was known of it; its negative goes.
 
         Raises:
-            ValueError: a field of the wrong size, or a scope or user id over CLAIM_BYTES_MAX.
+            ValueError: a field of the wrong size, a scope or user id over CLAIM_BYTES_MAX, or more
+                than AUDIENCES_MAX audiences.
         """
         cdef const uint8_t* digest_c = _bytes(digest, 32, "a digest")
         cdef const uint8_t* credential_c = _bytes(credential, 16, "a credential id")
@@ -306,15 +343,24 @@ cdef class TokenCache:
         cdef size_t user_n = len(user_b)
         if service is not None:
             service_c = _bytes(service, 16, "a service id")
-        cdef Claims* claims = <Claims*>calloc(1, sizeof(Claims) + scope_n + user_n)
+        if len(audience) > AUDIENCES_MAX:
+            raise ValueError(f"a token has more than {AUDIENCES_MAX} audiences")
+        cdef bytes names_b = b"".join([name_hash(name) for name in audience])
+        if issuer is not None:
+            names_b = name_hash(issuer) + names_b
+        cdef size_t names_n = len(names_b)
+        cdef Claims* claims = <Claims*>calloc(1, sizeof(Claims) + names_n + scope_n + user_n)
         if claims == NULL:
             raise MemoryError
-        cdef uint8_t* text = <uint8_t*>(claims + 1)
+        memcpy(claims + 1, <const char*>names_b, names_n)
+        cdef uint8_t* text = <uint8_t*>(claims + 1) + names_n
         memcpy(claims.digest, digest_c, 32)
         memcpy(claims.credential, credential_c, 16)
         if service_c != NULL:
             memcpy(claims.service, service_c, 16)
             claims.has_service = 1
+        claims.has_issuer = issuer is not None
+        claims.audience_n = <uint8_t>len(audience)
         memcpy(text, <const char*>scope_b, scope_n)
         memcpy(text + scope_n, <const char*>user_b, user_n)
         claims.scope.data = text
@@ -355,9 +401,17 @@ cdef class TokenCache:
         return removed
 
     cdef void _publish(self, TokenTable* table, Entry* entry):
+        cdef Entry* displaced
         self.order += 1
         entry.order = self.order
-        self.reclaimer.retire(table_put(table, digest_hash(self.c, entry.digest), entry))
+        displaced = table_put(table, digest_hash(self.c, entry.digest), entry)
+        if (
+            displaced != NULL
+            and table == &self.c.known
+            and memcmp(displaced.digest, entry.digest, 32) != 0
+        ):
+            nx_store_u64(&self.c.evicted, self.c.evicted + 1)
+        self.reclaimer.retire(displaced)
         store_check(self.c)
 
     cdef bint _remove(self, TokenTable* table, const uint8_t* digest):
@@ -385,6 +439,14 @@ cdef class TokenCache:
             claims.version,
         )
 
+    def meant_for(self, digest, bytes issuer not None, bytes audience not None):
+        """Whether a known token may be used where these are asked for, both as `name_hash`."""
+        cdef const Claims* claims = token_find(self.c, _bytes(digest, 32, "a digest"))
+        return claims != NULL and bool(token_meant_for(
+            claims, _bytes(issuer, NAME_BYTES, "an issuer"),
+            _bytes(audience, NAME_BYTES, "an audience"),
+        ))
+
     def is_negative(self, digest, double now):
         return bool(token_negative(self.c, _bytes(digest, 32, "a digest"), now))
 
@@ -397,8 +459,30 @@ cdef class TokenCache:
         return self.c.known.count
 
     @property
+    def evicted(self):
+        """How many known tokens had to make room for others."""
+        return self.c.evicted
+
+    @property
     def negatives(self):
         return self.c.negative.count
+
+
+def name_hash(str name not None):
+    """What stands for an issuer or audience in a token's claims and in a policy."""
+    cdef uint8_t out[32]
+    cdef bytes text
+    try:
+        text = name.encode()
+    except UnicodeEncodeError:
+        raise ValueError("an issuer or audience has a lone surrogate") from None
+    token_digest(<const uint8_t*><const char*>text, len(text), out)
+    return out[:NAME_BYTES]
+
+
+def is_jwt(bytes token not None):
+    """Whether a token has a JWT's shape, as workers see it."""
+    return bool(token_is_jwt(<const uint8_t*><const char*>token, len(token)))
 
 
 def digest(bytes token not None):

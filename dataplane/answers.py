@@ -2,31 +2,46 @@
 
 A worker parks a session and asks; it never waits. Every question taken gets exactly one answer,
 whatever fails on the way. What can be answered from memory is answered at once; the rest becomes
-a task, and there are at most TASKS_MAX of them: past that the answer is "unavailable".
+a task, and of each kind there are at most so many: past that the answer is "unavailable", and a
+storm of unknown tokens takes no place from requests and names.
+
+A token whose check characters fail is junk, or it was made by hand. Those are all pushed, and
+replayed on connect, so that one we do not have is no good and nobody is asked (S75): 401, as it is
+before the replay of a first connection is through. Only when there are more of them than we may
+remember is the control plane asked, for few at a time.
+
+A JWT is verified here, in the event loop and not in threads: most of the work holds the GIL anyway.
+VERIFY_SECONDS at a time, so that the loop breathes in between, whatever a flood of them wants; what
+waits is bounded by JWTS_WAITING_MAX.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from dataplane import wire
+from dataplane import jws, wire
 from dataplane.known import KnownTokens
 from dataplane.link import Link
 from dataplane.names import Resolver
 from dataplane.requests import LinkBusy, LinkDown
+from dataplane.verify import Verifier
 
 if TYPE_CHECKING:
     from dataplane._engine import Engine
 
 QUESTIONS_PER_TURN = 256
-TASKS_MAX = 4096
+TASKS_MAX = {"token": 2048, "jwt": 1024, "name": 1024}  # of each kind, at a time
+JWTS_WAITING_MAX = 4096  # to be verified: some tenths of a second's work
+VERIFY_SECONDS = 0.002  # of verifying before the event loop goes on
 UNCHECKED_ASKS_MAX = 64  # asks at a time for tokens whose check failed: mostly junk
 NEGATIVE_SECONDS = 1.0  # how long an unknown token is refused without asking again
 VERSION_WAIT_SECONDS = 1.0  # for the configuration that a new token belongs to
@@ -42,12 +57,23 @@ log = structlog.get_logger()
 class Answers:
     """Reads the engine's questions in the asyncio thread and answers each."""
 
-    def __init__(self, engine: Engine, known: KnownTokens, link: Link, resolver: Resolver) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        known: KnownTokens,
+        link: Link,
+        resolver: Resolver,
+        verifier: Verifier,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._engine = engine
+        self._verifier = verifier
+        self._now = now  # the control plane's clock
+        self._jwts: deque[tuple[int, bytes, str]] = deque()  # ref, digest, token; to be verified
         self._known = known
         self._link = link
         self._resolver = resolver
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[str, set[asyncio.Task[None]]] = {kind: set() for kind in TASKS_MAX}
         self._replies: set[asyncio.Future[wire.TokenReply]] = set()  # to come, over the link
         self._unchecked = asyncio.Semaphore(UNCHECKED_ASKS_MAX)
         self._version = 0
@@ -59,13 +85,17 @@ class Answers:
 
     def stop(self) -> None:
         asyncio.get_running_loop().remove_reader(self._engine.question_fd)
-        for waiting in (*self._tasks, *self._replies):
-            waiting.cancel()
+        for tasks in self._tasks.values():
+            for task in tasks:
+                task.cancel()
+        for reply in self._replies:
+            reply.cancel()
 
     @property
     def pending(self) -> int:
         """Questions taken and not answered yet."""
-        return len(self._tasks) + len(self._replies)
+        tasks = sum(map(len, self._tasks.values()))
+        return tasks + len(self._replies) + len(self._jwts)
 
     def applied(self, version: int) -> None:
         """The configuration of this version carries traffic: tokens that waited for it go on."""
@@ -78,6 +108,8 @@ class Answers:
         for kind, ref, *asked in self._engine.questions(QUESTIONS_PER_TURN):
             if kind == "token":
                 self._token(ref, *asked)
+            elif kind == "jwt":
+                self._jwt(ref, *asked)
             elif kind == "request":
                 self._request(ref, *asked)
             elif kind == "name":
@@ -87,23 +119,28 @@ class Answers:
 
     def _token(self, ref: int, digest: bytes, check_passed: bool) -> None:
         verdict = self._remembered(digest)
-        if verdict is None and not self._link.connected:
+        if verdict is None and not (self._link.connected and self._may_be(digest, check_passed)):
             verdict = UNAVAILABLE if check_passed else UNKNOWN
         if verdict is not None:
             self._engine.answer_token(ref, verdict)
-        elif not self._begin(self._answer_token(ref, digest, check_passed)):
+        elif not self._begin("token", self._answer_token(ref, digest, check_passed)):
             self._engine.answer_token(ref, UNAVAILABLE)
+
+    def _may_be(self, digest: bytes, check_passed: bool) -> bool:
+        """Whether there may be such a token, as far as can be told without asking."""
+        known = self._known
+        return check_passed or known.incomplete or known.get(digest) is not None
 
     def _remembered(self, digest: bytes) -> str | None:
         """The verdict that needs nobody else; None when somebody must be asked or waited for."""
         until = self._known.ended_until(digest)
         if until is not None:
-            self._engine.tokens.put_negative(digest, min(until, time.time() + NEGATIVE_SECONDS))
+            self._refuse_for_now(digest, until)
             return UNKNOWN
         token = self._known.get(digest)
         if token is None:
             return None
-        if token.expires_at and token.expires_at <= time.time():
+        if token.expires_at and token.expires_at <= self._now():
             return UNKNOWN
         if not self._has_reached(token):
             return None
@@ -133,7 +170,7 @@ class Answers:
             # It may also have been pushed while we were not running.
             token = await self._ask(digest, check_passed) or self._known.get(digest)
         if token is None:
-            self._engine.tokens.put_negative(digest, time.time() + NEGATIVE_SECONDS)
+            self._refuse_for_now(digest)
             return UNKNOWN
         if not await self._reach(token):
             return UNAVAILABLE
@@ -156,6 +193,78 @@ class Answers:
         except TimeoutError:
             return False
         return True
+
+    def _refuse_for_now(self, digest: bytes, until: float = math.inf) -> None:
+        """Have the workers refuse a token for a second without asking again."""
+        self._engine.tokens.put_negative(digest, min(until, self._now() + NEGATIVE_SECONDS))
+
+    # --- JWTs ---
+
+    def _jwt(self, ref: int, digest: bytes, text: str) -> None:
+        if len(self._jwts) >= JWTS_WAITING_MAX:
+            self._engine.answer_token(ref, UNAVAILABLE)
+            return
+        self._jwts.append((ref, digest, text))
+        if len(self._jwts) == 1:
+            asyncio.get_running_loop().call_soon(self._verify_some)
+
+    def _verify_some(self) -> None:
+        until = time.monotonic() + VERIFY_SECONDS
+        try:
+            while self._jwts and time.monotonic() < until:
+                self._verify_one(*self._jwts.popleft())
+        finally:
+            if self._jwts:
+                asyncio.get_running_loop().call_soon(self._verify_some)
+
+    def _verify_one(self, ref: int, digest: bytes, text: str) -> None:
+        try:
+            verdict = self._verify(ref, digest, text)
+        except Exception as error:  # a fault of ours must not leave the session parked
+            log.error("answer.fault", question="jwt", error=f"{type(error).__name__}: {error}")
+            verdict = UNAVAILABLE
+        if verdict is not None:
+            self._engine.answer_token(ref, verdict)
+
+    def _verify(self, ref: int, digest: bytes, text: str) -> str | None:
+        """The verdict on a JWT, or None: a task will find it, since somebody must be waited for."""
+        verdict = self._remembered(digest)  # of many sessions with one token the first pays
+        if verdict is not None:
+            return verdict
+        try:
+            token = self._verifier.verify(text, digest, self._now())
+        except jws.Rejected:
+            self._refuse_for_now(digest)
+            return UNKNOWN
+        if self._has_reached(token) and not self._known.unsure(token):
+            return self._accept(token)
+        return None if self._begin("jwt", self._answer_jwt(ref, token)) else UNAVAILABLE
+
+    def _accept(self, token: wire.Token) -> str:
+        """Put a verified JWT among the known ones, unless it was revoked."""
+        try:
+            if self._known.put_jwt(token):
+                return KNOWN
+        except ValueError as error:  # its scope, say, is too long
+            log.warning("token.unusable", why=str(error), credential=token.credential.hex())
+        self._refuse_for_now(token.digest)
+        return UNKNOWN
+
+    async def _answer_jwt(self, ref: int, token: wire.Token) -> None:
+        verdict = UNAVAILABLE
+        try:
+            if not self._known.unsure(token) or await self._link.ask(token.digest) is not None:
+                if await self._reach(token):
+                    verdict = self._accept(token)
+            else:
+                self._refuse_for_now(token.digest)
+                verdict = UNKNOWN
+        except (LinkDown, LinkBusy):
+            pass
+        except Exception as error:
+            log.error("answer.fault", question="jwt", error=f"{type(error).__name__}: {error}")
+        finally:
+            self._engine.answer_token(ref, verdict)
 
     # --- token requests ---
 
@@ -202,7 +311,7 @@ class Answers:
     # --- names ---
 
     def _name(self, ref: int, host: str) -> None:
-        if not self._begin(self._answer_name(ref, host)):
+        if not self._begin("name", self._answer_name(ref, host)):
             self._engine.answer_name(ref, False)
 
     async def _answer_name(self, ref: int, host: str) -> None:
@@ -217,12 +326,13 @@ class Answers:
         finally:
             self._engine.answer_name(ref, found)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Run `work` as a task; False, and not run, when there are too many."""
-        if len(self._tasks) >= TASKS_MAX:
+    def _begin(self, kind: str, work: Coroutine[Any, Any, None]) -> bool:
+        """Run `work` as a task; False, and not run, when there are too many of its kind."""
+        tasks = self._tasks[kind]
+        if len(tasks) >= TASKS_MAX[kind]:
             work.close()
             return False
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
         return True

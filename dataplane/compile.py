@@ -15,6 +15,7 @@ import msgspec
 from dataplane import wire
 from dataplane._policies import FLAGS, PolicyBox
 from dataplane._tables import Tables
+from dataplane._tokens import name_hash
 from dataplane.certificates import server_names, upstream_tls
 from dataplane.patterns import virtual_routes
 from dataplane.prepared import (
@@ -191,6 +192,7 @@ def _policy(
         missing = oauth2.anonymous_missing
         if missing is None and oauth2.anonymous is not None:
             missing = uuid_text(oauth2.anonymous)
+    issuer, audience = token_names(oauth2)
     without_token = invalid = b""
     if oauth2 is not None:
         without_token, invalid = challenges(oauth2.realm, oauth2.resource_metadata)
@@ -218,6 +220,8 @@ def _policy(
         own,
         sum(1 << place for place, plugin in enumerate((oauth2, limit, rules)) if plugin),
         tls=tls,
+        issuer=issuer,
+        audience=audience,
     )
 
 
@@ -249,7 +253,16 @@ def oauth2_flags(oauth2: wire.OAuth2, service: wire.Service | None) -> dict[str,
         "oauth2": True,
         "global_credentials": oauth2.global_credentials,
         "hide_credentials": oauth2.hide_credentials,
+        "jwt": oauth2.jwt,
     }
+
+
+def token_names(oauth2: wire.OAuth2 | None) -> tuple[bytes, bytes]:
+    """Whose JWTs are good on a route, and the audience that a token with any must name there."""
+    issuer = oauth2.issuer if oauth2 is not None else None
+    audience = (oauth2.audience or issuer) if oauth2 is not None else None
+    nobody = bytes(16)
+    return name_hash(issuer) if issuer else nobody, name_hash(audience) if audience else nobody
 
 
 def _flags(chosen: dict[str, bool]) -> int:

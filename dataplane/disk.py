@@ -43,7 +43,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was on the disk; `tokens` without those that expired or were revoked."""
+    """What was on the disk; `tokens` without those that expired or were revoked.
+
+    `complete`: no revocation that was heard is missing.
+    """
 
     snapshot: wire.Snapshot | None = None
     tokens: list[wire.Token] = field(default_factory=list)
@@ -51,6 +54,7 @@ class Loaded:
     epoch: bytes = b""
     version: int = 0
     revocation_seq: int = 0
+    complete: bool = False
 
 
 class _Generation(msgspec.Struct):
@@ -97,6 +101,7 @@ class DiskState:
         epoch = generation.epoch if generation else b""
         self._epoch = epoch
         fold = self._load_log({c.id: c.consumer for c in snapshot.credentials} if snapshot else {})
+        complete = fold is not None and fold.epoch == epoch
         if fold is None or (snapshot is not None and fold.epoch != epoch):
             fold = Fold()
             self._close_log()
@@ -109,6 +114,7 @@ class DiskState:
             epoch=epoch,
             version=generation.version if generation else 0,
             revocation_seq=fold.seq,
+            complete=complete,
         )
 
     def _load_generations(self) -> tuple[_Generation | None, wire.Snapshot | None]:

@@ -369,6 +369,12 @@ def verify_assertion(
     return claims
 
 
+def kid_of(token: str) -> str:
+    """The name of the key that verified this token."""
+    kid: str = json.loads(_decode(token[: token.index(".")]))["kid"]
+    return kid
+
+
 def unverified_claims(token: str) -> dict[str, Any]:
     """What a token claims, to find out whose key has to verify it; nothing of it is to be believed.
 

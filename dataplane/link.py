@@ -58,6 +58,7 @@ class Link:
         on_snapshot: Callable[[wire.Snapshot], None],
         on_tokens: Callable[[list[wire.Token]], None],
         on_revocations: Callable[[list[wire.Revocation]], None],
+        on_heartbeat: Callable[[wire.Heartbeat], None] | None = None,
         on_forget: Callable[[], None] | None = None,
         counters: Callable[[], wire.Counters] | None = None,
         ssl: tls.SSLContext | None = None,
@@ -85,6 +86,7 @@ class Link:
         self._state = state
         self._on_snapshot, self._on_tokens = on_snapshot, on_tokens
         self._on_revocations, self._on_forget = on_revocations, on_forget
+        self._on_heartbeat = on_heartbeat
         self._counters = counters
         self._restored = False
         self._worked = False  # the connection got past the proofs
@@ -288,6 +290,8 @@ class Link:
                     self.requests.replied(reply)
             case wire.Heartbeat():
                 self._enter(message.epoch)
+                if self._on_heartbeat is not None:
+                    self._on_heartbeat(message)
             case _:
                 raise LinkFault(f"the control plane sent {type(message).__name__} out of place")
 
@@ -304,7 +308,7 @@ class Link:
 
     def _take_tokens(self, tokens: list[wire.Token]) -> None:
         self._on_tokens(tokens)
-        self._state.append_tokens(tokens)
+        self._state.append_tokens([token for token in tokens if token.jti is None])
         for token in tokens:
             self._resolve(token.digest, token)
 

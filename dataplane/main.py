@@ -78,7 +78,7 @@ def _serve(settings: Settings, data_dir: Path) -> None:
     names = NameTable(engine.reclaimer, tickets)
     plane = Plane(settings, engine, names, state, trust, fd_limit)
     with contextlib.closing(state):
-        plane.link.restore()  # before listening: known tokens are good from the first connection
+        plane.restore()  # before listening: known tokens are good from the first connection
         plane.listeners = [_listen(engine, listener) for listener in settings.proxy_listen]
         with _signals_blocked():  # the worker threads inherit the mask: signals are asyncio's
             engine.start()

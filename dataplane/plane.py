@@ -20,7 +20,8 @@ import structlog
 from dataplane import records, wire
 from dataplane.answers import Answers
 from dataplane.changes import Changes
-from dataplane.compile import compile_snapshot
+from dataplane.clock import Clock
+from dataplane.compile import CompileError, compile_snapshot
 from dataplane.known import KnownTokens
 from dataplane.link import Link
 from dataplane.metrics import Gauges, Metrics
@@ -28,6 +29,7 @@ from dataplane.names import Resolver
 from dataplane.settings import Listener, Settings
 from dataplane.startup import Trust
 from dataplane.status import Readiness, Sources, serve, status_app
+from dataplane.verify import Verifier
 
 if TYPE_CHECKING:
     from dataplane._engine import Engine
@@ -68,7 +70,9 @@ class Plane:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self.listeners: list[Listener] = []
-        self.known = KnownTokens(engine.tokens, settings.token_cache)
+        self.clock = Clock(engine.set_clock_offset)
+        self.known = KnownTokens(engine.tokens, settings.token_cache, self.clock.now)
+        self.verifier = Verifier()
         self.link = Link(
             url=settings.link_url,
             secret=trust.secret,
@@ -77,19 +81,31 @@ class Plane:
             on_snapshot=self._on_snapshot,
             on_tokens=self._on_tokens,
             on_revocations=self._on_revocations,
+            on_heartbeat=self._on_heartbeat,
             on_forget=self.known.clear,
             counters=self._counters,
             software=f"narthex/{VERSION}",
         )
         self.resolver = Resolver(names)
-        self.answers = Answers(engine, self.known, self.link, self.resolver)
+        self.answers = Answers(
+            engine, self.known, self.link, self.resolver, self.verifier, self.clock.now
+        )
         self._metrics = Metrics(engine, self._gauges)
 
     # --- what the control plane says ---
 
+    def restore(self) -> None:
+        """Begin with what the disk holds, before anything is listened on."""
+        self.known.revocations_complete = self.link.restore().complete
+
     def _on_snapshot(self, snapshot: wire.Snapshot) -> None:
         """Compile beside the live tables, then swap. CompileError is the link's to report."""
+        try:
+            keys = self.verifier.read(snapshot.keys)
+        except ValueError as error:
+            raise CompileError(str(error)) from None
         tables = compile_snapshot(snapshot, self._tables, self._names)
+        self.verifier.use(keys, self.clock.now())
         self._engine.publish(tables)
         self._changes.published(self._tables, tables)
         self._tables = tables
@@ -109,6 +125,11 @@ class Plane:
     def _on_revocations(self, revocations: list[wire.Revocation]) -> None:
         for revocation in revocations:
             self.known.revoke(revocation)
+
+    def _on_heartbeat(self, heartbeat: wire.Heartbeat) -> None:
+        self.clock.hear(heartbeat.now)
+        if heartbeat.settled:
+            self.known.revocations_complete = True
 
     # --- what others ask ---
 

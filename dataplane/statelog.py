@@ -17,10 +17,14 @@ import msgspec
 from cryptography.fernet import InvalidToken
 
 from dataplane import wire
+from dataplane.ended import ALL_VERSIONS, FORGOTTEN
 
 TOKENS_MAX = 131_072  # kept by a fold, newest first
 REVOCATIONS_MAX = 131_072  # kept by a fold, newest first
 ENTRY_ITEMS_MAX = 5_000  # tokens or revocations in one record
+CLOCK_GRACE_SECONDS = 3600  # our clock may be before the one that a revocation expires by
+
+_FORGOTTEN_KEY = (FORGOTTEN, b"")
 
 _T = TypeVar("_T")
 
@@ -134,14 +138,20 @@ class Fold:
         `consumers` names the consumer of each credential, as far as it is known.
         """
         before = len(self.tokens) + len(self.revocations)
-        ends = [r for r in self.revocations.values() if not r.expires_at or r.expires_at > now]
+        past = now - CLOCK_GRACE_SECONDS
+        forgotten = self.revocations.pop(_FORGOTTEN_KEY, None)
+        ends = [r for r in self.revocations.values() if not r.expires_at or r.expires_at > past]
         ends.sort(key=lambda r: r.seq)
         over = ends[: max(0, len(ends) - REVOCATIONS_MAX)]
+        lost = [r for r in over if r.kind != "token"] + ([forgotten] if forgotten else [])
         # The tokens of a consumer whose end is dropped here may still be among ours.
         since = max((self._ended[r.kind, r.key] for r in over if r.kind == "consumer"), default=0)
         tokens = [t for t in self.tokens.values() if self._counts(t, consumers, since, now)]
         self.tokens = {token.digest: token for token in tokens[-TOKENS_MAX:]}
         self.revocations = {(r.kind, r.key): r for r in ends[len(over) :]}
+        if lost:  # a JWT that one of them was about must be asked for
+            version = max(r.version or ALL_VERSIONS for r in lost)
+            self.revocations[_FORGOTTEN_KEY] = wire.Revocation(0, *_FORGOTTEN_KEY, version=version)
         return self._dropped + before - len(self.tokens) - len(self.revocations)
 
     def _counts(
@@ -154,6 +164,7 @@ class Fold:
             since,
             self._ended.get(("credential", token.credential), 0),
             self._ended.get(("consumer", consumer), 0),
+            self._ended.get(("plugin", token.plugin or b""), 0),
         )
         return self._born[token.digest] > covered
 

@@ -278,19 +278,24 @@ class Token(Record, frozen=True):
     plugin: bytes | None = None  # the instance that issued it; None: made by hand
     audience: list[str] = []  # empty: for whoever takes it
     jti: bytes | None = None  # of a JWT, else None
+    issuer: str | None = None  # likewise; a data plane reads this and `kid` from the JWT itself
+    kid: str | None = None
 
 
 class Revocation(Record, frozen=True):
     """An end that no snapshot has to carry.
 
     `kind` is token (`key`: its digest), jti, credential, consumer or plugin (`key`: its id).
-    `expires_at` (0 = never): when the last thing it covers has expired by itself.
+    `expires_at` (0 = never): when the last thing it covers has expired by itself. That of a
+    credential, consumer or plugin covers what was made at a config version below `version`, seen
+    before or not: an id may come back, and what is made then is good. `version` 0: whatever.
     """
 
     seq: int
     kind: str
     key: bytes
     expires_at: float = 0.0
+    version: int = 0
 
 
 # --- control plane to data plane ---------------------------------------------------------------
@@ -374,12 +379,16 @@ class TokenReplies(Struct, frozen=True):
 
 
 class Heartbeat(Struct, frozen=True):
-    """Every HEARTBEAT_SECONDS: what the control plane holds, and its clock."""
+    """Every HEARTBEAT_SECONDS: what the control plane holds, and its clock.
+
+    `settled`: all revocations up to `revocation_seq` that matter went before this message.
+    """
 
     epoch: bytes
     version: int
     revocation_seq: int
     now: float
+    settled: bool = False
 
 
 # --- data plane to control plane ---------------------------------------------------------------

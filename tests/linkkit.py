@@ -24,6 +24,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from control.push import Push
+from control.push.issuer import Issuer
 from control.store import Store, queries
 from control.store.tables import (
     Consumer,
@@ -181,7 +182,7 @@ async def pushing(
     **options: Any,
 ) -> AsyncIterator[Push]:
     """A served `Push` on a free port; a fault of it is raised at the end."""
-    push = Push(store, issuer, secret, **options)
+    push = Push(store, Issuer(issuer), secret, **options)
     task = asyncio.create_task(push.serve("127.0.0.1", 0, ssl))
     try:
         await until(lambda: push.listening.is_set() or task.done())

@@ -31,10 +31,6 @@ class Consumers(Resource):
     endpoint_key = "username"
     filters = ("custom_id",)
 
-    def written(self, session: WriteSession, row: Row, previous: Row | None) -> None:
-        if previous is None:  # an id that was deleted before may come back
-            queries.forget_revocation(session, "consumer", uuid.UUID(row["id"]).bytes)
-
     def deleting(self, session: WriteSession, row: Row) -> None:
         last = queries.last_expiry_of_consumer(session, row["id"])
         session.note_revocation("consumer", uuid.UUID(row["id"]).bytes, last)

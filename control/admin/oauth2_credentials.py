@@ -68,10 +68,6 @@ class OAuth2Credentials(Resource):
         row["client_secret"] = _stored_secret(values, write.previous)
         return row
 
-    def written(self, session: WriteSession, row: Row, previous: Row | None) -> None:
-        if previous is None:  # an id that was deleted before may come back
-            queries.forget_revocation(session, "credential", uuid.UUID(row["id"]).bytes)
-
     def deleting(self, session: WriteSession, row: Row) -> None:
         last = queries.last_expiry_of_credential(session, row["id"])
         session.note_revocation("credential", uuid.UUID(row["id"]).bytes, last)

@@ -136,7 +136,7 @@ class OAuth2Tokens(Resource):
         session.note_token(queries.issued_token(OAuth2Token(**row)))
 
     def deleting(self, session: WriteSession, row: Row) -> None:
-        queries.revoke_token(session, queries.issued_token(OAuth2Token(**row)))
+        queries.note_token_revoked(session, queries.issued_token(OAuth2Token(**row)))
 
     def delete_children(self, session: WriteSession, field: str, parent_id: str) -> bool:
         """The revocation of a credential covers its tokens; a service's are revoked each."""

@@ -1,5 +1,6 @@
 """Plugins: their instances and scopes.  spec/routing-and-proxy.md §10."""
 
+import uuid
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -21,7 +22,7 @@ from control.admin.schema import (
     timestamp,
 )
 from control.admin.services import PROTOCOLS
-from control.store import rows
+from control.store import queries, rows
 from control.store.rows import Row
 from control.store.session import WriteSession
 from control.store.tables import Plugin, Route
@@ -106,9 +107,6 @@ class Plugins(Resource):
         compiled = PLUGIN_TYPES[values["name"]].compile(values["config"])
         return super().columns(values, write) | {"policy": compiled}
 
-    def written(self, session: WriteSession, row: Row, previous: Row | None) -> None:
-        PLUGIN_TYPES[row["name"]].written(session, row["config"])
-
     def check(self, session: Session, values: Values, previous: Row | None) -> Fields:
         """A plugin must have a protocol in common with what it is attached to."""
         mine = set(values["protocols"])
@@ -127,6 +125,17 @@ class Plugins(Resource):
             if found:
                 return {"protocols": _NO_ROUTE_MATCHES}
         return {}
+
+    def written(self, session: WriteSession, row: Row, previous: Row | None) -> None:
+        if previous is None:  # an id that was deleted before may come back
+            queries.forget_revocation(session, "plugin", uuid.UUID(row["id"]).bytes)
+        PLUGIN_TYPES[row["name"]].written(session, row["config"])
+
+    def deleting(self, session: WriteSession, row: Row) -> None:
+        """What an instance issued ends with it (S37); its codes and tokens refer to it."""
+        if row["name"] == "oauth2":
+            last = queries.last_expiry_of_plugin(session, row["id"])
+            session.note_revocation("plugin", uuid.UUID(row["id"]).bytes, last)
 
     def unique_keys(self, values: Values) -> list[tuple[Values, Row]]:
         """One plugin of a name in each scope, where null is a scope as well."""

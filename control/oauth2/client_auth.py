@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from control.oauth2 import redirects
 from control.oauth2.config import OAuth2Config
 from control.oauth2.errors import (
     InvalidClient,
@@ -35,7 +36,7 @@ log = structlog.get_logger("control")
 # It may stand anywhere. Nothing before it is matched: a pattern that began with \s* would look at
 # each run of spaces once for every space in it, half a second for a header of 8 KiB.
 _BASIC = re.compile(r"[Bb]asic\s*(.+)")
-_INVALID_REDIRECT = (
+INVALID_REDIRECT = (
     "Invalid redirect_uri that does not match with any redirect_uri created with the application"
 )
 
@@ -68,6 +69,11 @@ def presented(params: Params, header: str | None) -> Presented:
     return Presented(client_id, client_secret, from_header=True)
 
 
+def basic_client_id(header: str) -> str | None:
+    """The client id in a Basic header; None when it is no such header."""
+    return _decode_basic(header)[0]
+
+
 def _decode_basic(header: str) -> tuple[str | None, str | None]:
     found = _BASIC.search(header)
     if found is None:
@@ -82,15 +88,17 @@ def _decode_basic(header: str) -> tuple[str | None, str | None]:
 
 
 def redirect_error(
-    client: OAuth2Credential | None, params: Params, *, from_header: bool
+    client: OAuth2Credential | None, params: Params, *, from_header: bool, strict: bool = False
 ) -> OAuthError | None:
     """What is wrong with a client of a grant that needs redirect URIs.  §5.2 step 5."""
     if client is None or client.redirect_uris is None:
         return InvalidClient(from_header=from_header)
-    asked = params.get("redirect_uri")
+    registered, asked = client.redirect_uris, params.get("redirect_uri")
     if not is_set(asked):
-        asked = next(iter(client.redirect_uris), None)
-    return None if asked in client.redirect_uris else InvalidRequest(_INVALID_REDIRECT)
+        asked = redirects.first(registered, strict=strict)
+    if redirects.allowed(asked, registered, strict=strict):
+        return None
+    return InvalidRequest(INVALID_REDIRECT)
 
 
 class ClientAuth:

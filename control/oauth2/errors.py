@@ -45,6 +45,18 @@ class InvalidRequest(OAuthError):
     code = "invalid_request"
 
 
+class InvalidGrant(OAuthError):
+    """A code, refresh token or verifier that is not good."""
+
+    code = "invalid_grant"
+
+
+class UnauthorizedClient(OAuthError):
+    """The client is who it says it is, and may not use this grant."""
+
+    code = "unauthorized_client"
+
+
 class InvalidClient(OAuthError):
     """Unknown client or wrong secret: one text, so that ids cannot be probed.
 

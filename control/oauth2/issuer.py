@@ -25,11 +25,13 @@ from control.oauth2.cors import Cors
 from control.oauth2.dispatch import KONG, METHODS, Endpoint, endpoint_of, normalise
 from control.oauth2.errors import NoService, PayloadTooLarge
 from control.oauth2.issuer_routes import IssuerRoutes
+from control.oauth2.issuing import Issuing
+from control.oauth2.known import Known
 from control.oauth2.requests import StoreThreads
-from control.oauth2.responses import Message, OAuthErrorBody, TokenAnswer
+from control.oauth2.responses import AuthorizeAnswer, Message, OAuthErrorBody, TokenAnswer
 from control.oauth2.secrets import HashVerifier
 from control.oauth2.throttle import Throttle
-from control.oauth2.token_endpoint import TokenEndpoint
+from control.oauth2.token_endpoint import GRANTS, TokenEndpoint
 from control.store import queries
 from control.store.session import Store
 from control.store.tables import Plugin
@@ -37,36 +39,89 @@ from control.store.tables import Plugin
 log = structlog.get_logger("control")
 
 # Schemas of the OpenAPI document that no model makes: a body is read leniently, in three forms.
+_TEXT = {"type": "string"}
+_SECRET = {"type": "string", "format": "password"}
+_SCOPE = {"type": "string", "description": "words separated by spaces"}
+_STATE = {"description": "comes back as it was sent"}
+_REDIRECT_URI = {
+    "type": "string",
+    "description": "one of the client's; with oauth_profile strict that of the authorize request",
+}
+_USER = {
+    "type": "string",
+    "description": "needs provision_key: only the authorization backend names users",
+}
 DOCUMENTED: dict[str, Any] = {
     "TokenForm": {
         "type": "object",
         "required": ["grant_type"],
         "properties": {
-            "grant_type": {"type": "string", "description": "client_credentials"},
-            "client_id": {"type": "string"},
-            "client_secret": {"type": "string", "format": "password"},
-            "scope": {"type": "string", "description": "words separated by spaces"},
-            "authenticated_userid": {
-                "type": "string",
-                "description": "needs provision_key: only the authorization backend names users",
-            },
-            "provision_key": {"type": "string", "format": "password"},
-            "state": {"description": "comes back as it was sent"},
+            "grant_type": {"type": "string", "enum": list(GRANTS)},
+            "client_id": _TEXT,
+            "client_secret": _SECRET,
+            "scope": _SCOPE,
+            "code": _SECRET | {"description": "of authorization_code"},
+            "code_verifier": _SECRET | {"description": "of authorization_code (RFC 7636)"},
+            "redirect_uri": _REDIRECT_URI,
+            "refresh_token": _SECRET | {"description": "of refresh_token"},
+            "authenticated_userid": _USER,
+            "provision_key": _SECRET,
+            "state": _STATE,
+        },
+    },
+    "AuthorizeForm": {
+        "type": "object",
+        "required": ["provision_key", "authenticated_userid", "response_type", "client_id"],
+        "properties": {
+            "provision_key": _SECRET,
+            "authenticated_userid": _TEXT,
+            "response_type": {"type": "string", "enum": ["code", "token"]},
+            "client_id": _TEXT,
+            "redirect_uri": {"type": "string", "description": "one of the client's"},
+            "scope": _SCOPE,
+            "code_challenge": _TEXT | {"description": "RFC 7636"},
+            "code_challenge_method": {"type": "string", "enum": ["S256"]},
+            "state": _STATE,
+        },
+    },
+}
+_FORMS = ("application/x-www-form-urlencoded", "application/json", "multipart/form-data")
+_SERVERS = [
+    {
+        "url": "https://{gateway}/{route}",
+        "description": "The data plane's TLS port and a route with the oauth2 plugin",
+        "variables": {
+            "gateway": {"default": "localhost:8443"},
+            "route": {"default": "token-route"},
         },
     }
+]
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    400: {"model": OAuthErrorBody, "description": "Refused"},
+    404: {"model": Message, "description": "No such route"},
+    405: {"model": OAuthErrorBody, "description": "Not a POST"},
+    413: {"model": Message, "description": "Over 64 KiB"},
+    429: {"model": OAuthErrorBody, "description": "Too many wrong secrets: Retry-After"},
+    500: {"model": Message, "description": "Our fault, or a route without a service"},
+    503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
 }
-_CONTENT = {
-    kind: {"schema": {"$ref": "#/components/schemas/TokenForm"}}
-    for kind in ("application/x-www-form-urlencoded", "application/json", "multipart/form-data")
-}
+
+
+def _documented(form: str, security: list[dict[str, list[str]]]) -> dict[str, Any]:
+    """What FastAPI cannot find out of an endpoint that reads its body by itself."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{form}"}}
+    content = dict.fromkeys(_FORMS, schema)
+    body = {"required": True, "content": content}
+    return {"requestBody": body, "security": security, "servers": _SERVERS}
 
 
 def token_router(store: Store, throttle: Throttle | None = None) -> APIRouter:
     """The OAuth endpoints, at the ends of their paths; `Dispatch` brings requests here."""
     threads = StoreThreads()
+    known, issuing = Known(store, threads), Issuing(store)
     clients = ClientAuth(HashVerifier(), throttle or Throttle())
-    token = TokenEndpoint(store, threads, clients)
-    authorize = AuthorizeEndpoint(store, threads, clients)
+    token = TokenEndpoint(known, threads, issuing, clients)
+    authorize = AuthorizeEndpoint(known, threads, issuing, clients)
     router = APIRouter(tags=["oauth"])
 
     @router.post(
@@ -74,40 +129,36 @@ def token_router(store: Store, throttle: Throttle | None = None) -> APIRouter:
         name="token",
         response_model=TokenAnswer,
         responses={
-            400: {"model": OAuthErrorBody, "description": "Refused"},
-            401: {"model": OAuthErrorBody, "description": "Wrong secret in the Basic header"},
-            404: {"model": Message, "description": "No such route"},
-            405: {"model": OAuthErrorBody, "description": "Not a POST"},
-            413: {"model": Message, "description": "Over 64 KiB"},
-            429: {"model": OAuthErrorBody, "description": "Too many wrong secrets: Retry-After"},
-            500: {"model": Message, "description": "Our fault, or a route without a service"},
-            503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
+            401: {
+                "model": OAuthErrorBody,
+                "description": "Wrong secret in the Basic header; "
+                "with oauth_profile strict any client that cannot be told",
+            },
+            **_RESPONSES,
         },
-        openapi_extra={
-            "requestBody": {"required": True, "content": _CONTENT},
-            "security": [{}, {"client": []}],
-            "servers": [
-                {
-                    "url": "https://{gateway}/{route}",
-                    "description": "The data plane's TLS port and a route with the oauth2 plugin",
-                    "variables": {
-                        "gateway": {"default": "localhost:8443"},
-                        "route": {"default": "token-route"},
-                    },
-                }
-            ],
-        },
+        openapi_extra=_documented("TokenForm", [{}, {"client": []}]),
     )
     async def issue_token(request: Request) -> Response:
         """Give a client an access token.
 
-        Parameters may also stand in the query; those of the body win. The client is named by
-        `client_id` and `client_secret`, or by a Basic header.
+        The client is named by `client_id` and `client_secret`, or by a Basic header. Parameters
+        may also stand in the query, where those of the body win; not with oauth_profile strict.
         """
         return await token.answer(request, request.scope["narthex"])
 
-    @router.post("/oauth2/authorize", name="authorize", include_in_schema=False)
+    @router.post(
+        "/oauth2/authorize",
+        name="authorize",
+        response_model=AuthorizeAnswer,
+        responses=_RESPONSES
+        | {400: {"model": AuthorizeAnswer | OAuthErrorBody, "description": "Refused"}},
+        openapi_extra=_documented("AuthorizeForm", [{}]),
+    )
     async def answer_authorize(request: Request) -> Response:
+        """Make a code, or a token of the implicit grant, for a user whom the backend names.
+
+        The answer says where to send the user; it is never a redirect itself.
+        """
         return await authorize.answer(request, request.scope["narthex"])
 
     return router

@@ -20,9 +20,22 @@ BODY_BYTES_MAX = 64 * 1024
 Params = dict[str, Any]
 
 
-def collect(query: bytes, content_type: str, body: bytes) -> Params:
+class Sent(Params):
+    """All parameters of a request, and how they were sent, which `oauth_profile: strict` asks."""
+
+    in_query: frozenset[str]
+    repeated: frozenset[str]  # names that stood twice in the query or in a form
+
+
+def collect(query: bytes, content_type: str, body: bytes) -> Sent:
     """All parameters of a POST.  JSON null stands as None: present, but without a value."""
-    return parse_pairs(query) | _from_body(content_type, body)
+    in_query, in_body = parse_pairs(query), _from_body(content_type, body)
+    sent = Sent(in_query | in_body)
+    sent.in_query = frozenset(in_query)
+    # In JSON a list is one value. That a name stands twice there is not seen: the last one wins.
+    pairs = [in_query] if _is_json(content_type) else [in_query, in_body]
+    sent.repeated = frozenset(n for found in pairs for n, v in found.items() if type(v) is list)
+    return sent
 
 
 def is_set(value: object) -> bool:
@@ -70,14 +83,22 @@ def _add(params: Params, name: str, value: object) -> None:
 
 
 def _from_body(content_type: str, body: bytes) -> Params:
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = _kind(content_type)
     if kind.startswith("application/x-www-form-urlencoded"):
         return parse_pairs(body)
-    if kind.startswith("application/json"):
+    if _is_json(content_type):
         return _parse_json(body)
     if kind.startswith("multipart/form-data"):
         return _parse_multipart(content_type, body)
     return {}
+
+
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _is_json(content_type: str) -> bool:
+    return _kind(content_type).startswith("application/json")
 
 
 def _parse_json(body: bytes) -> Params:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from control.oauth2 import params
 from control.oauth2.errors import PayloadTooLarge
-from control.oauth2.params import BODY_BYTES_MAX, Params
+from control.oauth2.params import BODY_BYTES_MAX, Sent
 
 THREADS_MAX = 8
 
@@ -31,7 +31,7 @@ class StoreThreads:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
 
-async def parameters(request: Request) -> Params:
+async def parameters(request: Request) -> Sent:
     """The parameters of a POST.
 
     Raises:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from control.oauth2.context import TokenContext
 from control.oauth2.dispatch import METHODS, Endpoint
 from control.oauth2.errors import OAuthError
+from control.oauth2.issuing import Issued
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
@@ -20,12 +21,24 @@ _UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 
 class TokenAnswer(BaseModel):
-    """RFC 6749 §5.1.  `expires_in` is absent for a token that never expires."""
+    """RFC 6749 §5.1.  `expires_in` and `refresh_token` are absent where tokens never expire."""
 
     access_token: str
     token_type: Literal["bearer"]
     expires_in: int | None = Field(default=None, description="seconds")
+    refresh_token: str | None = Field(
+        default=None, description="not of client_credentials and implicit"
+    )
+    scope: str | None = Field(
+        default=None, description="with oauth_profile strict, where it is not what was asked for"
+    )
     state: JsonValue = Field(default=None, description="as it was sent")
+
+
+class AuthorizeAnswer(BaseModel):
+    """Where the user is to be sent: with a code or token, or with an error."""
+
+    redirect_uri: str
 
 
 class OAuthErrorBody(BaseModel):
@@ -43,11 +56,14 @@ class Message(BaseModel):
     request_id: str | None = None
 
 
-def issued(access_token: str, expires_in: int, state: object) -> Response:
+def issued(issued: Issued, state: object, *, scope: str | None = None) -> Response:
+    """What a client gets.  `scope`: where it has to be told."""
     body = {
-        "access_token": access_token,
+        "access_token": issued.access_token,
         "token_type": "bearer",
-        "expires_in": expires_in or None,
+        "expires_in": issued.expires_in or None,
+        "refresh_token": issued.refresh_token,
+        "scope": scope,
         "state": state,
     }
     return respond(200, body, NO_STORE)

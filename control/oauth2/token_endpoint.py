@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from sqlalchemy.exc import IntegrityError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from control.oauth2 import client_auth, responses, secrets
+from control.oauth2 import client_auth, responses, strict
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
-from control.oauth2.errors import InvalidClient, NoService, OAuthError, UnsupportedGrantType
-from control.oauth2.grants import client_credentials
-from control.oauth2.grants.client_credentials import Grant
+from control.oauth2.errors import InvalidClient, OAuthError, UnsupportedGrantType
+from control.oauth2.grants import (
+    authorization_code,
+    client_credentials,
+    password,
+    refresh_token,
+)
 from control.oauth2.https_rule import require_https
-from control.oauth2.params import Params
+from control.oauth2.issuing import Issued, Issuing
+from control.oauth2.known import Known
+from control.oauth2.params import Sent, is_set
 from control.oauth2.requests import StoreThreads, parameters
+from control.oauth2.token_request import TokenRequest
 from control.store import queries
-from control.store.secrets import token_digest
-from control.store.session import Store
 from control.store.tables import OAuth2Credential
 
 CLIENT_CREDENTIALS = "client_credentials"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What the store knows of a request, read in one transaction."""
-
-    config: OAuth2Config
-    check_key: bytes = field(repr=False)
-    shown: client_auth.Presented
-    client: OAuth2Credential | None
+GRANTS: dict[str, Callable[[TokenRequest, Issuing], Issued]] = {
+    "authorization_code": authorization_code.grant,
+    CLIENT_CREDENTIALS: client_credentials.grant,
+    "password": password.grant,
+    "refresh_token": refresh_token.grant,
+}
 
 
 class TokenEndpoint:
     """Issues tokens from one store."""
 
     def __init__(
-        self, store: Store, threads: StoreThreads, clients: client_auth.ClientAuth
+        self,
+        known: Known,
+        threads: StoreThreads,
+        issuing: Issuing,
+        clients: client_auth.ClientAuth,
     ) -> None:
-        self._store = store
+        self._known = known
         self._threads = threads
+        self._issuing = issuing
         self._clients = clients
 
     async def answer(self, request: Request, context: TokenContext) -> Response:
@@ -52,56 +57,67 @@ class TokenEndpoint:
         Raises:
             PayloadTooLarge, NoService: answered by the issuer.
         """
-        params = await parameters(request)
-        state = params.get("state")
-        found = await self._threads.run(lambda: self._look_up(request, context, params))
-        if found is None:
+        sent = await parameters(request)
+        instance = await self._known.instance(context.plugin_id)
+        if instance is None:
             return responses.no_route(context)
+        config, state = instance.config, sent.get("state")
         try:
             require_https(
                 context,
-                accept_terminated=found.config.accept_http_if_already_terminated,
+                accept_terminated=config.accept_http_if_already_terminated,
                 forwarded_proto=request.headers.getlist("x-forwarded-proto"),
             )
             address = context.client_ip
-            with self._clients.counting_provision_keys(found.config, params, address):
-                grant = await self._check(params, found, address)
-            token = await self._threads.run(lambda: self._issue(context, found, grant))
+            client = await self._authenticate(request, config, sent, address)
+            asked = TokenRequest(config, context, sent, instance.check_key, client)
+            with self._clients.counting_provision_keys(config, sent, address):
+                issued = await self._threads.run(lambda: self._grant(asked))
         except OAuthError as error:
-            return responses.refused(error, state)
-        return responses.issued(token, found.config.token_expiration, state)
+            return responses.refused(_as_told(error, config), state)
+        scope = (issued.scope or "") if config.strict and _differs(issued.scope, sent) else None
+        return responses.issued(issued, state, scope=scope)
 
-    def _look_up(self, request: Request, context: TokenContext, params: Params) -> Found | None:
-        """Plugin and client; None when the plugin is gone since the request was routed."""
-        with self._store.reading() as session:
-            plugin = queries.plugin_by_id(session, context.plugin_id)
-            if plugin is None or not plugin.enabled:
-                return None
-            config = OAuth2Config.of(plugin)
-            header = request.headers.get(config.auth_header_name)
-            shown = client_auth.presented(params, header)
-            key, client = shown.lookup_key, None
-            if key is not None:
-                client = queries.credential_by_client_id(session, key)
-            return Found(config, queries.cluster_state(session).check_key, shown, client)
+    async def _authenticate(
+        self, request: Request, config: OAuth2Config, sent: Sent, address: str
+    ) -> OAuth2Credential | None:
+        """Steps 2 to 6 of §5.2.  Each check runs, and the last that fails is the answer.
 
-    async def _check(self, params: Params, found: Found, address: str) -> Grant:
-        """Steps 2 to 7 of §5.2.  Each check runs, and the last that fails is the answer."""
-        error: OAuthError | None = None
-        grant_type = params.get("grant_type")
-        if not (grant_type == CLIENT_CREDENTIALS and found.config.enable_client_credentials):
-            error = UnsupportedGrantType()
-        shown, client = found.shown, found.client
-        if grant_type != CLIENT_CREDENTIALS:
+        None: nobody has that id, which is for the grant to say; with `strict` it is said here,
+        before anything that a wrong secret does not get to (S25).
+        """
+        header = request.headers.get(config.auth_header_name)
+        if config.strict:
+            wrong = strict.request_error(sent, header) or strict.grant_type_error(sent)
+            if wrong is not None:
+                raise wrong
+        shown = client_auth.presented(sent, header)
+        key = shown.lookup_key
+        client = None if key is None else await self._known.client(key)
+        error = _grant_type_error(config, sent.get("grant_type"))
+        if sent.get("grant_type") != CLIENT_CREDENTIALS:
             error = (
-                client_auth.redirect_error(client, params, from_header=shown.from_header) or error
+                client_auth.redirect_error(
+                    client, sent, from_header=shown.from_header, strict=config.strict
+                )
+                or error
             )
         error = await self._clients.secret_error(client, shown, address) or error
+        if config.strict and client is None:
+            error = InvalidClient()
         if error is not None:
             raise error
         if client is not None:
             await self._renew_hash(client, shown)
-        return client_credentials.grant(found.config, params, client)
+        return client
+
+    def _grant(self, request: TokenRequest) -> Issued:
+        """Committed, and on its way to the data planes."""
+        try:
+            return GRANTS[request.params["grant_type"]](request, self._issuing)
+        except IntegrityError:
+            # Client, service or plugin was deleted since it was read; nothing depends on which.
+            raise InvalidClient from None
 
     async def _renew_hash(self, client: OAuth2Credential, shown: client_auth.Presented) -> None:
         """Store a good secret hashed as today's are, if it was hashed otherwise.  §5.2 step 6."""
@@ -110,31 +126,31 @@ class TokenEndpoint:
             return
 
         def store() -> None:
-            with self._store.writing() as session:
+            with self._issuing.store.writing() as session:
                 queries.replace_client_secret(session, client.id, phc)
 
         await self._threads.run(store)
+        self._known.forget_client(client.client_id)
 
-    def _issue(self, context: TokenContext, found: Found, grant: Grant) -> str:
-        """Make a token and store its digest; committed, and on its way to the data planes."""
-        config = found.config
-        if not config.global_credentials and context.service_id is None:
-            raise NoService
-        token = secrets.make_token(found.check_key)
-        try:
-            with self._store.writing() as session:
-                queries.insert_token(
-                    session,
-                    credential_id=grant.credential_id,
-                    service_id=None if config.global_credentials else context.service_id,
-                    access_token_digest=token_digest(token),
-                    expires_in=config.token_expiration,
-                    authenticated_userid=grant.user_id,
-                    scope=grant.scope,
-                    created_at=time.time(),
-                    ttl=config.row_ttl,
-                )
-        except IntegrityError:
-            # Client or service was deleted since it was read; nothing depends on which.
-            raise InvalidClient from None
-        return token
+
+def _grant_type_error(config: OAuth2Config, asked: object) -> OAuthError | None:
+    """Codes and refresh tokens are redeemed whatever is enabled, as Kong does.  §5.2 step 2."""
+    known = isinstance(asked, str) and asked in GRANTS
+    off = {
+        CLIENT_CREDENTIALS: not config.enable_client_credentials,
+        "password": not config.enable_password_grant,
+    }
+    return UnsupportedGrantType() if not known or off.get(str(asked)) else None
+
+
+def _as_told(error: OAuthError, config: OAuth2Config) -> OAuthError:
+    """Strict: 401 and a challenge wherever the client could not be told (RFC 9110 §15.5.2)."""
+    if config.strict and isinstance(error, InvalidClient):
+        return InvalidClient(from_header=True)
+    return error
+
+
+def _differs(scope: str | None, sent: Sent) -> bool:
+    """Whether a token's scope is not what was asked for.  RFC 6749 §5.1."""
+    asked = sent.get("scope")
+    return is_set(asked) and set(str(asked).split()) != set((scope or "").split())

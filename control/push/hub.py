@@ -53,7 +53,7 @@ class Push:
     def __init__(
         self,
         store: Store,
-        issuer: token_endpoint.ASGIApp,
+        issuer: token_endpoint.Issuer,
         secret: bytes,
         *,
         names: Collection[str] = (),
@@ -302,7 +302,7 @@ class Push:
         self._peers[node_id] = peer
         row.connected, row.last_seen = True, time.time()
         log.info("link.up", dataplane=row.name, ip=row.ip, version=row.version)
-        peer.send(self._heartbeat())  # the epoch, before anything that belongs to it
+        peer.send(self._heartbeat(peer))  # the epoch, before anything that belongs to it
         self._catch_up(peer)
         self._spawn(peer, partial(self._replay_tokens, peer))
         self._spawn(peer, peer.send_for_ever)
@@ -404,18 +404,18 @@ class Push:
 
     async def _beat_for_ever(self) -> None:
         while True:
-            message = self._heartbeat()
             for peer in self._peers.values():
-                peer.send(message)
+                peer.send(self._heartbeat(peer))
                 if peer.overdue():
                     log.error("link.no_ack", dataplane=peer.row.name)
                     peer.connection.transport.abort()
             await asyncio.sleep(wire.HEARTBEAT_SECONDS)
 
-    def _heartbeat(self) -> bytes:
+    def _heartbeat(self, peer: Peer) -> bytes:
         state = self._state
+        settled = not peer.catching_up and peer.cursor >= state.revocation_seq
         return wire.encode(
-            wire.Heartbeat(state.epoch, state.version, state.revocation_seq, time.time())
+            wire.Heartbeat(state.epoch, state.version, state.revocation_seq, time.time(), settled)
         )
 
 

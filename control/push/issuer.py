@@ -50,6 +50,14 @@ class Issuer:
     app: ASGIApp
     direct: Callable[[Scope, bytes], Awaitable[Response] | None] = lambda _scope, _body: None
 
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message], Awaitable[None]],
+    ) -> None:
+        await self.app(scope, receive, send)
+
 
 async def answer(issuer: Issuer, request: wire.TokenRequest) -> wire.TokenReply:
     """What the issuer answers; 503 when it takes longer than TOKEN_REQUEST_SECONDS.

@@ -51,8 +51,8 @@ class Recent:
 
     def touched(self, token: wire.Token, since: int) -> bool:
         """Whether `token` may have been changed or revoked after the moment `since`."""
-        of_token = self._keys.get(token.digest, 0)
-        return max(self._floor, of_token, self._keys.get(token.credential, 0)) > since
+        keys = (token.digest, token.credential, token.plugin or b"")
+        return max(self._floor, *(self._keys.get(key, 0) for key in keys)) > since
 
 
 class Questions:

@@ -48,7 +48,7 @@ class Reader:
         """The token of each digest."""
 
         def find(session: Session) -> list[wire.Token | None]:
-            rows = [queries.token_by_digest(session, digest) for digest in digests]
+            rows = queries.tokens_by_digest(session, digests)
             return [None if row is None else to_token(row) for row in rows]
 
         return await self._read(find)
@@ -102,4 +102,6 @@ def to_token(token: IssuedToken) -> wire.Token:
 
 
 def to_revocation(revoked: Revoked) -> wire.Revocation:
-    return wire.Revocation(revoked.seq, revoked.kind, revoked.key, revoked.expires_at)
+    return wire.Revocation(
+        revoked.seq, revoked.kind, revoked.key, revoked.expires_at, revoked.version
+    )

@@ -35,6 +35,7 @@ class Revoked:
     kind: str  # token, jti, credential, consumer, plugin
     key: bytes  # the token's digest, or the 16 bytes of the id
     expires_at: float  # when the last token it covers has expired by itself; 0 = never
+    version: int = 0  # the config version since: what is made from then on is good
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    insert,
     or_,
     type_coerce,
 )
@@ -304,8 +305,11 @@ def token_expiry(created_at: float, expires_in: int, gone_at: float | None) -> f
     return min(ends, default=0.0)
 
 
-def issued_token(row: OAuth2Token, version: int = 0) -> IssuedToken:
-    """What the data planes learn of a token row."""
+_INSERT_TOKEN = insert(OAuth2Token.__table__)  # type: ignore[attr-defined]
+
+
+def issued_token(row: Any, version: int = 0) -> IssuedToken:
+    """What the data planes learn of a token row: one of the ORM, or one that was selected."""
     return IssuedToken(
         digest=row.access_token_digest,
         credential_id=row.credential_id,
@@ -326,6 +330,7 @@ def insert_token(
     credential_id: str,
     access_token_digest: bytes,
     expires_in: int,
+    token_id: str | None = None,
     service_id: str | None = None,
     refresh_token_digest: bytes | None = None,
     authenticated_userid: str | None = None,
@@ -333,41 +338,73 @@ def insert_token(
     created_at: float | None = None,
     ttl: float | None = None,
     by_hand: bool = False,
-) -> OAuth2Token:
+    plugin_id: str | None = None,
+    family_id: str | None = None,
+    audience: Sequence[str] = (),
+    is_jwt: bool = False,
+) -> IssuedToken:
     """Store a token and hand it to the data planes at the commit.
 
-    `ttl`: seconds until the row (and its refresh token) ends; None = never.
+    `ttl`: seconds until the row (and its refresh token) ends; None = never. Not through the ORM,
+    whose objects cost more than the rest of issuing a token.
     """
     now = time.time() if created_at is None else created_at
-    row = OAuth2Token(
-        id=str(uuid.uuid4()),
+    gone_at = None if ttl is None else now + ttl
+    row_id = token_id or str(uuid.uuid4())
+    session.connection().execute(
+        _INSERT_TOKEN,
+        {
+            "id": row_id,
+            "credential_id": credential_id,
+            "service_id": service_id,
+            "token_type": "bearer",
+            "access_token_digest": access_token_digest,
+            "refresh_token_digest": refresh_token_digest,
+            "authenticated_userid": authenticated_userid,
+            "scope": scope,
+            "created_at": now,
+            "expires_in": expires_in,
+            "gone_at": gone_at,
+            "by_hand": by_hand,
+            "plugin_id": plugin_id,
+            "family_id": family_id,
+            "audience": list(audience) or None,
+            "is_jwt": is_jwt,
+        },
+    )
+    token = IssuedToken(
+        digest=access_token_digest,
         credential_id=credential_id,
         service_id=service_id,
-        access_token_digest=access_token_digest,
-        refresh_token_digest=refresh_token_digest,
-        authenticated_userid=authenticated_userid,
         scope=scope,
-        created_at=now,
-        expires_in=expires_in,
-        gone_at=None if ttl is None else now + ttl,
-        by_hand=by_hand,
+        user_id=authenticated_userid,
+        expires_at=token_expiry(now, expires_in, gone_at),
+        version=0,
+        plugin_id=plugin_id,
+        audience=tuple(audience),
+        jti=row_id if is_jwt else None,
     )
-    session.add(row)
-    session.flush()
-    session.note_token(issued_token(row))
-    return row
+    session.note_token(token)
+    return token
 
 
 def token_by_digest(
     session: Session, digest: bytes, now: float | None = None
 ) -> IssuedToken | None:
     """The token with this SHA-256, unless it is unknown or expired."""
-    row = session.exec(select(OAuth2Token).where(OAuth2Token.access_token_digest == digest)).first()
-    if row is None:
-        return None
-    token = issued_token(row, cluster_state(session).config_version)
-    expired = token.expires_at and token.expires_at <= (time.time() if now is None else now)
-    return None if expired else token
+    return tokens_by_digest(session, [digest], now)[0]
+
+
+def tokens_by_digest(
+    session: Session, digests: Sequence[bytes], now: float | None = None
+) -> list[IssuedToken | None]:
+    """The token of each digest, read together; None for one that is unknown or expired."""
+    moment = time.time() if now is None else now
+    version = cluster_state(session).config_version
+    chosen = select(OAuth2Token).where(col(OAuth2Token.access_token_digest).in_(digests))
+    tokens = [issued_token(row, version) for row in session.exec(chosen)]
+    found = {t.digest: t for t in tokens if not t.expires_at or t.expires_at > moment}
+    return [found.get(digest) for digest in digests]
 
 
 def tokens_to_replay(session: Session, now: float | None = None) -> list[IssuedToken]:
@@ -381,18 +418,18 @@ def tokens_to_replay(session: Session, now: float | None = None) -> list[IssuedT
     return [issued_token(row, version) for row in rows]
 
 
+def note_token_revoked(session: WriteSession, token: IssuedToken) -> None:
+    """A token ends; of a JWT, whatever else verifies to the same `jti` as well (S05)."""
+    session.note_revocation("token", token.digest, token.expires_at)
+    if token.jti is not None:
+        session.note_revocation("jti", uuid.UUID(token.jti).bytes, token.expires_at)
+
+
 def delete_tokens(session: WriteSession, rows: Iterable[OAuth2Token]) -> None:
     """Delete tokens and revoke each on the data planes."""
     for row in rows:
         session.delete(row)
-        revoke_token(session, issued_token(row))
-
-
-def revoke_token(session: WriteSession, token: IssuedToken) -> None:
-    """Say that a token is no good; a JWT by its `jti` too, for its text can be varied (S05)."""
-    session.note_revocation("token", token.digest, token.expires_at)
-    if token.jti is not None:
-        session.note_revocation("jti", uuid.UUID(token.jti).bytes, token.expires_at)
+        note_token_revoked(session, issued_token(row))
 
 
 def delete_tokens_of_service(session: WriteSession, service_id: str) -> None:
@@ -419,6 +456,11 @@ def last_expiry_of_consumer(session: Session, consumer_id: str) -> float:
     return _last_expiry(session, col(OAuth2Token.credential_id).in_(credentials))
 
 
+def last_expiry_of_plugin(session: Session, plugin_id: str) -> float:
+    """As `last_expiry_of_credential`, over the tokens that a plugin instance issued."""
+    return _last_expiry(session, col(OAuth2Token.plugin_id) == plugin_id)
+
+
 def _last_expiry(session: Session, condition: Any) -> float:
     never = case((col(OAuth2Token.expires_in) == 0, 1), else_=0)
     statement = select(
@@ -443,7 +485,7 @@ def revocations_after(
         select(Revocation).where(Revocation.seq > seq, matters).order_by(col(Revocation.seq))
     )
     return [
-        Revoked(row.seq, row.kind, row.key, row.expires_at)
+        Revoked(row.seq, row.kind, row.key, row.expires_at, row.version)
         for row in session.exec(statement.limit(limit))
     ]
 

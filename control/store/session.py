@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,15 @@ class WriteSession(Session):
         self._refreshed.append(Refreshed(old, token))
 
     def note_revocation(self, kind: str, key: bytes, expires_at: float) -> None:
+        """The end of what `kind` and `key` name, as far as it was made before this transaction.
+
+        That of a credential, consumer or plugin raises the config version: by it a data plane tells
+        what was made before from what is made after, should the id come back.
+        """
         if kind == "token":
             self._tokens.pop(key, None)
+        elif kind != "jti":
+            self.config_changed = True
         self._revocations.append(Revoked(0, kind, key, expires_at))
 
     def finish(self) -> Change:
@@ -81,16 +88,17 @@ class WriteSession(Session):
         self.flush()
         state = self._advance()
         revocations = tuple(
-            replace(item, seq=state.revocation_seq - len(self._revocations) + place)
+            replace(
+                item,
+                seq=state.revocation_seq - len(self._revocations) + place,
+                version=state.config_version,
+            )
             for place, item in enumerate(self._revocations, start=1)
         )
         if revocations:
             self.execute(
                 insert(Revocation),
-                [
-                    {"seq": r.seq, "kind": r.kind, "key": r.key, "expires_at": r.expires_at}
-                    for r in revocations
-                ],
+                [asdict(revocation) for revocation in revocations],
             )
             self._drop_expired_revocations()
         version = state.config_version

@@ -322,3 +322,4 @@ class Revocation(SQLModel, table=True):
     kind: str  # token, jti, credential, consumer, plugin
     key: bytes = Field(sa_column=Column(LargeBinary(32), nullable=False, index=True))
     expires_at: float = Field(default=0.0, index=True)  # 0 = never
+    version: int = _big(default=0)  # the config version since: what is made from then on is good

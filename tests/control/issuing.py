@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from cryptography.fernet import Fernet, MultiFernet
 from sqlmodel import Session, select
@@ -39,6 +39,13 @@ SERVICE_ID = str(uuid.UUID(int=3))
 
 JSON = {"content-type": "application/json"}
 CREDENTIALS = {"grant_type": "client_credentials", "client_id": "app", "client_secret": "s3cret"}
+AUTHORIZE_PATH = "/r/oauth2/authorize"
+AUTHORIZE = {
+    "provision_key": PROVISION_KEY,
+    "authenticated_userid": "u7",
+    "response_type": "code",
+    "client_id": "app",
+}
 INVALID_CLIENT = {
     "error": "invalid_client",
     "error_description": "Invalid client authentication",
@@ -72,6 +79,7 @@ class Issuing:
             plugin = session.get_one(Plugin, CONTEXT.plugin_id)
             plugin.config = {**plugin.config, **config}
             session.add(plugin)
+            session.note_config()
 
     def client(self, client_id: str = "app", **fields: Any) -> OAuth2Credential:
         """Add a credential; confidential, secret `s3cret`, unless told otherwise."""
@@ -86,6 +94,7 @@ class Issuing:
         )
         with self.store.writing() as session:
             session.add(row)
+            session.note_config()
         return row
 
     def tokens(self) -> list[OAuth2Token]:
@@ -123,6 +132,28 @@ class Issuing:
     def grant(self, **params: Any) -> Answer:
         """A client_credentials request of the client `app`."""
         return self.post(CREDENTIALS | params)
+
+    def code(self, context: TokenContext = CONTEXT, **params: Any) -> str:
+        """A code that the backend gets for the client `app`."""
+        answer = self.post(AUTHORIZE | params, path=AUTHORIZE_PATH, context=context)
+        assert answer.status == 200, answer.body
+        (code,) = parse_qs(urlsplit(answer.json["redirect_uri"]).query)["code"]
+        return code
+
+    def redeem(self, code: object, context: TokenContext = CONTEXT, **params: Any) -> Answer:
+        """An authorization_code request of the client `app`; None leaves a parameter out."""
+        sent = CREDENTIALS | {"grant_type": "authorization_code", "code": code} | params
+        return self.post({k: v for k, v in sent.items() if v is not None}, context=context)
+
+    def refresh(self, token: object, context: TokenContext = CONTEXT, **params: Any) -> Answer:
+        """A refresh_token request of the client `app`."""
+        sent = CREDENTIALS | {"grant_type": "refresh_token", "refresh_token": token} | params
+        return self.post({k: v for k, v in sent.items() if v is not None}, context=context)
+
+    def revoked(self) -> set[bytes]:
+        """Digests of the tokens that followers were told are revoked."""
+        told = (item for change in self.changes for item in change.revocations)
+        return {item.key for item in told if item.kind == "token"}
 
 
 def refused(answer: Answer, body: dict[str, Any], status: int = 400) -> None:

@@ -11,10 +11,8 @@ from control.store.tables import OAuth2Credential, Plugin
 from tests.control.issuing import (
     CONTEXT,
     CREDENTIALS,
-    PROVISION_KEY,
     Answer,
     Issuing,
-    refused,
 )
 
 # --- §3 dispatch ---
@@ -85,31 +83,7 @@ def test_plugin_that_is_gone_or_disabled_leaves_no_route(
     assert (answer.status, answer.json) == (404, body)
 
 
-# --- the authorize endpoint, as far as it goes ---
-
-
-@pytest.mark.parametrize(
-    ("params", "error", "description"),
-    [
-        ({}, "invalid_provision_key", "Invalid provision_key"),
-        ({"provision_key": "no"}, "invalid_provision_key", "Invalid provision_key"),
-        (
-            {"provision_key": PROVISION_KEY, "authenticated_userid": "  "},
-            "invalid_authenticated_userid",
-            "Missing authenticated_userid parameter",
-        ),
-        (
-            {"provision_key": PROVISION_KEY, "authenticated_userid": "u", "response_type": "code"},
-            "unsupported_response_type",
-            "Invalid response_type",
-        ),
-    ],
-)
-def test_authorize_refuses_in_the_order_of_its_checks(
-    issuer: Issuing, params: dict[str, str], error: str, description: str
-) -> None:
-    answer = issuer.post(params, path="/r/oauth2/authorize")
-    refused(answer, {"error": error, "error_description": description})
+# --- the authorize endpoint: more in test_authorize_endpoint.py ---
 
 
 def test_authorize_refuses_a_body_over_64_kib(issuer: Issuing) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from typing import Any
 
 import pytest
@@ -117,7 +116,6 @@ def test_configuration_is_read_once_for_each_version(
         assert found.find(path) == IssuerRoute(CONTEXT.route_id, CONTEXT.plugin_id, None)
     assert found.find("/elsewhere") is None
     assert len(reads) == 1
-    issuer.client(str(uuid.uuid4()))
     issuer.grant(client_id="nobody")
     assert found.find(path) and len(reads) == 1  # no change of the configuration
     with issuer.store.writing() as session:

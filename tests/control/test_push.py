@@ -1044,7 +1044,7 @@ def test_push_hands_a_token_request_to_the_issuer(store: Store) -> None:
 def issued(**changed: Any) -> tuple[wire.TokenReply, dict[str, Any]]:
     """The reply of a faulty issuer, and its body."""
     app = changed.pop("app")
-    reply = run(issuer.answer(app, request(**changed)))
+    reply = run(issuer.answer(issuer.Issuer(app), request(**changed)))
     return reply, json.loads(reply.body)
 
 
@@ -1229,7 +1229,7 @@ def test_push_says_goodbye_when_it_ends(store: Store) -> None:
 def test_push_raises_when_its_port_is_taken(store: Store) -> None:
     async def work() -> None:
         async with pushing(store) as push:
-            other = hub.Push(store, echo, SECRET)
+            other = hub.Push(store, issuer.Issuer(echo), SECRET)
             with pytest.raises(OSError):
                 await other.serve("127.0.0.1", push.port)
 

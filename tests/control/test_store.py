@@ -69,7 +69,9 @@ def add_credential(session: WriteSession, client_id: str = "abc") -> OAuth2Crede
 
 def add_token(session: WriteSession, credential_id: str, **options: object) -> OAuth2Token:
     values: dict[str, object] = {"access_token_digest": DIGEST, "expires_in": 60} | options
-    return queries.insert_token(session, credential_id=credential_id, **values)  # type: ignore[arg-type]
+    token = queries.insert_token(session, credential_id=credential_id, **values)  # type: ignore[arg-type]
+    found = select(OAuth2Token).where(OAuth2Token.access_token_digest == token.digest)
+    return session.exec(found).one()
 
 
 # --- transactions ----------------------------------------------------------------------------
@@ -141,9 +143,11 @@ def test_revocations_are_numbered_in_order_of_their_commits(
         queries.delete_tokens(session, [session.get_one(OAuth2Token, r.id) for r in rows[:2]])
     with store.writing() as session:
         queries.delete_tokens(session, [session.get_one(OAuth2Token, rows[2].id)])
+    with store.reading() as session:
+        version = queries.cluster_state(session).config_version
     assert changes[1].revocations == (
-        Revoked(1, "token", bytes([0]) * 32, base + 60),
-        Revoked(2, "token", bytes([1]) * 32, base + 60),
+        Revoked(1, "token", bytes([0]) * 32, base + 60, version),
+        Revoked(2, "token", bytes([1]) * 32, base + 60, version),
     )
     assert changes[1].version is None
     assert [r.seq for r in changes[2].revocations] == [3]

@@ -53,7 +53,7 @@ class FakeCache:
         self.negative: dict[bytes, float] = {}
 
     def put(self, digest: bytes, *claims: object) -> None:
-        assert len(claims) == 6
+        assert len(claims) == 8
         self.tokens[digest] = claims
         self.negative.pop(digest, None)
 
@@ -152,6 +152,9 @@ class FakeEngine:
     def publish(self, tables: Any) -> None:
         self._called("publish")
         self.published.append(tables)
+
+    def set_clock_offset(self, seconds: float) -> None:
+        self.clock_offset = seconds
 
     def drain(self, seconds: float) -> None:
         self._called(f"drain {seconds:g}")

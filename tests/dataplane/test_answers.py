@@ -16,6 +16,7 @@ from dataplane import answers as module
 from dataplane import wire
 from dataplane.answers import Answers
 from dataplane.known import KnownTokens
+from dataplane.verify import Verifier
 from tests.dataplane.fakes import FakeEngine, FakeLink, make_snapshot, make_token, until
 
 pytestmark = pytest.mark.anyio
@@ -47,12 +48,22 @@ class Bench:
         self.engine = FakeEngine()
         self.link = FakeLink()
         self.resolver = FakeResolver()
-        self.known = KnownTokens(cast("Any", self.engine.tokens), 100)
+        self.verifier = Verifier()
+        self.ahead = 0.0  # of the control plane's clock
+        self.known = KnownTokens(cast("Any", self.engine.tokens), 100, self.now)
         self.link.on_tokens = lambda tokens: [self.known.put(t) for t in tokens] and None
         self.answers = Answers(
-            cast("Any", self.engine), self.known, cast("Any", self.link), cast("Any", self.resolver)
+            cast("Any", self.engine),
+            self.known,
+            cast("Any", self.link),
+            cast("Any", self.resolver),
+            self.verifier,
+            self.now,
         )
         self.apply(1, {1: 1})
+
+    def now(self) -> float:
+        return time.time() + self.ahead
 
     def apply(self, version: int, credentials: dict[int, int]) -> None:
         self.known.apply_snapshot(make_snapshot(version, credentials))
@@ -113,6 +124,7 @@ async def test_expired_token_is_refused_with_the_link_down() -> None:
 @pytest.mark.parametrize("check_passed", [True, False])
 async def test_token_only_the_control_plane_knows_is_asked_for(check_passed: bool) -> None:
     async with bench() as b:
+        b.known.incomplete = not check_passed
         token = make_token(1)
         b.link.knows[token.digest] = token
         assert await b.verdict(token, check_passed) == "known"
@@ -125,6 +137,7 @@ async def test_token_nobody_knows_is_refused_and_remembered_for_a_second(
     check_passed: bool,
 ) -> None:
     async with bench() as b:
+        b.known.incomplete = not check_passed
         token = make_token(1)
         before = time.time()
         assert await b.verdict(token, check_passed) == "unknown"
@@ -137,6 +150,7 @@ async def test_unseen_token_with_the_link_down_is_unavailable_if_its_check_passe
     check_passed: bool, verdict: str, when: str
 ) -> None:
     async with bench() as b:
+        b.known.incomplete = not check_passed
         if when == "before":
             b.link.connected = False
         else:
@@ -203,8 +217,29 @@ async def test_new_token_of_a_credential_that_is_there_does_not_wait() -> None:
         assert b.engine.verdicts == {1: "known"}
 
 
+async def test_s75_token_whose_check_fails_is_refused_without_asking() -> None:
+    async with bench() as b:
+        assert await b.verdict(make_token(1), check_passed=False) == "unknown"
+        assert b.link.asks == 0
+
+
+async def test_token_made_by_hand_that_the_cache_evicted_is_known() -> None:
+    async with bench() as b:
+        b.known.put(make_token(1))
+        b.engine.tokens.tokens.clear()
+        assert await b.verdict(make_token(1), check_passed=False) == "known"
+        b.known.put(make_token(2, 9, version=2))  # and one waits for its configuration
+        b.engine.ask(("token", 2, make_token(2).digest, False))
+        await until(lambda: b.answers.pending)
+        b.apply(2, {1: 1, 9: 1})
+        await until(lambda: 2 in b.engine.verdicts)
+        assert b.engine.verdicts[2] == "known"
+        assert b.link.asks == 0
+
+
 async def test_junk_cannot_take_all_questions() -> None:
     async with bench() as b:
+        b.known.incomplete = True  # else junk takes none
         b.link.gate.clear()
         count = 3 * module.UNCHECKED_ASKS_MAX
         b.engine.ask(*(("token", n, make_token(n).digest, False) for n in range(count)))
@@ -223,18 +258,21 @@ async def test_junk_cannot_take_all_questions() -> None:
 async def test_questions_past_the_bound_are_answered_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "TASKS_MAX", 2)
+    monkeypatch.setattr(module, "TASKS_MAX", {"token": 2, "name": 0})
     async with bench() as b:
         b.link.gate.clear()
         b.engine.ask(*(("token", n, make_token(n).digest, True) for n in range(2)))
         await until(lambda: b.answers.pending == 2)
         b.engine.ask(
             ("token", 3, make_token(3).digest, True),
-            ("name", 5, "good.example"),
+            ("request", 4, dict(REQUEST)),
+            ("name", 6, "good.example"),
         )
         await until(lambda: b.engine.named)
         assert b.engine.verdicts == {3: "unavailable"}
-        assert b.engine.named == {5: False}
+        assert b.engine.named == {6: False}
+        # A storm of tokens leaves the places of requests alone.
+        assert 4 not in b.engine.replies and b.answers.pending == 3
         b.link.gate.set()
         await until(lambda: len(b.engine.verdicts) == 3)
 

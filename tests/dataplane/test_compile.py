@@ -148,6 +148,8 @@ def test_policy_has_the_ids_port_times_and_texts() -> None:
         "anonymous": None,
         "session": SESSION_DEFAULTS,
         "parting": 0,
+        "issuer": bytes(16),
+        "audience": bytes(16),
         "drain_ms": (0, 0),
     }
 

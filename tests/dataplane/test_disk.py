@@ -16,7 +16,7 @@ from cryptography.fernet import Fernet, MultiFernet
 
 from dataplane import disk, statelog, wire
 from dataplane.disk import DiskState, Loaded
-from dataplane.statelog import Damaged, frame, unframe
+from dataplane.statelog import CLOCK_GRACE_SECONDS, Damaged, frame, unframe
 
 EPOCH = b"e" * 16
 CREDENTIAL = b"c" * 16
@@ -100,7 +100,7 @@ def test_state_comes_back(kept: Disk) -> None:
     kept.begin(one, two, gone)
     end = end_of(gone, seq=7)
     kept.write(lambda s: s.append_revocations([end]))
-    assert kept.load() == Loaded(snapshot(), [one, two], [end], EPOCH, 3, 7)
+    assert kept.load() == Loaded(snapshot(), [one, two], [end], EPOCH, 3, 7, complete=True)
 
 
 def test_state_goes_on_where_it_was_after_each_start(kept: Disk) -> None:
@@ -131,7 +131,8 @@ def test_state_says_why_its_folder_cannot_be_made(tmp_path: Path) -> None:
 def test_fold_forgets_expired_tokens_and_revocations(kept: Disk) -> None:
     endless = token(expires_at=0.0)
     kept.begin(token(expires_at=time.time() - 1), endless)
-    old, lasting = end_of(token(), 1, time.time() - 1), end_of(token(), 2, 0.0)
+    past = time.time() - CLOCK_GRACE_SECONDS - 1
+    old, lasting = end_of(token(), 1, past), end_of(token(), 2, 0.0)
     kept.write(lambda s: s.append_revocations([old, lasting]))
     loaded = kept.load()
     assert (loaded.tokens, loaded.revocations, loaded.revocation_seq) == ([endless], [lasting], 2)
@@ -300,7 +301,7 @@ def test_close_writes_what_was_handed_over(kept: Disk) -> None:
     state.append_tokens([one])
     saving(3)(state)
     state.close()
-    assert kept.load() == Loaded(snapshot(), [one], [], EPOCH, 3, 0)
+    assert kept.load() == Loaded(snapshot(), [one], [], EPOCH, 3, 0, complete=True)
 
 
 def test_flush_says_when_it_is_too_late(kept: Disk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -895,8 +895,8 @@ def test_unknown_token_is_refused_as_the_answer_says(rig: Rig, verdict: str, sta
     assert rig.upstream.untouched()
 
 
-def test_junk_token_dies_without_a_question(rig: Rig) -> None:
-    """S75: its check characters fail."""
+def test_s75_junk_token_dies_without_a_question(rig: Rig) -> None:
+    """Its check characters fail."""
     rig.guarded_route()
     good = rig.token(put=False)
     wrong = good[:-1] + (b"A" if good[-1:] != b"A" else b"B")
@@ -904,6 +904,21 @@ def test_junk_token_dies_without_a_question(rig: Rig) -> None:
         head, _ = refusal(rig, handshake(b"/", b"Authorization: Bearer " + token))
         assert head.status == 401
     assert rig.engine.questions() == []
+
+
+def test_token_without_a_check_is_asked_for_once_the_cache_had_to_evict() -> None:
+    """It may be one made by hand, which the Python side remembers still."""
+    with new_rig(1, token_cache=1) as rig:
+        rig.guarded_route()
+        rig.put("made by hand")
+        rig.put("another")
+        assert (len(rig.engine.tokens), rig.engine.tokens.evicted) == (1, 1)
+        client = rig.client(handshake(b"/", b"Authorization: Bearer made-by-hand"))
+        kind, ref, digest, check_passed = rig.question()
+        assert (kind, digest) == ("token", wire.token_digest("made-by-hand"))
+        assert not check_passed
+        rig.engine.answer_token(ref, "unknown")
+        assert client.answer()[0].status == 401
 
 
 def test_negative_answer_is_remembered(rig: Rig) -> None:

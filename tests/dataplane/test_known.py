@@ -36,7 +36,7 @@ def test_token_goes_to_the_engine_with_all_it_says(memory: Memory) -> None:
     token = make_token(5, 2, service=b"s" * 16, scope="email", user_id="u", expires_at=NOW + 9)
     memory.known.put(token)
     assert memory.cache.tokens[token.digest] == (
-        token.credential, b"s" * 16, "email", "u", NOW + 9, 0,
+        token.credential, b"s" * 16, "email", "u", NOW + 9, 0, None, [],
     )  # fmt: skip
     assert memory.known.get(token.digest) == token
     assert len(memory.known) == 1
@@ -161,3 +161,32 @@ def test_every_token_in_the_cache_is_known_whatever_happens() -> None:
             assert token is not None
             assert token.credential == claims[0]
             assert memory.known.ended_until(digest) is None
+
+
+def issued(number: int) -> wire.Token:
+    """A token with check characters."""
+    return make_token(number, plugin=b"p" * 16)
+
+
+def test_tokens_made_by_hand_are_the_last_to_be_forgotten() -> None:
+    memory = Memory(capacity=4)
+    known = memory.known
+    for token in (make_token(1), issued(2), make_token(3), issued(4)):
+        known.put(token)
+    most = 0
+    for number in range(5, 20):
+        known.put(issued(number))
+        most = max(most, len(memory.cache))
+    assert most == 4  # never more than the cache holds, so that it need not choose itself
+    assert {int.from_bytes(digest, "big") for digest in memory.cache.tokens} == {1, 3, 18, 19}
+    assert not known.incomplete
+    known.put(make_token(20))
+    known.put(make_token(21))
+    assert not known.incomplete
+    known.put(make_token(22))
+    assert known.incomplete  # one of five by hand is not here
+    assert make_token(1).digest not in memory.cache.tokens
+    known.clear()
+    assert not known.incomplete
+    known.put(issued(1))
+    assert len(known) == 1

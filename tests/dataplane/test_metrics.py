@@ -41,7 +41,7 @@ def samples(engine: FakeEngine, link_up: bool = True) -> dict[str, float]:
 
 def test_metrics_have_every_counter_of_the_engine(engine: FakeEngine) -> None:
     engine.totals = TOTALS
-    engine.tokens.put(make_token().digest, *range(6))
+    engine.tokens.put(make_token().digest, *range(8))
     assert (
         samples(engine).items()
         >= {

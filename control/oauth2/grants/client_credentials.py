@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from control.oauth2 import scopes
-from control.oauth2.config import OAuth2Config
 from control.oauth2.errors import (
     InvalidAuthenticatedUserid,
-    InvalidClient,
     InvalidProvisionKey,
+    UnauthorizedClient,
 )
-from control.oauth2.params import Params, is_set, is_text
-from control.store.tables import OAuth2Credential
+from control.oauth2.issuing import Grant, Issued, Issuing
+from control.oauth2.params import is_set, is_text
+from control.oauth2.token_request import TokenRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What a token is to say; `token_endpoint` makes and stores it."""
-
-    credential_id: str
-    scope: str | None
-    user_id: str | None
-
-
-def grant(config: OAuth2Config, params: Params, client: OAuth2Credential | None) -> Grant:
-    """What this request is granted.  The client has been authenticated.
+def grant(request: TokenRequest, issuing: Issuing) -> Issued:
+    """A token without a refresh token.
 
     Raises:
         InvalidProvisionKey: a user was named by someone who is not the authorization backend.
         InvalidClient: there is no such client.
         InvalidScope: §5.6.
         InvalidAuthenticatedUserid: not a string (Kong answers 500 there).
+        UnauthorizedClient: strict, and the client is public (S34).
     """
+    config, params = request.config, request.params
     user_id = params.get("authenticated_userid")
     user_id = user_id if is_set(user_id) else None
     if user_id is not None and not config.knows_provision_key(params.get("provision_key")):
         raise InvalidProvisionKey
-    if client is None:
-        raise InvalidClient
+    client = request.client
+    if config.strict and client.client_type == "public":
+        raise UnauthorizedClient("Public clients cannot use client_credentials")
     scope = scopes.granted(params.get("scope"), config.scopes, mandatory=config.mandatory_scope)
     if user_id is not None and not is_text(user_id):
         raise InvalidAuthenticatedUserid("authenticated_userid must be a string")
-    return Grant(client.id, scope, user_id)
+    made = issuing.make(request, Grant(client=client, scope=scope, user_id=user_id))
+    with issuing.store.writing() as session:
+        issuing.insert(session, made)
+    return made.issued

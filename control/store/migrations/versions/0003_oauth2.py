@@ -26,6 +26,8 @@ def upgrade() -> None:
         )
         table.create_index("ix_oauth2_tokens_plugin_id", ["plugin_id"])
         table.create_index("ix_oauth2_tokens_family_id", ["family_id"])
+    with op.batch_alter_table("revocations") as table:
+        table.add_column(sa.Column("version", sa.BigInteger(), nullable=False, server_default="0"))
     _create_codes()
     _create_spent()
     op.create_table(
@@ -129,6 +131,8 @@ def _create_spent() -> None:
 def downgrade() -> None:
     for table in ("oauth2_seen_assertions", "oauth2_tickets", "signing_keys", _SPENT, _CODES):
         op.drop_table(table)
+    with op.batch_alter_table("revocations") as batch:
+        batch.drop_column("version")
     with op.batch_alter_table(_TOKENS) as batch:
         batch.drop_index("ix_oauth2_tokens_family_id")
         batch.drop_index("ix_oauth2_tokens_plugin_id")

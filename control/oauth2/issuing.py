@@ -1,0 +1,162 @@
+"""Where access tokens are made: the value, its row, and the refresh token that comes with it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from control.oauth2 import secrets
+from control.oauth2.config import OAuth2Config
+from control.oauth2.errors import NoService
+from control.oauth2.token_request import TokenRequest
+from control.store import grants, queries
+from control.store.changes import IssuedToken
+from control.store.secrets import random_text, token_digest
+from control.store.session import Store, WriteSession
+from control.store.tables import OAuth2Credential
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What a token is to say, and what is to come with it."""
+
+    client: OAuth2Credential
+    scope: str | None
+    user_id: str | None
+    refreshable: bool = False  # a refresh token comes with it, where tokens expire
+    family_id: str | None = None  # of the tokens that come of one authorization
+    audience: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims:
+    """What one access token says.  `id`: of its row; of a JWT the `jti`."""
+
+    id: str
+    client_id: str
+    credential_id: str
+    service_id: str | None
+    scope: str | None
+    user_id: str | None
+    audience: tuple[str, ...]
+    issued_at: float  # seconds since 1970
+    expires_in: int  # seconds; 0 = never
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """What a client is told of its tokens."""
+
+    access_token: str = field(repr=False)
+    expires_in: int  # seconds; 0 = never
+    scope: str | None
+    refresh_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A token that is not stored yet."""
+
+    request: TokenRequest
+    grant: Grant
+    claims: Claims
+    issued: Issued
+
+
+class Issuing:
+    """Issues tokens from one store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def access_token(self, request: TokenRequest, claims: Claims) -> str:
+        """The value of a new access token: the one place where it is made."""
+        return secrets.make_token(request.check_key)
+
+    def make(self, request: TokenRequest, grant: Grant, *, row_id: str | None = None) -> Made:
+        """Make a token's values.  Outside of any transaction: others wait for one that writes.
+
+        Raises:
+            NoService: the token would be bound to a service, and there is none.
+        """
+        claims = _claims(request, grant, row_id or str(uuid.uuid4()))
+        refreshable = grant.refreshable and request.config.token_expiration > 0
+        issued = Issued(
+            access_token=self.access_token(request, claims),
+            expires_in=claims.expires_in,
+            scope=claims.scope,
+            refresh_token=random_text() if refreshable else None,
+        )
+        return Made(request, grant, claims, issued)
+
+    def insert(
+        self, session: WriteSession, made: Made, *, replaces: IssuedToken | None = None
+    ) -> None:
+        """Store the digests of a token.
+
+        `replaces`: the token, revoked in this transaction, whose sessions go over to this one.
+        """
+        claims, config, issued = made.claims, made.request.config, made.issued
+        refresh_token = issued.refresh_token
+        token = queries.insert_token(
+            session,
+            token_id=claims.id,
+            credential_id=claims.credential_id,
+            service_id=claims.service_id,
+            access_token_digest=token_digest(issued.access_token),
+            refresh_token_digest=None if refresh_token is None else token_digest(refresh_token),
+            expires_in=claims.expires_in,
+            authenticated_userid=claims.user_id,
+            scope=claims.scope,
+            created_at=claims.issued_at,
+            ttl=config.row_ttl,
+            plugin_id=config.plugin_id,
+            family_id=made.grant.family_id,
+            audience=claims.audience,
+            is_jwt=config.jwt,
+        )
+        if replaces is not None:
+            session.note_refreshed(replaces.digest, token)
+
+    def renew(self, session: WriteSession, made: Made, row: grants.TokenRow) -> None:
+        """Put a token into a held row, in the place of the one that it has.
+
+        The row's refresh token stays.
+        """
+        claims, config = made.claims, made.request.config
+        grants.renew_token(
+            session,
+            row,
+            id=claims.id,
+            service_id=claims.service_id,
+            access_token_digest=token_digest(made.issued.access_token),
+            created_at=claims.issued_at,
+            expires_in=claims.expires_in,
+            gone_at=None if config.row_ttl is None else claims.issued_at + config.row_ttl,
+            plugin_id=config.plugin_id,
+            audience=list(claims.audience) or None,
+            is_jwt=config.jwt,
+        )
+
+
+def _claims(request: TokenRequest, grant: Grant, token_id: str) -> Claims:
+    config, service_id = request.config, request.context.service_id
+    if not config.global_credentials and service_id is None:
+        raise NoService
+    return Claims(
+        id=token_id,
+        client_id=grant.client.client_id,
+        credential_id=grant.client.id,
+        service_id=bound_service(config, service_id),
+        scope=grant.scope,
+        user_id=grant.user_id,
+        audience=grant.audience,
+        issued_at=time.time(),
+        expires_in=config.token_expiration,
+    )
+
+
+def bound_service(config: OAuth2Config, service_id: str | None) -> str | None:
+    """The service that a token or code is bound to; None with `global_credentials`.  §7."""
+    return None if config.global_credentials else service_id
