@@ -31,7 +31,7 @@ from control.oauth2.requests import StoreThreads
 from control.oauth2.responses import AuthorizeAnswer, Message, OAuthErrorBody, TokenAnswer
 from control.oauth2.secrets import HashVerifier
 from control.oauth2.throttle import Throttle
-from control.oauth2.token_endpoint import GRANTS, TokenEndpoint
+from control.oauth2.token_endpoint import GRANT_TYPES, TokenEndpoint
 from control.store import queries
 from control.store.session import Store
 from control.store.tables import Plugin
@@ -56,7 +56,7 @@ DOCUMENTED: dict[str, Any] = {
         "type": "object",
         "required": ["grant_type"],
         "properties": {
-            "grant_type": {"type": "string", "enum": list(GRANTS)},
+            "grant_type": {"type": "string", "enum": list(GRANT_TYPES)},
             "client_id": _TEXT,
             "client_secret": _SECRET,
             "scope": _SCOPE,

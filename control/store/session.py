@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +21,17 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from cryptography.fernet import MultiFernet
-from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, make_url, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Insert,
+    create_engine,
+    delete,
+    event,
+    insert,
+    make_url,
+    update,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlmodel import Session, col, select
 
@@ -54,6 +64,17 @@ class WriteSession(Session):
         self._tokens: dict[bytes, IssuedToken] = {}
         self._refreshed: list[Refreshed] = []
         self._revocations: list[Revoked] = []
+        self._rows: dict[Insert, list[dict[str, Any]]] = {}  # by the statement that inserts them
+
+    def insert_later(self, statement: Insert, row: dict[str, Any]) -> None:
+        """Insert a row together with the others of its statement, at the next flush."""
+        self._rows.setdefault(statement, []).append(row)
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        super().flush(objects)
+        rows, self._rows = self._rows, {}
+        for statement, values in rows.items():
+            self.connection().execute(statement, values)
 
     def note_config(self) -> None:
         """A config entity was written: the config version goes up."""

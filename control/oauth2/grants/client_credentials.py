@@ -8,13 +8,13 @@ from control.oauth2.errors import (
     InvalidProvisionKey,
     UnauthorizedClient,
 )
-from control.oauth2.issuing import Grant, Issued, Issuing
+from control.oauth2.issuing import Grant, Issuing, Made
 from control.oauth2.params import is_set, is_text
 from control.oauth2.token_request import TokenRequest
 
 
-def grant(request: TokenRequest, issuing: Issuing) -> Issued:
-    """A token without a refresh token.
+def make(request: TokenRequest, issuing: Issuing) -> Made:
+    """A token without a refresh token, not stored yet.
 
     Raises:
         InvalidProvisionKey: a user was named by someone who is not the authorization backend.
@@ -34,7 +34,4 @@ def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     scope = scopes.granted(params.get("scope"), config.scopes, mandatory=config.mandatory_scope)
     if user_id is not None and not is_text(user_id):
         raise InvalidAuthenticatedUserid("authenticated_userid must be a string")
-    made = issuing.make(request, Grant(client=client, scope=scope, user_id=user_id))
-    with issuing.store.writing() as session:
-        issuing.insert(session, made)
-    return made.issued
+    return issuing.make(request, Grant(client=client, scope=scope, user_id=user_id))
