@@ -24,7 +24,13 @@ from bench.works import WORKS, Row
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 QUICK = Sizes(
-    rounds=1, seconds=0.5, warm=0.2, idle_sessions=500, pinged_sessions=500, pinged_seconds=5
+    rounds=1,
+    seconds=0.5,
+    warm=0.2,
+    idle_sessions=500,
+    pinged_sessions=500,
+    pinged_seconds=5,
+    revocations=50,
 )
 
 

@@ -40,6 +40,7 @@ class Sizes:
     idle_sessions: int = 4000
     pinged_sessions: int = 9000
     pinged_seconds: float = 90.0
+    revocations: int = 1000
 
 
 class Bench(contextlib.ExitStack):
@@ -76,6 +77,16 @@ class Bench(contextlib.ExitStack):
         """One of its own, for works that look at memory or at plugins."""
         with contextlib.ExitStack() as stack:
             yield self._start(name, stack, **options)
+
+    @contextlib.contextmanager
+    def two_dataplanes(self) -> Iterator[tuple[Gateway, list[int]]]:
+        """A gateway with a second data plane, and the ports of both."""
+        folders = [Path(tempfile.mkdtemp(prefix=f"{OURS}-", dir=self._work)) for _ in range(2)]
+        gateway = Gateway(folders[0], self.echo_port)
+        try:
+            yield gateway, [gateway.port, gateway.add_dataplane(folders[1])]
+        finally:
+            gateway.stop()
 
     def _start(self, name: str, stack: contextlib.ExitStack, workers: int = 1) -> Proxy:
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._work))

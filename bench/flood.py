@@ -1,100 +1,134 @@
-"""Handshakes with tokens that nobody knows, each another one, at a steady rate.
+"""Handshakes at a steady rate: with tokens that nobody knows, each another one, or with a good one.
 
     python -m bench.flood PORT PATH RATE SECONDS KIND
 
-KIND `junk`: the token's check characters fail. KIND `unknown`: they hold, under the key that is
-the first line of standard input, in hexadecimal; RATE 0: as fast as they are answered. Requests are
-pipelined on few connections, so that this process costs little beside what it is answered by.
-Prints one JSON object: how many were sent, the answers by status, the seconds that took.
+KIND `junk`: the token's check characters fail. `unknown`: they hold, under the key that is the
+first line of standard input, in hexadecimal. Requests are pipelined on few connections, so that
+this process costs little beside what it is answered by. `known`: the token of that line, a
+connection each. RATE 0: as fast as they are answered. Prints one JSON object: `sent`, `seconds`,
+`answers` by status, `p50_ms` and `p99_ms` of what is written at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
-import random
-import string
+import os
+import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from dataplane.wire import TOKEN_CHECK_CHARS, TOKEN_RANDOM_CHARS, token_check
+from dataplane.wire import TOKEN_ALPHABET, TOKEN_RANDOM_CHARS
 
-CONNECTIONS = 32
 BATCH = 16  # requests pipelined on a connection
-ALPHABET = string.ascii_letters + string.digits
-LINE = b"HTTP/1.1 "
+# One whose token is asked for waits, and what is pipelined behind it.
+CONNECTIONS = {"junk": 32, "unknown": 256, "known": 32}
+CHARACTERS = bytes(TOKEN_ALPHABET[n % len(TOKEN_ALPHABET)].encode()[0] for n in range(256))
+HEAD_END = b"\r\n\r\n"
 
 
 class Flood:
-    def __init__(self, port: int, path: str, key: bytes | None) -> None:
+    """The load of one run; what it found is in its counters."""
+
+    def __init__(self, port: int, path: str, kind: str, secret: str) -> None:
         self.port = port
+        self.kind = kind
         self.head = (
             f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer "
         ).encode()
-        self.key = key
-        self.seed = random.Random()
+        self.secret = secret
+        self.key = bytes.fromhex(secret) if kind == "unknown" else b""
+        self.size = 1 if kind == "known" else BATCH
         self.answers: Counter[str] = Counter()
+        self.took: list[float] = []  # seconds of each batch
         self.sent = 0
 
-    def token(self) -> str:
-        number = self.seed.getrandbits(62 * 4)
-        part = "".join(ALPHABET[(number >> 8 * n & 255) % 62] for n in range(TOKEN_RANDOM_CHARS))
-        if self.key is None:
-            return part + "!" * TOKEN_CHECK_CHARS  # no such character ends a token of ours
-        return part + token_check(self.key, part)
-
     def batch(self) -> bytes:
-        return b"".join(self.head + self.token().encode() + b"\r\n\r\n" for _ in range(BATCH))
+        """The requests of one write."""
+        if self.kind == "known":
+            return self.head + self.secret.encode() + HEAD_END
+        letters = os.urandom(TOKEN_RANDOM_CHARS * BATCH).translate(CHARACTERS)
+        parts = (letters[n : n + TOKEN_RANDOM_CHARS] for n in range(0, len(letters), 26))
+        return b"".join(self.head + part + self.check(part) + HEAD_END for part in parts)
 
-    async def client(self, due: Callable[[], float], until: float) -> None:
+    def check(self, part: bytes) -> bytes:
+        """`wire.token_check`, in a hurry; for junk what never ends a token of ours."""
+        if not self.key:
+            return b"......"
+        return hmac.digest(self.key, part, "sha256")[:6].translate(CHARACTERS)
+
+    async def pipelining(self, due: Callable[[], float], until: float) -> None:
         """Batch after batch: each when it is due and the one before is answered."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         while (at := due()) < until:
             data = self.batch()
             await asyncio.sleep(max(0.0, at - time.monotonic()))
-            writer.write(data)
-            self.sent += BATCH
-            await self.answered(reader)
+            await self.ask(reader, writer, data)
         writer.close()
 
-    async def answered(self, reader: asyncio.StreamReader) -> None:
-        left, buffer = BATCH, b""
+    async def connecting(self, due: Callable[[], float], until: float) -> None:
+        """A connection for each request."""
+        while (at := due()) < until:
+            await asyncio.sleep(max(0.0, at - time.monotonic()))
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            await self.ask(reader, writer, self.batch())
+            writer.transport.abort()
+
+    async def ask(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes
+    ) -> None:
+        began = time.monotonic()
+        writer.write(data)
+        self.sent += self.size
+        left, buffer = self.size, b""
         while left:
             data = await reader.read(65536)
             if not data:
                 raise ConnectionError("the gateway ended the connection")
             buffer += data
-            while (end := buffer.find(b"\r\n\r\n")) >= 0:
-                size = int(buffer.lower().partition(b"content-length:")[2].split(None, 1)[0])
+            while left and (end := buffer.find(HEAD_END)) >= 0:
+                head = buffer[:end].lower()
+                _, named, rest = head.partition(b"content-length:")
+                size = int(rest.split(None, 1)[0]) if named else 0
                 if len(buffer) < end + 4 + size:
                     break
-                self.answers[buffer[len(LINE) : len(LINE) + 3].decode()] += 1
+                self.answers[head.split()[1].decode()] += 1
                 buffer = buffer[end + 4 + size :]
                 left -= 1
+        self.took.append(time.monotonic() - began)
 
-    async def run(self, rate: float, seconds: float) -> float:
+    async def run(self, rate: float, seconds: float) -> dict[str, object]:
         began = time.monotonic()
-        slots = 0
+        turn = 0
 
         def due() -> float:
-            nonlocal slots
-            slots += 1
-            return began + slots * BATCH / rate if rate else time.monotonic()
+            nonlocal turn
+            turn += 1
+            return began + turn * self.size / rate if rate else time.monotonic()
 
-        until = began + seconds
-        await asyncio.gather(*(self.client(due, until) for _ in range(CONNECTIONS)))
-        return time.monotonic() - began
+        client: Callable[[Callable[[], float], float], Awaitable[None]] = (
+            self.connecting if self.kind == "known" else self.pipelining
+        )
+        clients = (client(due, began + seconds) for _ in range(CONNECTIONS[self.kind]))
+        await asyncio.gather(*clients)
+        cuts = statistics.quantiles(self.took, n=100)
+        return {
+            "sent": self.sent,
+            "seconds": time.monotonic() - began,
+            "answers": self.answers,
+            "p50_ms": cuts[49] * 1000,
+            "p99_ms": cuts[98] * 1000,
+        }
 
 
 def main(port: int, path: str, rate: float, seconds: float, kind: str) -> None:
-    key = bytes.fromhex(sys.stdin.readline()) if kind == "unknown" else None
-    flood = Flood(port, path, key)
-    took = asyncio.run(flood.run(rate, seconds))
-    print(json.dumps({"sent": flood.sent, "seconds": took, "answers": flood.answers}))
+    flood = Flood(port, path, kind, sys.stdin.readline().strip())
+    print(json.dumps(asyncio.run(flood.run(rate, seconds))))
 
 
 if __name__ == "__main__":

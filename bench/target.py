@@ -65,7 +65,8 @@ class Gateway:
             "WORKERS": str(workers),
             "DRAIN_SECONDS": "1",
         } | (settings or {})
-        env = quiet_environment() | {f"NARTHEX_{name}": value for name, value in own.items()}
+        self._own = own
+        env = _environment(own)
         self._processes: list[Process] = []
         try:
             self._start(folder, env, wrap)
@@ -136,9 +137,26 @@ class Gateway:
                     raise Trouble(f"{url}: {error}") from error
                 time.sleep(0.1)
 
+    def add_dataplane(self, folder: Path) -> int:
+        """Start one more data plane, with the same secret and a folder of its own.  Its port."""
+        port, tls_port, status_port = free_ports(3)
+        own = self._own | {
+            "PROXY_LISTEN": f"127.0.0.1:{port}, 127.0.0.1:{tls_port} ssl",
+            "STATUS_LISTEN": f"127.0.0.1:{status_port}",
+            "DATA_DIR": f"{folder}/data",
+        }
+        command = [sys.executable, "-m", "narthex", "dataplane"]
+        self._processes.append(Process(command, folder / "log", _environment(own)))
+        self._once_up(f"http://127.0.0.1:{status_port}/status/ready")
+        return port
+
     def stop(self) -> None:
         for process in reversed(self._processes):
             process.stop()
+
+
+def _environment(own: dict[str, str]) -> dict[str, str]:
+    return quiet_environment() | {f"NARTHEX_{name}": value for name, value in own.items()}
 
 
 def call(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

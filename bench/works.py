@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import issue
+from bench import issue, storm
 from bench.bench import FLOORS, OURS, Bench, Proxy
+from bench.follow import SESSIONS_EACH, measure, quantile
 from bench.tools import memory_kib, watched_by_epoll
 
 TOLERANCE = 1.03  # times the goal still counts as reached: what a repeated run differs by
@@ -191,6 +192,37 @@ def tokens(bench: Bench) -> list[Row]:
     return [Row(what, "µs", figures, (Goal(1.00, (issue.THEIRS,)),), note)]
 
 
+def follow(bench: Bench) -> list[Row]:
+    """From a token's revocation to the Close of its sessions, on two data planes."""
+    count = bench.sizes.revocations
+    with bench.two_dataplanes() as (gateway, ports):
+        waits = measure(gateway, ports, count)
+    what = (
+        f"`follow`: from the revocation of a token to the Close of its sessions, p99 of {count:,}, "
+        f"two data planes with {count * SESSIONS_EACH:,} sessions each"
+    )
+    note = f"p50 {quantile(waits, 0.5):.1f} ms, longest {max(waits):.0f} ms"
+    return [Row(what, "ms", {OURS: quantile(waits, 0.99)}, (Goal(250),), note)]
+
+
+def storms(bench: Bench) -> list[Row]:
+    """What tokens that nobody knows and secrets that are wrong do to everybody else.  S75, S25."""
+    rows = []
+    with storm.gateway(bench.echo_port, TRUSTED_IPS="127.0.0.1") as (target, key):
+        for kind, about in (("junk", "junk tokens"), ("unknown", "well-formed unknown tokens")):
+            found = storm.storm(target, kind, key, bench.sizes.seconds)
+            what = f"`storms`: known handshakes lost beside {storm.STORM_RATE:,} {about} a second"
+            early, late = found.p99_ms
+            note = (
+                f"{found.before:.0f} → {found.during:.0f} a second, p99 {early:.1f} → {late:.1f} "
+                f"ms; {found.rate:,.0f} a second take {found.worker_percent:.0f} % of a worker"
+            )
+            rows.append(Row(what, "%", {OURS: found.lost_percent}, (Goal(20),), note))
+        wrong, unknown = storm.guess_medians(target)
+    what = "`storms`: refusal of a wrong secret, median, over TLS"
+    return [*rows, Row(what, "ms", {OURS: wrong}, (), f"of an unknown client: {unknown:.2f}")]
+
+
 WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "small": small,
     "pipelined": pipelined,
@@ -204,4 +236,6 @@ WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "workers": workers,
     "pings": pings,
     "tokens": tokens,
+    "follow": follow,
+    "storms": storms,
 }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -19,15 +19,20 @@ from control import declarative
 from control.admin.dataplanes import DataPlanes, dataplanes_router
 from control.admin.edge import Counts, Manners, Stamp
 from control.admin.router import documented_models, install
+from control.admin.signing_keys import DOCUMENTED as SIGNING_KEYS_DOCUMENTED
+from control.admin.signing_keys import signing_keys_router
 from control.guard import Guard
 from control.oauth2.direct import Direct
 from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
+from control.oauth2.issuer_routes import IssuerRoutes
+from control.oauth2.sessions_endpoint import MoveSessions, sessions_router
 from control.oauth2.throttle import Throttle
 from control.push.issuer import Issuer
 from control.settings import Settings
 from control.store.session import Store
 
 VERSION = "0.1.0"
+KEY_PUBLISH_SECONDS = 3600  # the setting's default
 
 _TOKEN_PATH = re.compile(r"(/oauth2_tokens/)[^/]+")
 
@@ -40,34 +45,51 @@ def create_app(settings: Settings, store: Store, dataplanes: DataPlanes) -> ASGI
     `dataplanes` tells which data planes are connected, for `GET /dataplanes`.
     """
     counts = Counts()
-    app = admin_app(store, dataplanes, counts)
+    app = admin_app(store, dataplanes, counts, settings.key_publish_seconds)
     shielded = Shield(Manners(app, app))
     guarded = Guard(shielded, settings.admin_listen, settings.admin_hosts, settings.admin_origins)
     return Stamp(guarded, f"narthex/{VERSION}", counts)
 
 
-def create_issuer(store: Store, throttle: Throttle | None = None) -> Issuer:
-    """The OAuth endpoints, for the link and for ISSUER_LISTEN."""
-    router = token_router(store, throttle)
-    app = _fastapi(EXCEPTION_HANDLERS)
-    app.include_router(router)
-    return Issuer(Shield(Dispatch(app, store)), Direct(router.routes, EXCEPTION_HANDLERS))
+def create_issuer(
+    store: Store,
+    throttle: Throttle | None = None,
+    key_publish_seconds: int = KEY_PUBLISH_SECONDS,
+    move_sessions: MoveSessions | None = None,
+) -> Issuer:
+    """The OAuth endpoints, for the link and for ISSUER_LISTEN.
+
+    `move_sessions` has every data plane move live sessions to another token (`Push`).
+    """
+    routes = IssuerRoutes(store)
+    router = token_router(store, routes, throttle, key_publish_seconds)
+    app = issuer_app(router, sessions_router(store, move_sessions))
+    dispatch = Shield(Dispatch(app, store, routes))
+    return Issuer(dispatch, Direct(router.routes, EXCEPTION_HANDLERS))
 
 
-def issuer_app(store: Store) -> FastAPI:
-    """The OAuth endpoints by themselves, for the document that describes them."""
+def issuer_app(*routers: APIRouter) -> FastAPI:
+    """The OAuth endpoints by themselves, without `Dispatch` before them."""
     app = _fastapi(EXCEPTION_HANDLERS)
-    app.include_router(token_router(store))
+    for router in routers:
+        app.include_router(router)
     return app
 
 
-def admin_app(store: Store, dataplanes: DataPlanes, counts: Counts | None = None) -> FastAPI:
+def admin_app(
+    store: Store,
+    dataplanes: DataPlanes,
+    counts: Counts | None = None,
+    key_publish_seconds: int = KEY_PUBLISH_SECONDS,
+) -> FastAPI:
     """The Admin API by itself; its OpenAPI document describes the issuer too."""
     app = _fastapi()
     install(app, store, counts)
     app.include_router(dataplanes_router(dataplanes))
+    app.include_router(signing_keys_router(store, key_publish_seconds))
     app.include_router(declarative.router(store))
-    described = [*app.routes, *issuer_app(store).routes]
+    routers = token_router(store, IssuerRoutes(store)), sessions_router(store, None)
+    described = [*app.routes, *issuer_app(*routers).routes]
     app.openapi = lambda: _document(app, described)  # type: ignore[method-assign]
     return app
 
@@ -83,8 +105,13 @@ def _document(app: FastAPI, routes: Sequence[BaseRoute]) -> dict[str, Any]:
             separate_input_output_schemas=False,
         )
         components = made.setdefault("components", {})
-        components.setdefault("schemas", {}).update(DOCUMENTED | documented_models())
-        components["securitySchemes"] = {"client": {"type": "http", "scheme": "basic"}}
+        components.setdefault("schemas", {}).update(
+            DOCUMENTED | SIGNING_KEYS_DOCUMENTED | documented_models()
+        )
+        components["securitySchemes"] = {
+            "client": {"type": "http", "scheme": "basic"},
+            "token": {"type": "http", "scheme": "bearer"},
+        }
         app.openapi_schema = made
     return app.openapi_schema
 

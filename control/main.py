@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from control import logs
 from control.app import VERSION, create_app, create_issuer
+from control.oauth2.keys import Keeper
 from control.oauth2.throttle import Throttle
 from control.push import LinkTLSError, Push, link_tls
 from control.settings import Listen, Settings, SettingsError, load
@@ -31,6 +32,7 @@ from control.startup import (
     lock_data_dir,
     prepare_data_dir,
 )
+from control.store.changes import IssuedToken
 from control.store.keyring import KeyringError, load_keyring
 from control.store.session import Store, StoreError
 
@@ -48,6 +50,7 @@ class Plane:
     store: Store
     admin: ASGIApp
     push: Push
+    keeper: Keeper
     admin_socket: socket.socket
     link: Listen
     link_tls: ssl.SSLContext | None
@@ -90,7 +93,11 @@ def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
         issuer_cert = (settings.tls_cert, settings.tls_key)
         issuer_socket = bind("ISSUER_LISTEN", settings.issuer_listen)
     throttle = Throttle(settings.client_failures, settings.address_failures)
-    issuer = create_issuer(store, throttle)
+
+    async def move_sessions(old: bytes, token: IssuedToken) -> int:
+        return await push.move_sessions(old, token)
+
+    issuer = create_issuer(store, throttle, settings.key_publish_seconds, move_sessions)
     secret = link_secret(settings, data_dir)
     push = Push(store, issuer, secret, names=settings.link_names, software=VERSION)
     admin_socket = bind("ADMIN_LISTEN", settings.admin_listen)
@@ -99,6 +106,7 @@ def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
         store=store,
         admin=admin,
         push=push,
+        keeper=Keeper(store, settings.key_rotation_days, settings.key_publish_seconds),
         admin_socket=admin_socket,
         link=_free("LINK_LISTEN", settings.link_listen),
         link_tls=tls,
@@ -154,12 +162,13 @@ async def _serve(plane: Plane) -> int:
     gc.freeze()
     http = [asyncio.create_task(s.serve([sock])) for s, sock in servers.items()]
     link = asyncio.create_task(plane.push.serve(plane.link.host, plane.link.port, plane.link_tls))
+    keeper = asyncio.create_task(plane.keeper.run_for_ever())
     stopped = asyncio.create_task(stop.wait())
     ready = asyncio.create_task(plane.push.listening.wait())
     await asyncio.wait([ready, link], return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
         _say_where(plane)
-    await asyncio.wait([*http, link, stopped], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([*http, link, keeper, stopped], return_when=asyncio.FIRST_COMPLETED)
     fault = not stop.is_set()
     stopped.cancel()
     ready.cancel()
@@ -169,7 +178,8 @@ async def _serve(plane: Plane) -> int:
     # Requests in flight are answered first; data planes lose the link last.
     results = await asyncio.gather(*http, return_exceptions=True)
     link.cancel()
-    results += await asyncio.gather(link, return_exceptions=True)
+    keeper.cancel()
+    results += await asyncio.gather(link, keeper, return_exceptions=True)
     for error in results:
         if isinstance(error, Exception):
             log.error("fault", exc_info=error)

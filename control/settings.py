@@ -195,6 +195,20 @@ class Settings(BaseSettings):
     )  # fmt: skip
     tls_cert: File | None = Field(None, description="PEM certificate chain for ISSUER_LISTEN")
     tls_key: File | None = Field(None, description="PEM private key of TLS_CERT")
+    key_rotation_days: float = Field(
+        90,
+        ge=0,
+        le=3650,
+        allow_inf_nan=False,
+        description="days after which another key signs JWTs; 0: only by `narthex keys rotate`",
+    )
+    key_publish_seconds: int = Field(
+        3600,
+        ge=10,
+        le=7 * 86400,
+        description="seconds for which a key is published before it signs: no verifier may keep "
+        "the key set for longer. At least twice what a data plane may be behind (5 s)",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="the least that is logged"
     )

@@ -638,11 +638,13 @@ cdef bint still_admitted(Worker* worker, const Request* request) noexcept nogil:
     cdef const TableSet* tables = <const TableSet*>nx_load_ptr(&worker.shared.tables)
     cdef TokenStore* store = <TokenStore*>worker.shared.tokens
     cdef double now = worker_realtime(worker)
+    if request.grant.ended:
+        return False
     if not request.has_token:
         return True
-    if request.expires_at != 0 and now >= request.expires_at:
+    if request.grant.expires_at != 0 and now >= request.grant.expires_at:
         return False
-    return not token_negative(store, request.digest, now) and (
+    return not token_negative(store, request.grant.digest, now) and (
         tables_principal(tables, request.credential) != NULL
     )
 

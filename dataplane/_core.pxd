@@ -20,6 +20,7 @@ cdef enum:
     TLS_ACCEPTS_MAX = 4  # whose first flight is cryptography
     READS_MAX = 4  # a connection and turn: 256 KiB, then the others have theirs
     WHEEL_SLOTS = 512
+    GRANT_SEGMENT = 512  # chains taken from the system at a time; a power of two
     WHEEL_TICK_MS = 100
     INBOX_SLOTS = 8192
     QUESTION_SLOTS = 4096
@@ -73,6 +74,9 @@ cdef enum PolicyFlag:
     POLICY_UPSTREAM_TLS = 1 << 9  # https or wss
     POLICY_VALIDATE_UTF8 = 1 << 10  # text frames are checked as they pass
     POLICY_REFUSE_DEFLATE = 1 << 11  # no extension of WebSocket is offered to the upstream
+    POLICY_IGNORE_EXPIRY = 1 << 24  # the end of a token does nothing to its sessions
+    POLICY_FOLLOW_CREDENTIAL = 1 << 25  # also a newer token of the client moves its sessions
+    POLICY_FOLLOW_NONE = 1 << 26  # a refresh does not move the deadline of its sessions
     POLICY_ENDPOINTS = 1 << 12  # the issuer answers all of its endpoints here
     POLICY_JWT = 1 << 13  # tokens may be JWTs of `issuer`
 
@@ -115,6 +119,7 @@ cdef struct Policy:
     uint32_t buffered_max  # bytes a direction; past it the fast side is not read
     uint8_t on_edit  # PolicyChange
     uint8_t on_delete  # PolicyChange
+    uint64_t max_age_ms  # of a session, renewed or not; 0: any
     NameCell* name  # borrowed from the policy's Python owner; NULL without POLICY_SERVICE
     void* tls  # SSL_CTX*, borrowed likewise; NULL without POLICY_UPSTREAM_TLS
     Span host_header  # owned: Host value to the upstream without preserve_host (port as §7 says)
@@ -247,6 +252,43 @@ cdef enum ConnFlag:
     FLAG_SOCKET_V6 = 1 << 14  # `socket_address` is IPv6
     FLAG_DRAINED = 1 << 15  # TLS: the kernel held nothing more; FLAG_READABLE means OpenSSL too
 
+cdef enum GrantEnd:
+    # Why the right to a session has ended.
+    GRANT_HOLDS = 0
+    GRANT_EXPIRED
+    GRANT_REVOKED
+    GRANT_CREDENTIAL  # its credential is gone
+    GRANT_CONSUMER
+    GRANT_PLUGIN  # the one that issued its token
+    GRANT_TOO_OLD  # Policy.max_age_ms
+    GRANT_ENDS
+
+cdef struct Grant:
+    # The token that a session, or a handshake under way, rests on.  First field of its holder.
+
+    Grant* next  # in its chain, or among those that are to end
+    Grant** held  # what points here; NULL: it is in no list
+    uint8_t digest[32]  # SHA-256 of the token
+    uint8_t jti[16]  # of a JWT, else zeros
+    uint8_t plugin[16]  # that issued it; zeros: made by hand, or there is no token
+    double expires_at  # seconds since 1970; 0: never
+    uint8_t ended  # GrantEnd
+    uint8_t is_session  # the holder is a Session, else a Request
+    # Invariant: held == NULL or held[0] is this; in the index while ended == GRANT_HOLDS.
+
+cdef struct GrantIndex:
+    # The grants of a worker by digest, see _grants; and those sessions that are to end.
+
+    Grant*** segments  # owned; each, owned, of GRANT_SEGMENT chains
+    uint32_t segments_max
+    uint32_t chains  # in use
+    uint32_t level  # the largest power of two that is not above `chains`
+    uint32_t count  # grants in them
+    uint64_t seed  # secret: nobody chooses whose chain is long
+    Grant* ending  # oldest first
+    Grant** ending_last  # where the next one goes
+    # Invariant: GRANT_SEGMENT <= chains <= segments_max * GRANT_SEGMENT.
+
 cdef struct Session
 cdef struct Request
 
@@ -278,6 +320,7 @@ cdef struct Conn:
 cdef struct Request:
     # One request being served, from its head to its answer; taken from a slab.
 
+    Grant grant  # in the index once it may become a session
     Policy* policy  # held (users), NULL before routing or without a route
     uint8_t plugin[16]  # a request for the issuer: the oauth2 instance that it is for
     uint64_t began_ms  # monotonic, when its first byte was read
@@ -317,10 +360,8 @@ cdef struct Request:
     uint32_t consumer_cell  # likewise, in Limits.consumers; 0: not counted there
     int64_t body_left  # of the request's body; BODY_*
     uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
-    uint8_t digest[32]  # SHA-256 of the token
     uint8_t consumer[16]
     uint8_t credential[16]
-    double expires_at  # 0: never
     uint8_t* upstream_head  # owned; for the upstream, kept for another try
     uint32_t upstream_head_len
     uint32_t upstream_sent  # bytes of it
@@ -427,6 +468,7 @@ cdef struct Flow:
 cdef struct Session:
     # An established WebSocket: two connections and what they are allowed.
 
+    Grant grant  # in the index, unless there is no token or its end is ignored
     Conn* client
     Conn* upstream
     Flow up  # client to upstream
@@ -457,9 +499,11 @@ cdef enum QuestionKind:
     QUESTION_TOKEN = 1
     QUESTION_REQUEST
     QUESTION_NAME
+    QUESTION_MOVED  # no question: how many sessions a NOTE_MOVED with a ref moved
 
 cdef struct Question:
-    uint64_t ref  # worker, generation and index of the connection
+    uint64_t ref  # worker, generation and index of the connection; QUESTION_MOVED: the note's
+    uint64_t count  # QUESTION_MOVED: sessions
     uint8_t kind
     uint8_t check_passed
     uint8_t digest[32]
@@ -482,6 +526,9 @@ cdef enum NoteKind:
     NOTE_DRAIN  # value: milliseconds to spread the ends over
     NOTE_STOP
     NOTE_PARTED  # sessions of this worker hold a policy whose `parting` ends them
+    NOTE_ENDED  # text: digests of tokens that were revoked
+    NOTE_MOVED  # text: a MovedText; value: GrantMove; ref: of the answer, 0: none is wanted
+    NOTE_GONE  # text: a Hunt, for the sessions of what is gone; kept by the worker
 
 cdef struct Note:
     uint64_t ref
@@ -489,6 +536,27 @@ cdef struct Note:
     uint8_t* text  # owned by the receiver
     uint32_t text_len
     uint8_t kind
+
+cdef enum GrantMove:
+    # Why sessions go over from a token to another.
+    MOVE_REFRESHED = 1  # the old one was refreshed
+    MOVE_RENEWED  # a newer one of the same client and user came: where the policy says so
+    MOVE_ASKED  # the client said so
+
+cdef struct MovedText:
+    uint8_t digest[32]  # of the new token
+    uint8_t jti[16]
+    uint8_t plugin[16]
+    double expires_at
+    # Digests of the old ones follow.
+
+cdef enum:
+    HUNT_KEY = 17  # bytes: a GrantEnd, and the id of what is gone; of a JWT with GRANT_REVOKED
+
+cdef struct Hunt:
+    Hunt* next
+    uint64_t count  # keys that follow, in order; none: only deadlines are looked at
+    # Owned by the worker; made by the Python thread.
 
 cdef enum RecordKind:
     RECORD_REFUSED = 1
@@ -585,6 +653,8 @@ cdef struct Counters:
     uint64_t proxied[6]  # answers of upstreams handed on, by the first digit of their status
     uint64_t exchanges_live  # requests that an upstream of an http or https route has in hand
     uint64_t upstream_reused  # requests sent on a connection out of the pool
+    uint64_t ends[8]  # sessions whose right ended, by GrantEnd
+    uint64_t moved  # sessions that went over to another token
 
 cdef struct Pool:
     # Upstream connections without a request, chained by address and port, newest first.
@@ -626,6 +696,14 @@ cdef struct Walk:
     uint32_t at  # index of the next connection
     uint64_t next_ms  # when to go on
 
+cdef struct Search:
+    # The walk over all connections for the sessions of what is gone, see _follow.
+
+    Hunt* wanted  # owned; looked for in this round
+    Hunt* coming  # owned; for the next one
+    uint8_t under_way
+    uint32_t at  # index of the next connection
+
 cdef struct Worker:
     int index
     int epoll_fd
@@ -658,6 +736,8 @@ cdef struct Worker:
     uint64_t drain_total  # sessions when the drain began
     uint64_t drain_ended  # of them, told to end so far
     Walk walk
+    GrantIndex grants
+    Search search
     Ring inbox
     Ring questions
     Ring records
@@ -665,6 +745,9 @@ cdef struct Worker:
 
 cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil
 cdef void worker_free(Worker* worker) noexcept nogil
+cdef int grants_init(GrantIndex* index, uint32_t grants_max) noexcept nogil  # 1 or -ENOMEM
+cdef void grants_free(GrantIndex* index) noexcept nogil
+cdef void hunts_free(Hunt** first) noexcept nogil  # all from there on
 cdef Conn* conn_new(Worker* worker, int fd, uint8_t kind, uint8_t state) noexcept nogil
 cdef void conn_close(Worker* worker, Conn* conn) noexcept nogil
 cdef void conn_bury(Worker* worker) noexcept nogil  # frees what was closed in this turn
@@ -695,6 +778,20 @@ cdef inline uint64_t conn_ref(const Worker* worker, const Conn* conn) noexcept n
         | (<uint64_t>(conn.generation & 0xFFFFFF) << 32)
         | conn.index
     )
+
+cdef inline void grant_leave(Worker* worker, Grant* grant) noexcept nogil:
+    """Take a grant out of the list that it is in, if it is in one."""
+    if grant.held == NULL:
+        return
+    grant.held[0] = grant.next
+    if grant.next != NULL:
+        grant.next.held = grant.held
+    elif worker.grants.ending_last == &grant.next:
+        worker.grants.ending_last = grant.held
+    if grant.ended == GRANT_HOLDS:
+        worker.grants.count -= 1
+    grant.held = NULL
+    grant.next = NULL
 
 cdef inline void conn_renew(Conn* conn) noexcept nogil:
     """Let no ref made before find the connection: answers to older questions come to nothing."""

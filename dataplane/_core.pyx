@@ -364,6 +364,8 @@ cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
         return -ENOMEM
     if slab_init(&worker.requests, sizeof(Request), sizeof(void*), clients) < 0:
         return -ENOMEM
+    if grants_init(&worker.grants, clients) < 0:
+        return -ENOMEM
     if (
         ring_init(&worker.inbox, sizeof(Note), INBOX_SLOTS) < 0
         or ring_init(&worker.questions, sizeof(Question), QUESTION_SLOTS) < 0
@@ -386,6 +388,35 @@ cdef int worker_init(Worker* worker, int index, Shared* shared) noexcept nogil:
     return 1 if epoll_ctl(worker.epoll_fd, EPOLL_CTL_ADD, worker.inbox_fd, &event) == 0 else -errno
 
 
+cdef int grants_init(GrantIndex* index, uint32_t grants_max) noexcept nogil:
+    index.segments_max = grants_max // GRANT_SEGMENT + 1
+    index.segments = <Grant***>calloc(index.segments_max, sizeof(Grant**))
+    if index.segments == NULL:
+        return -ENOMEM
+    index.segments[0] = <Grant**>calloc(GRANT_SEGMENT, sizeof(Grant*))
+    if index.segments[0] == NULL or getrandom(&index.seed, sizeof(index.seed), 0) < 0:
+        return -ENOMEM
+    index.chains = index.level = GRANT_SEGMENT
+    index.ending_last = &index.ending
+    return 1
+
+
+cdef void grants_free(GrantIndex* index) noexcept nogil:
+    cdef uint32_t i
+    if index.segments != NULL:
+        for i in range(index.segments_max):
+            free(index.segments[i])
+    free(index.segments)
+
+
+cdef void hunts_free(Hunt** first) noexcept nogil:
+    cdef Hunt* hunt
+    while first[0] != NULL:
+        hunt = first[0]
+        first[0] = hunt.next
+        free(hunt)
+
+
 cdef void worker_free(Worker* worker) noexcept nogil:
     """Give everything back; its thread has ended."""
     cdef Question* question = <Question*>ring_peek(&worker.questions)
@@ -404,6 +435,9 @@ cdef void worker_free(Worker* worker) noexcept nogil:
     slab_free(&worker.conns)
     slab_free(&worker.sessions)
     slab_free(&worker.requests)
+    grants_free(&worker.grants)
+    hunts_free(&worker.search.wanted)
+    hunts_free(&worker.search.coming)
     free(worker.scratch)
     free(worker.compose)
     if worker.epoll_fd > 0:
@@ -559,6 +593,7 @@ cdef void request_drop(Worker* worker, Conn* conn) noexcept nogil:
     """Let go of the request in hand: its policy, its upstream head, its slot."""
     cdef Request* request = conn.request
     conn.request = NULL
+    grant_leave(worker, &request.grant)
     if request.policy != NULL:
         policy_release(worker, request.policy)
     if request.proxied:

@@ -23,10 +23,13 @@ cdef class Engine:
     cdef bytes server_token
     cdef list threads
     cdef uint8_t* lines  # owned: LINES_BYTES, once needed
-    cdef object unposted  # notes that found their inbox full
+    cdef list unposted  # by worker: notes that found its inbox full, in their order
     cdef bint offset_known
     cdef int64_t boottime_offset_ms  # of the control plane's clock to CLOCK_BOOTTIME
-    cdef void _set_clock(self)
+    cdef bint _set_clock(self)
     cdef int _post(
+        self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text
+    ) except -1
+    cdef int _put(
         self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text
     ) except -1

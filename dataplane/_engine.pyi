@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dataplane._contexts import TicketKeys
@@ -50,5 +50,23 @@ class Engine:
     def live_exchanges(self) -> int: ...
     def drain(self, seconds: float) -> None: ...
     def tell_parted(self, workers: Iterable[int]) -> None: ...
+    def end_tokens(self, digests: Sequence[bytes]) -> None: ...
+    def end_sessions(
+        self,
+        credentials: Iterable[bytes] = (),
+        consumers: Iterable[bytes] = (),
+        plugins: Iterable[bytes] = (),
+        jtis: Iterable[bytes] = (),
+    ) -> None: ...
+    def move_sessions(
+        self,
+        olds: Sequence[bytes],
+        digest: bytes,
+        expires_at: float,
+        how: str,
+        id: int = 0,
+        plugin: bytes | None = None,
+        jti: bytes | None = None,
+    ) -> None: ...
     def stop(self) -> None: ...
     def join(self, seconds: float) -> bool: ...

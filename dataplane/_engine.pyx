@@ -17,6 +17,8 @@ cdef enum:
     LISTENERS_MAX = 16
     BACKLOG = 4096
     DEFER_ACCEPT_S = 10
+    CLOCK_STEP_MS = 200  # more than the two clocks drift between two looks
+    TOKENS_PER_NOTE = 1024
     LINES_BYTES = RECORD_SLOTS * LINE_BYTES_MAX  # of log lines made at a time
     MAPPED_BYTES = 1 << 17  # buffers from here on are mappings of their own
 
@@ -78,6 +80,7 @@ _VERDICTS = {
     "unavailable": VERDICT_UNAVAILABLE,
 }
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_MOVES = {"refreshed": MOVE_REFRESHED, "renewed": MOVE_RENEWED, "asked": MOVE_ASKED}
 _UNFORWARDED = {b"connection", b"content-length", b"server", b"date", b"transfer-encoding"}
 
 
@@ -203,7 +206,7 @@ cdef class Engine:
         self.worker_count = workers
         self.tickets = tickets
         self.threads = []
-        self.unposted = deque()
+        self.unposted = [deque() for _ in range(workers)]
         self.reclaimer = Reclaimer()
         self.tokens = TokenCache(token_cache, seed, self.reclaimer)
         self.question_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
@@ -255,17 +258,21 @@ cdef class Engine:
         if self.question_fd > 0:
             close(self.question_fd)
 
-    cdef void _set_clock(self):
+    cdef bint _set_clock(self):
+        """Whether it was set forward by more than a blink since the last look."""
         cdef uint64_t now_ms = clock_ms(CLOCK_REALTIME)
+        cdef uint64_t offset = self.shared.realtime_offset_ms
         if self.offset_known:
             now_ms = clock_ms(CLOCK_BOOTTIME) + <uint64_t>self.boottime_offset_ms
         nx_store_u64(&self.shared.realtime_offset_ms, now_ms - clock_ms(CLOCK_MONOTONIC))
+        return <int64_t>(self.shared.realtime_offset_ms - offset) > CLOCK_STEP_MS
 
     def set_clock_offset(self, double seconds):
         """Take CLOCK_BOOTTIME and so much for the time, no longer the system's wall clock."""
         self.boottime_offset_ms = <int64_t>round(seconds * 1000)
         self.offset_known = True
-        self._set_clock()
+        if self._set_clock():
+            self.end_sessions()  # deadlines have come nearer
 
     def listen(self, str address, int port, bint tls):
         """Open a listener in every worker.  Returns its port (port 0 picks a free one).
@@ -322,20 +329,28 @@ cdef class Engine:
 
     def sweep(self):
         """Post what was held up, look at the clocks, free what is past its grace period."""
-        cdef int count = len(self.unposted)
-        self._set_clock()
-        while count:
-            count -= 1
-            worker, ref, kind, value, text = self.unposted.popleft()
-            self._post(worker, ref, kind, value, text)
+        if self._set_clock():
+            self.end_sessions()  # deadlines have come nearer
+        for index, held_up in enumerate(self.unposted):
+            while held_up:
+                ref, kind, value, text = held_up[0]
+                if not self._put(index, ref, kind, value, text):
+                    break
+                held_up.popleft()
         return self.reclaimer.sweep()
 
     cdef int _post(self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text) except -1:
+        """Tell a worker, in the order of the calls; later where its inbox is full."""
+        if self.unposted[index] or not self._put(index, ref, kind, value, text):
+            self.unposted[index].append((ref, kind, value, text))
+        return 1
+
+    cdef int _put(self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text) except -1:
+        """Whether there was room in a worker's inbox."""
         cdef Worker* worker = self.workers[index]
         cdef Note* note = <Note*>ring_reserve(&worker.inbox)
         cdef uint64_t one = 1
         if note == NULL:
-            self.unposted.append((index, ref, kind, value, text))
             return 0
         memset(note, 0, sizeof(Note))
         if text is not None:
@@ -353,7 +368,8 @@ cdef class Engine:
 
     def questions(self, int limit=256):
         """What workers wait for, oldest first: ("token", ref, digest, check_passed), ("jwt", ref,
-        digest, the token), ("request", ref, fields of wire.TokenRequest) or ("name", ref, host)."""
+        digest, the token), ("request", ref, fields of wire.TokenRequest) or ("name", ref, host); and
+        ("moved", id, sessions) of one worker, see `move_sessions`."""
         cdef Question* question
         cdef uint64_t count
         cdef uint64_t one = 1
@@ -372,6 +388,8 @@ cdef class Engine:
                         found.append(("jwt", question.ref, digest, text))
                     else:
                         found.append(("token", question.ref, digest, bool(question.check_passed)))
+                elif question.kind == QUESTION_MOVED:
+                    found.append(("moved", question.ref, question.count))
                 elif question.kind == QUESTION_REQUEST:
                     found.append(("request", question.ref, _request_dict(question)))
                 else:
@@ -462,6 +480,7 @@ cdef class Engine:
         cdef dict handshakes = {}
         cdef dict closes = {}
         cdef dict proxied = {}
+        cdef dict ends = dict.fromkeys(_ENDS, 0)
         cdef dict refusals = dict.fromkeys(_REFUSALS, 0)
         cdef dict totals = {}
         cdef Counters* c
@@ -484,6 +503,8 @@ cdef class Engine:
                     closes[key] = closes.get(key, 0) + n
             for slot, name in enumerate(_REFUSALS[:REFUSALS]):
                 refusals[name] += nx_peek(&c.refused[slot])
+            for slot, name in enumerate(_ENDS, start=1):
+                ends[name] += nx_peek(&c.ends[slot])
             refusals["memory"] += nx_peek(&c.refused_full)
             for name, value in (
                 ("live_sessions", nx_peek(&c.sessions_live)),
@@ -506,6 +527,7 @@ cdef class Engine:
                 ("requests", nx_peek(&c.requests)),
                 ("live_exchanges", nx_peek(&c.exchanges_live)),
                 ("upstream_reused", nx_peek(&c.upstream_reused)),
+                ("moved", nx_peek(&c.moved)),
             ):
                 totals[name] = totals.get(name, 0) + value
         # Our own listeners and inboxes are connections to the workers, not to an operator.
@@ -515,6 +537,7 @@ cdef class Engine:
         totals["closes"] = closes
         totals["proxied"] = proxied
         totals["refused"] = refusals
+        totals["ends"] = ends
         return totals
 
     def sessions_by_worker(self):
@@ -546,6 +569,63 @@ cdef class Engine:
         for i in workers:
             self._post(i, 0, NOTE_PARTED, 0, None)
 
+    def end_tokens(self, digests):
+        """Have the sessions of these tokens end: revoked.  They are out of the cache already."""
+        for at in range(0, len(digests), TOKENS_PER_NOTE):
+            text = b"".join(digests[at : at + TOKENS_PER_NOTE])
+            if len(text) % 32:
+                raise ValueError("a digest must be 32 bytes")
+            for i in range(self.worker_count):
+                self._post(i, 0, NOTE_ENDED, 0, text)
+
+    def end_sessions(self, credentials=(), consumers=(), plugins=(), jtis=()):
+        """Have all workers look for the sessions of what is gone, and for deadlines that passed.
+
+        Ids of 16 bytes; plugins: the issuers of tokens; jtis: of JWTs that were revoked.
+        """
+        cdef Hunt head
+        keys = sorted(
+            bytes([why]) + id_
+            for why, ids in (
+                (GRANT_CREDENTIAL, credentials), (GRANT_CONSUMER, consumers),
+                (GRANT_PLUGIN, plugins), (GRANT_REVOKED, jtis),
+            )
+            for id_ in ids
+        )
+        if any(len(key) != HUNT_KEY for key in keys):
+            raise ValueError("an id must be 16 bytes")
+        head.next = NULL
+        head.count = <uint64_t>len(keys)
+        text = (<const char*>&head)[: sizeof(Hunt)] + b"".join(keys)
+        for i in range(self.worker_count):
+            self._post(i, 0, NOTE_GONE, 0, text)
+
+    def move_sessions(
+        self, olds, bytes digest not None, double expires_at, str how, uint64_t id=0, plugin=None,
+        jti=None,
+    ):
+        """Have the sessions of old tokens (digests) go over to another one.
+
+        how: `refreshed`, or `renewed` by a newer token (where the policy says so), or `asked` by the
+        client.  With an `id` each worker says how many went over, see `questions`.
+        """
+        cdef MovedText to
+        memset(&to, 0, sizeof(to))
+        if len(digest) != 32 or any(len(old) != 32 for old in olds):
+            raise ValueError("a digest must be 32 bytes")
+        for id_ in (plugin, jti):
+            if id_ is not None and len(id_) != 16:
+                raise ValueError("an id must be 16 bytes")
+        memcpy(to.digest, <const char*>digest, 32)
+        if plugin is not None:
+            memcpy(to.plugin, <const char*><bytes>plugin, 16)
+        if jti is not None:
+            memcpy(to.jti, <const char*><bytes>jti, 16)
+        to.expires_at = expires_at
+        text = (<const char*>&to)[: sizeof(MovedText)] + b"".join(olds)
+        for i in range(self.worker_count):
+            self._post(i, id, NOTE_MOVED, _MOVES[how], text)
+
     def stop(self):
         """End the workers at once: what is left is cut."""
         for i in range(self.worker_count):
@@ -563,4 +643,5 @@ _REFUSALS = [
     "connections", "sessions", "descriptors", "address_connections", "address_rate",
     "consumer_sessions", "head_bytes", "draining", "memory",
 ]
+_ENDS = ["expired", "revoked", "credential", "consumer", "plugin", "age"]  # GrantEnd's
 _CLOSE_NAMES = [*range(1000, 1016), 4401, 4403, 4408, 4429, 3000, 4000, 0, 0]

@@ -315,5 +315,9 @@ cdef void _note_policy(Worker* worker, Request* request, const Visit* visit) noe
         memcpy(request.credential, visit.principal.credential, 16)
         request.has_consumer = 1
     if visit.claims != NULL:
-        memcpy(request.digest, visit.digest, 32)
-        request.expires_at = visit.claims.expires_at
+        memcpy(request.grant.digest, visit.digest, 32)
+        memcpy(request.grant.jti, visit.claims.jti, 16)
+        memcpy(request.grant.plugin, visit.claims.plugin, 16)
+        request.grant.expires_at = visit.claims.expires_at
+    else:
+        memset(&request.grant, 0, sizeof(Grant))  # judged anew: it is in no list yet

@@ -2,6 +2,7 @@
 
 from dataplane._core cimport *
 from dataplane._frame cimport *
+from dataplane._grants cimport *
 from dataplane._session cimport *
 from dataplane._sys cimport *
 from dataplane._tls cimport *

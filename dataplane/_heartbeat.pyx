@@ -186,7 +186,14 @@ cdef int heartbeat(Worker* worker, Session* session) noexcept nogil:
     cdef Flow* up = &session.up
     cdef Flow* down = &session.down
     cdef uint64_t next_ms = <uint64_t>-1
-    cdef int idles, lives
+    cdef uint64_t due_ms = <uint64_t>-1
+    cdef int idles, lives, ended
+    if session.grant.ended:
+        return BEAT_ON  # it stands in line to be told so
+    ended = grant_due(worker, session, &due_ms)
+    if ended:
+        grant_end(worker, session, ended)
+        return BEAT_ON
     if _stalled(worker, session, down, session.client, &next_ms):
         return BEAT_CLIENT_STALLED
     if _stalled(worker, session, up, session.upstream, &next_ms):
@@ -201,5 +208,8 @@ cdef int heartbeat(Worker* worker, Session* session) noexcept nogil:
     if lives <= 0:
         return BEAT_UPSTREAM_LOST if lives else BEAT_UPSTREAM_SILENT
     if next_ms != <uint64_t>-1:
-        wheel_arm(&worker.wheel, &session.client.timer, _together(worker.now_ms, next_ms))
+        next_ms = _together(worker.now_ms, next_ms)
+    _by(&next_ms, due_ms)  # to the tick: a grant ends when it says
+    if next_ms != <uint64_t>-1:
+        wheel_arm(&worker.wheel, &session.client.timer, next_ms)
     return BEAT_ON

@@ -66,6 +66,7 @@ class PolicyBox:
         own: int = 0,
         plugins: int = 0,
         tls: Context | None = ...,
+        max_age_ms: int = ...,
         issuer: bytes = ...,
         audience: bytes = ...,
     ) -> None: ...

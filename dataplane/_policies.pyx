@@ -26,6 +26,9 @@ FLAGS = {  # PolicyFlag for Python
     "upstream_tls": POLICY_UPSTREAM_TLS,
     "validate_utf8": POLICY_VALIDATE_UTF8,
     "refuse_deflate": POLICY_REFUSE_DEFLATE,
+    "ignore_expiry": POLICY_IGNORE_EXPIRY,
+    "follow_credential": POLICY_FOLLOW_CREDENTIAL,
+    "follow_none": POLICY_FOLLOW_NONE,
     "jwt": POLICY_JWT,
     "endpoints": POLICY_ENDPOINTS,
 }
@@ -249,15 +252,15 @@ cdef class PolicyBox:
     anonymous: (consumer id, prepared header lines) or None.  texts: host header, host name, service
     path, auth header, both challenges, name of the anonymous consumer that is missing, origins.
     session: in the order of SESSION_DEFAULTS.  own, plugins: what `dataplane.changes` compares.
-    tls: how the upstream is spoken to, or None.  issuer, audience: `_tokens.name_hash` of them, or
-    zeros.
+    tls: how the upstream is spoken to, or None.  max_age_ms: of a session; 0: any.  issuer, audience:
+    `_tokens.name_hash` of them, or zeros.
     """
 
     def __cinit__(
         self, NameTable names not None, bytes content, tuple virtual, bytes route, bytes plugin,
         uint32_t flags, uint16_t redirect_status, tuple target, tuple anonymous, tuple texts,
         tuple session=SESSION_DEFAULTS, uint32_t own=0, uint32_t plugins=0,
-        Context tls=None, bytes issuer=bytes(16), bytes audience=bytes(16),
+        Context tls=None, uint64_t max_age_ms=0, bytes issuer=bytes(16), bytes audience=bytes(16),
     ):
         cdef size_t size = sizeof(Policy) + sum(map(len, texts))
         if anonymous is not None:
@@ -280,6 +283,7 @@ cdef class PolicyBox:
             c.client_message_max, c.upstream_message_max, c.ping_interval_ms, c.ping_timeout_ms,
             c.idle_timeout_ms, c.stall_timeout_ms, c.buffered_max, c.on_edit, c.on_delete,
         ) = session
+        c.max_age_ms = max_age_ms
         self.tls = tls
         c.tls = NULL if tls is None else tls.c
         if anonymous is not None:
@@ -370,6 +374,7 @@ cdef class PolicyBox:
                 c.ping_timeout_ms, c.idle_timeout_ms, c.stall_timeout_ms, c.buffered_max,
                 c.on_edit, c.on_delete,
             ),
+            "max_age_ms": c.max_age_ms,
             "parting": c.parting, "drain_ms": (c.drain_from_ms, c.drain_until_ms),
         }
 

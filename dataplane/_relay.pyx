@@ -150,7 +150,7 @@ cdef void _settle_opaque(Session* session, Flow* flow, Conn* sink) noexcept nogi
     if flow.close_code:
         flow.flags |= FLOW_CLOSE_SEEN
     if flow.flags & FLOW_BLIND:
-        _tear(flow, sink)
+        _tear(session, flow, sink)
 
 
 cdef void _end_tcp(
@@ -442,9 +442,14 @@ cdef void relay_event(Worker* worker, Conn* conn) noexcept nogil:
         _finish(worker, session)
 
 
-cdef void _tear(Flow* flow, Conn* sink) noexcept nogil:
-    """A frame was not completed in time: the sink's stream ends within it, without a Close."""
+cdef void _tear(Session* session, Flow* flow, Conn* sink) noexcept nogil:
+    """A frame was not completed in time: the sink's stream ends within it, without a Close.
+
+    What is pending for it still goes out, unless the right to it has ended.
+    """
     flow.flags |= FLOW_TORN
+    if session.grant.ended:
+        buffer_drop(&sink.output)
     if buffer_size(&sink.output) == 0:
         conn_shutdown(sink)
 
@@ -467,9 +472,9 @@ cdef void relay_timer(Worker* worker, Conn* conn) noexcept nogil:
             relay_cut(worker, session)
             return
         if client_waits:
-            _tear(&session.down, session.client)
+            _tear(session, &session.down, session.client)
         if upstream_waits:
-            _tear(&session.up, session.upstream)
+            _tear(session, &session.up, session.upstream)
         wheel_arm(&worker.wheel, &session.client.timer, worker.now_ms + CLOSE_MS - BOUNDARY_MS)
         _finish(worker, session)
         return

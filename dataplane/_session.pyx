@@ -81,6 +81,7 @@ cdef void session_free(Worker* worker, Session* session) noexcept nogil:
         record.bytes_up = session.up.bytes
         record.bytes_down = session.down.bytes
         ring_publish(&worker.records)
+    grant_leave(worker, &session.grant)
     policy_release(worker, session.policy)
     session.prev.next = session.next
     session.next.prev = session.prev

@@ -27,6 +27,8 @@ cdef struct Claims:
     uint64_t order
     uint8_t credential[16]
     uint8_t service[16]
+    uint8_t plugin[16]  # that issued it; zeros: made by hand
+    uint8_t jti[16]  # of a JWT, else zeros
     uint8_t has_service  # 0: a global token
     uint8_t has_issuer  # a JWT: good only where its issuer is the policy's
     uint8_t audience_n  # 0: for whoever takes it

@@ -272,6 +272,9 @@ cdef void store_check(const TokenStore* store) noexcept nogil:
 # --- for Python -----------------------------------------------------------------------------------
 
 
+NOTHING = bytes(16)  # in the place of an id
+
+
 cdef const uint8_t* _bytes(object value, Py_ssize_t size, str what) except NULL:
     if type(value) is not bytes or len(<bytes>value) != size:
         raise ValueError(f"{what} must be {size} bytes")
@@ -326,7 +329,7 @@ cdef class TokenCache:
 
     def put(
         self, digest, credential, service, scope, user_id, double expires_at, uint64_t version,
-        issuer=None, audience=(),
+        issuer=None, audience=(), plugin=None, jti=None,
     ):
         """Publish a token, in place of what was known of it; its negative goes.
 
@@ -337,6 +340,8 @@ cdef class TokenCache:
         cdef const uint8_t* digest_c = _bytes(digest, 32, "a digest")
         cdef const uint8_t* credential_c = _bytes(credential, 16, "a credential id")
         cdef const uint8_t* service_c = NULL
+        cdef const uint8_t* plugin_c = _bytes(plugin or NOTHING, 16, "a plugin id")
+        cdef const uint8_t* jti_c = _bytes(jti or NOTHING, 16, "a jti")
         cdef bytes scope_b = _prepared(scope, "a scope")
         cdef bytes user_b = _prepared(user_id, "a user id")
         cdef size_t scope_n = len(scope_b)
@@ -359,6 +364,8 @@ cdef class TokenCache:
         if service_c != NULL:
             memcpy(claims.service, service_c, 16)
             claims.has_service = 1
+        memcpy(claims.plugin, plugin_c, 16)
+        memcpy(claims.jti, jti_c, 16)
         claims.has_issuer = issuer is not None
         claims.audience_n = <uint8_t>len(audience)
         memcpy(text, <const char*>scope_b, scope_n)

@@ -3,6 +3,7 @@
 from dataplane._admission cimport *
 from dataplane._core cimport *
 from dataplane._forward cimport *
+from dataplane._grants cimport *
 from dataplane._http cimport *
 from dataplane._pool cimport *
 from dataplane._sys cimport *

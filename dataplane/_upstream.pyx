@@ -17,8 +17,11 @@ cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexce
         request.switches = 1
     else:
         _note_exchange(worker, request, &visit.http)
-    if request.switches and reserve_session(worker, request, visit) != STEP_ADMITTED:
-        return STEP_ANSWER
+    if request.switches:
+        if reserve_session(worker, request, visit) != STEP_ADMITTED:
+            return STEP_ANSWER
+        if visit.claims != NULL:
+            grant_enter(worker, &request.grant)
     memset(&worker.answer, 0, sizeof(Answer))
     worker.answer.engine = 1
     negotiate(worker, visit)
@@ -491,6 +494,15 @@ cdef int upstream_switch(
     return _establish(worker, client, upstream, compression)
 
 
+cdef void _take_grant(Worker* worker, Session* session, Request* request) noexcept nogil:
+    """The session rests on the request's token from now on."""
+    grant_leave(worker, &request.grant)
+    session.grant = request.grant
+    session.grant.is_session = 1
+    if request.has_token and not session.policy.flags & POLICY_IGNORE_EXPIRY:
+        grant_enter(worker, &session.grant)
+
+
 cdef int _establish(
     Worker* worker, Conn* client, Conn* upstream, bint compression
 ) noexcept nogil:
@@ -506,6 +518,7 @@ cdef int _establish(
     request.policy = NULL  # the hold goes over
     session.began_ms = worker.now_ms
     memcpy(session.id, request.id, 16)
+    _take_grant(worker, session, request)
     memcpy(session.consumer, request.consumer, 16)
     memcpy(session.credential, request.credential, 16)
     session.has_consumer = request.has_consumer

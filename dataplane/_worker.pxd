@@ -2,6 +2,7 @@
 
 from dataplane._core cimport *
 from dataplane._exchange cimport *
+from dataplane._follow cimport *
 from dataplane._handshake cimport *
 from dataplane._limits cimport *
 from dataplane._parting cimport *

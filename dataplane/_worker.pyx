@@ -295,6 +295,13 @@ cdef void _read_inbox(Worker* worker) noexcept nogil:
             _begin_drain(worker, note.value)
         elif note.kind == NOTE_PARTED:
             parting_begin(worker)
+        elif note.kind == NOTE_ENDED:
+            follow_ended(worker, note.text, note.text_len // 32)
+        elif note.kind == NOTE_MOVED:
+            follow_moved(worker, note)
+        elif note.kind == NOTE_GONE:
+            follow_gone(worker, <Hunt*>note.text)
+            note.text = NULL
         else:
             client = conn_find(worker, note.ref)
             if client != NULL and client.state == STATE_PARKED and client.request != NULL:
@@ -410,6 +417,8 @@ cdef void worker_run(Worker* worker) noexcept nogil:
             sleep_ms = PULSE_MS
         if nx_unlikely(worker.walk.under_way):
             sleep_ms = parting_sleep_ms(worker, sleep_ms)
+        if nx_unlikely(follow_busy(worker)):
+            sleep_ms = 0
         nx_store_u64(&worker.turn, worker.turn + 1)  # even: no published memory is in use
         count = epoll_wait(worker.epoll_fd, events, EVENTS_MAX, sleep_ms)
         nx_exchange_u64(&worker.turn, worker.turn + 1)  # odd, before anything published is read
@@ -425,6 +434,8 @@ cdef void worker_run(Worker* worker) noexcept nogil:
             _go_on_draining(worker)
         if nx_unlikely(worker.walk.under_way):
             parting_go_on(worker)
+        if nx_unlikely(follow_busy(worker)):
+            follow_go_on(worker)
         if worker.graveyard != NULL:
             conn_bury(worker)
     _end_all(worker)

@@ -65,7 +65,10 @@ class Answers:
         resolver: Resolver,
         verifier: Verifier,
         now: Callable[[], float] = time.time,
+        moved: Callable[[int, int], None] = lambda _id, _sessions: None,
     ) -> None:
+        """`moved`: hears how many sessions of a worker went over, see `Engine.move_sessions`."""
+        self._moved = moved
         self._engine = engine
         self._verifier = verifier
         self._now = now  # the control plane's clock
@@ -114,6 +117,8 @@ class Answers:
                 self._request(ref, *asked)
             elif kind == "name":
                 self._name(ref, *asked)
+            elif kind == "moved":
+                self._moved(ref, *asked)
 
     # --- tokens ---
 

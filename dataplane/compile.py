@@ -31,7 +31,7 @@ from dataplane.prepared import (
     service_path,
     uuid_text,
 )
-from dataplane.sessions import allowed_origins, session_flags, session_rules
+from dataplane.sessions import allowed_origins, follow_flags, session_flags, session_rules
 
 if TYPE_CHECKING:
     from dataplane._contexts import Context
@@ -220,6 +220,7 @@ def _policy(
         own,
         sum(1 << place for place, plugin in enumerate((oauth2, limit, rules)) if plugin),
         tls=tls,
+        max_age_ms=oauth2.session_max_age_ms if oauth2 is not None else 0,
         issuer=issuer,
         audience=audience,
     )
@@ -254,6 +255,7 @@ def oauth2_flags(oauth2: wire.OAuth2, service: wire.Service | None) -> dict[str,
         "global_credentials": oauth2.global_credentials,
         "hide_credentials": oauth2.hide_credentials,
         "jwt": oauth2.jwt,
+        **follow_flags(oauth2),
     }
 
 

@@ -34,7 +34,7 @@ class KnownTokens:
         self, cache: TokenCache, capacity: int, now: Callable[[], float] = time.time
     ) -> None:
         self._cache = cache
-        self._capacity = capacity
+        self.capacity = capacity
         self._now = now
         self.incomplete = False  # a token made by hand was forgotten: only the other end knows it
         self._tokens: dict[bytes, wire.Token] = {}  # oldest first
@@ -76,7 +76,7 @@ class KnownTokens:
 
     def _remember(self, token: wire.Token) -> None:
         self._forget(token.digest)
-        if len(self._tokens) >= self._capacity:
+        if len(self._tokens) >= self.capacity:
             self._make_room()
         try:
             self.to_cache(token)
@@ -107,11 +107,17 @@ class KnownTokens:
             token.version,
             token.issuer,
             token.audience,
+            plugin=token.plugin,
+            jti=token.jti,
         )
 
     def get(self, digest: bytes) -> wire.Token | None:
         """The token with this digest, expired or not."""
         return self._tokens.get(digest)
+
+    def tokens(self) -> Iterable[wire.Token]:
+        """All of them, oldest first."""
+        return self._tokens.values()
 
     def ended_until(self, digest: bytes) -> float | None:
         """Until when this token is known to be refused; None when it is not."""
@@ -142,22 +148,26 @@ class KnownTokens:
         self._ended.clear()
         self.revocations_complete = False
 
-    def apply_snapshot(self, snapshot: wire.Snapshot) -> None:
+    def apply_snapshot(self, snapshot: wire.Snapshot) -> list[bytes]:
         """Learn whose credentials are whose, and drop tokens whose credential or key is gone.
 
-        A token made after the snapshot stays: its credential comes with a later one.
+        A token made after the snapshot stays: its credential comes with a later one. Returns the
+        digests of those whose key is gone.
         """
         of_consumer: dict[bytes, list[bytes]] = {}
         for credential in snapshot.credentials:
             of_consumer.setdefault(credential.consumer, []).append(credential.id)
         self._of_consumer = of_consumer
         self._consumers = {c.id: c.consumer for c in snapshot.credentials}
+        keyless: list[bytes] = []
         for kid in self._of_kid.keys() - {key.kid for key in snapshot.keys}:
-            self._end_all(self._of_kid[kid], 0)
+            keyless += self._of_kid[kid]
+        self._end_all(keyless, 0)
         for gone in self._of_credential.keys() - self._consumers.keys():
             for digest in list(self._of_credential[gone]):
                 if self._tokens[digest].version <= snapshot.version:
                     self._end_token(digest, self._tokens[digest].expires_at)
+        return keyless
 
     def has_credential(self, credential: bytes) -> bool:
         """Whether the applied configuration has it."""
@@ -179,6 +189,11 @@ class KnownTokens:
             index = self._of_plugin if kind == "plugin" else self._of_credential
             for owner in credentials:
                 self._end_all(index.get(owner, ()), version)
+
+    def supersede(self, old: bytes) -> None:
+        """A token was refreshed: it is good no more, as its revocation will say too."""
+        token = self._tokens.get(old)
+        self._end_token(old, 0.0 if token is None else token.expires_at)
 
     def _end_all(self, digests: Iterable[bytes], version: int) -> None:
         """End those of these tokens that were made below this config version; 0: any."""

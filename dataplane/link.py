@@ -58,6 +58,7 @@ class Link:
         on_snapshot: Callable[[wire.Snapshot], None],
         on_tokens: Callable[[list[wire.Token]], None],
         on_revocations: Callable[[list[wire.Revocation]], None],
+        on_superseded: Callable[[wire.Superseded], None] | None = None,
         on_heartbeat: Callable[[wire.Heartbeat], None] | None = None,
         on_forget: Callable[[], None] | None = None,
         counters: Callable[[], wire.Counters] | None = None,
@@ -86,6 +87,8 @@ class Link:
         self._state = state
         self._on_snapshot, self._on_tokens = on_snapshot, on_tokens
         self._on_revocations, self._on_forget = on_revocations, on_forget
+        self._on_superseded = on_superseded
+        self._reports: set[asyncio.Task[None]] = set()  # Moved on their way
         self._on_heartbeat = on_heartbeat
         self._counters = counters
         self._restored = False
@@ -279,6 +282,8 @@ class Link:
                 await self._on_chunk(connection, message)
             case wire.Tokens():
                 self._take_tokens(message.tokens)
+            case wire.Superseded():
+                self._take_superseded(message)
             case wire.Revocations():
                 self._take_revocations(message.revocations)
             case wire.Answer():
@@ -311,6 +316,26 @@ class Link:
         self._state.append_tokens([token for token in tokens if token.jti is None])
         for token in tokens:
             self._resolve(token.digest, token)
+
+    def _take_superseded(self, message: wire.Superseded) -> None:
+        """Kept as what it comes to: a token, and after a refresh the end of the one before it."""
+        if self._on_superseded is not None:
+            self._on_superseded(message)
+        self._state.append_tokens([message.token])
+        if message.id == 0:
+            end = wire.Revocation(self.revocation_seq, "token", message.old)
+            self._state.append_revocations([end])
+        self._resolve(message.token.digest, message.token)
+
+    def report_moved(self, id_: int, sessions: int) -> None:
+        """Answer a Superseded that has an id."""
+        task = asyncio.get_running_loop().create_task(self._report_moved(id_, sessions))
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
+
+    async def _report_moved(self, id_: int, sessions: int) -> None:
+        with contextlib.suppress(LinkDown):
+            await self._send(wire.Moved(id_, sessions))
 
     def _take_revocations(self, revocations: list[wire.Revocation]) -> None:
         self._on_revocations(revocations)

@@ -22,12 +22,12 @@ from dataplane.disk import DiskState
 from dataplane.plane import VERSION, Plane
 from dataplane.settings import Listener, Settings, SettingsError, load
 from dataplane.startup import (
-    FDS_OF_OURS,
     StartError,
     bind,
     certificate_pair,
     check_ports_free,
     connections_max,
+    fds_of_ours,
     kernel_tls,
     link_trust,
     load_keyring,
@@ -109,7 +109,7 @@ def _say_limits(settings: Settings, fd_limit: int) -> None:
     """What may be open at a time, and whether the system allows it."""
     sessions, connections = sessions_max(settings, fd_limit), connections_max(settings, fd_limit)
     log.info("file_descriptors", limit=fd_limit, max_sessions=sessions, max_connections=connections)
-    needed = sessions + connections + FDS_OF_OURS  # an upstream a session, and our own
+    needed = sessions + connections + fds_of_ours(settings)  # an upstream a session, and our own
     if needed > fd_limit:
         log.warning("file_descriptors_short", limit=fd_limit, needed=needed)
 

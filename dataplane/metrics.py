@@ -47,6 +47,7 @@ class EngineCollector(Collector):
             ("budgets_spent", "narthex_read_budgets_spent", "Turns that ended with input left"),
             ("turns", "narthex_turns", "Turns of the workers' loops"),
             ("requests", "narthex_requests", "Answers of ours, the token endpoint's among them"),
+            ("moved", "narthex_sessions_moved", "Sessions that went over to another token"),
             ("upstream_reused", "narthex_upstream_reused", "Requests on a kept connection"),
             ("records_dropped", "narthex_records_dropped", "Log records lost to a full ring"),
             ("questions_dropped", "narthex_questions_dropped", "Questions refused by a full ring"),
@@ -89,6 +90,12 @@ def _labelled(totals: dict[str, Any]) -> Iterator[Metric]:
     for reason, count in cast("dict[str, int]", totals.get("refused", {})).items():
         refused.add_metric([reason], count)
     yield refused
+    ends = CounterMetricFamily(
+        "narthex_sessions_ended", "Sessions whose right to be had ended, by why", labels=["reason"]
+    )
+    for reason, count in cast("dict[str, int]", totals.get("ends", {})).items():
+        ends.add_metric([reason], count)
+    yield ends
     for what in ("messages", "bytes"):
         family = CounterMetricFamily(
             f"narthex_{what}", f"WebSocket {what} relayed, by who sent them", labels=["sender"]

@@ -22,6 +22,7 @@ from dataplane.answers import Answers
 from dataplane.changes import Changes
 from dataplane.clock import Clock
 from dataplane.compile import CompileError, compile_snapshot
+from dataplane.following import Following
 from dataplane.known import KnownTokens
 from dataplane.link import Link
 from dataplane.metrics import Gauges, Metrics
@@ -81,14 +82,22 @@ class Plane:
             on_snapshot=self._on_snapshot,
             on_tokens=self._on_tokens,
             on_revocations=self._on_revocations,
+            on_superseded=self._on_superseded,
             on_heartbeat=self._on_heartbeat,
             on_forget=self.known.clear,
             counters=self._counters,
             software=f"narthex/{VERSION}",
         )
         self.resolver = Resolver(names)
+        self.following = Following(engine, self.known, self.link.report_moved)
         self.answers = Answers(
-            engine, self.known, self.link, self.resolver, self.verifier, self.clock.now
+            engine,
+            self.known,
+            self.link,
+            self.resolver,
+            self.verifier,
+            self.clock.now,
+            self.following.moved,
         )
         self._metrics = Metrics(engine, self._gauges)
 
@@ -111,20 +120,32 @@ class Plane:
         self._tables = tables
         self._version = snapshot.version
         self._engine.sweep()
-        self.known.apply_snapshot(snapshot)
+        keyless = self.known.apply_snapshot(snapshot)
+        self.following.configured(snapshot, keyless)
         self.answers.applied(snapshot.version)
         self.resolver.wake()
 
     def _on_tokens(self, tokens: list[wire.Token]) -> None:
         for token in tokens:
+            is_news = self.known.get(token.digest) is None
             try:
                 self.known.put(token)
             except ValueError as error:  # its scope, say, is too long; the others are good
                 log.warning("token.unusable", why=str(error), credential=token.credential.hex())
+                continue
+            if is_news:
+                self.following.issued(token)
+
+    def _on_superseded(self, message: wire.Superseded) -> None:
+        self._on_tokens([message.token])
+        if message.id == 0:  # else the client only said where its sessions belong
+            self.known.supersede(message.old)
+        self.following.superseded(message)
 
     def _on_revocations(self, revocations: list[wire.Revocation]) -> None:
         for revocation in revocations:
             self.known.revoke(revocation)
+        self.following.revoked(revocations)
 
     def _on_heartbeat(self, heartbeat: wire.Heartbeat) -> None:
         self.clock.hear(heartbeat.now)

@@ -67,6 +67,25 @@ def session_flags(rules: wire.SessionRules | None) -> dict[str, bool]:
     return {"validate_utf8": rules.validate_utf8, "refuse_deflate": rules.deflate == "refuse"}
 
 
+def follow_flags(oauth2: wire.OAuth2) -> dict[str, bool]:
+    """How the sessions of a route follow the grant.  spec/oauth2.md §2, §14.
+
+    Raises:
+        ValueError: a setting is none that we know, or out of its bounds.
+    """
+    if oauth2.session_expiry not in ("close", "ignore"):
+        raise ValueError(f"{oauth2.session_expiry[:40]!r} is not close or ignore")
+    if oauth2.session_follow not in ("token", "credential", "none"):
+        raise ValueError(f"{oauth2.session_follow[:40]!r} is not token, credential or none")
+    if not 0 <= oauth2.session_max_age_ms <= UINT32_MAX:
+        raise ValueError(f"session_max_age_ms {oauth2.session_max_age_ms} is out of range")
+    return {
+        "ignore_expiry": oauth2.session_expiry == "ignore",
+        "follow_credential": oauth2.session_follow == "credential",
+        "follow_none": oauth2.session_follow == "none",
+    }
+
+
 def allowed_origins(rules: wire.SessionRules | None) -> bytes:
     """The origins that a handshake may come from, each ended by LF; empty: any.
 

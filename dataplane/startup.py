@@ -22,7 +22,8 @@ from dataplane.dial import client_tls
 from dataplane.settings import Listener, Settings
 
 BACKLOG = 128
-FDS_OF_OURS = 256  # listeners, epoll, pipes, the link, files, the status listener
+FDS_OF_PYTHON = 128  # the link, files, the status listener and whoever reads there
+FDS_OF_A_WORKER = 8  # epoll, inbox, a pipe's two ends, the spare one; its listeners come on top
 FDS_PER_SESSION = 2
 TICKET_KEYS_MAX = 16  # of KEYRING's lines, the newest
 TICKET_KEY_BYTES = 80  # 16 of name, 32 to encrypt, 32 to authenticate
@@ -225,11 +226,16 @@ def raise_fd_limit() -> int:
     return hard
 
 
+def fds_of_ours(settings: Settings) -> int:
+    """The file descriptors that belong to no client and no upstream."""
+    return FDS_OF_PYTHON + settings.workers * (FDS_OF_A_WORKER + len(settings.proxy_listen))
+
+
 def sessions_max(settings: Settings, fd_limit: int) -> int:
     """MAX_SESSIONS, else as many as the file descriptors allow."""
     if settings.max_sessions is not None:
         return settings.max_sessions
-    return max(1, min(SESSIONS_MAX, (fd_limit - FDS_OF_OURS) // FDS_PER_SESSION))
+    return max(1, min(SESSIONS_MAX, (fd_limit - fds_of_ours(settings)) // FDS_PER_SESSION))
 
 
 def connections_max(settings: Settings, fd_limit: int) -> int:
@@ -239,5 +245,5 @@ def connections_max(settings: Settings, fd_limit: int) -> int:
     """
     if settings.max_connections is not None:
         return settings.max_connections
-    ours = fd_limit - FDS_OF_OURS
+    ours = fd_limit - fds_of_ours(settings)
     return max(1, min(CONNECTIONS_MAX, max(ours - sessions_max(settings, fd_limit), ours // 2)))

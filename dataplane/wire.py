@@ -346,9 +346,11 @@ class Answer(Struct, frozen=True):
 
 
 class Superseded(Struct, frozen=True):
-    """A refresh: sessions of the old token belong to the new one from now on.
+    """Sessions of the old token belong to the new one from now on.
 
-    The old token is no good any more.  With an `id`, Moved tells how many sessions went over.
+    Without an `id` a refresh, and the old token is no good any more: its revocation follows, and a
+    data plane that missed both gets both when it comes back.  With an `id` the client moved its
+    sessions, the old token stays as it was, and Moved tells how many went over.
     """
 
     old: bytes  # digest

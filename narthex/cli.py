@@ -55,6 +55,8 @@ app = typer.Typer(
 )
 config = typer.Typer(no_args_is_help=True, help="Configuration files in decK's format.")
 app.add_typer(config, name="config")
+keys = typer.Typer(no_args_is_help=True, help="The keys that sign JWT access tokens.")
+app.add_typer(keys, name="keys")
 
 Insecure = Annotated[
     bool, typer.Option("--insecure", "-k", help="Take any TLS certificate, also a self-signed one.")
@@ -262,6 +264,40 @@ def config_apply(
     base = admin_url(_control_settings())
     lines = apply_text(base, fill_in(read(file), os.environ))
     print("\n".join(lines or ["nothing to change"]))
+
+
+@keys.command("list")
+def keys_list() -> None:
+    """Print one line for each key: its id, algorithm, and what it does until when."""
+    from narthex.apply import admin_url
+    from narthex.keys import listed
+
+    print("\n".join(listed(admin_url(_control_settings())) or ["no key yet"]))
+
+
+@keys.command("rotate")
+def keys_rotate(
+    alg: Annotated[
+        str | None, typer.Option(help="ES256, RS256 or EdDSA; without it, each that is there.")
+    ] = None,
+) -> None:
+    """Publish the next key. It signs after KEY_PUBLISH_SECONDS, and the present one ends later."""
+    from narthex.apply import admin_url
+    from narthex.keys import rotate
+
+    print("\n".join(rotate(admin_url(_control_settings()), alg) or ["no key yet"]))
+
+
+@keys.command("retire")
+def keys_retire(
+    kid: Annotated[str, typer.Argument(help="As `narthex keys list` prints it.")],
+) -> None:
+    """End a key at once, with every token that it signed: for a key that leaked."""
+    from narthex.apply import admin_url
+    from narthex.keys import retire
+
+    retire(admin_url(_control_settings()), kid)
+    print(f"retired {kid}")
 
 
 @app.command()

@@ -1,18 +1,27 @@
-"""OAuth 2.0 credentials: the applications of a consumer.  spec/oauth2.md §1.1, §9, §11."""
+"""OAuth 2.0 credentials: the applications of a consumer.  spec/oauth2.md §1.1, §9, §11.
+
+A `client_secret` that is a JWK or a JWK Set holds the public keys of a client that authenticates by
+private_key_jwt (RFC 7523); it is checked here, and never compared with what a client sends.
+"""
 
 import uuid
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from sqlmodel import Session
+
 from control.admin.errors import ENTITY, Fields
 from control.admin.resource import Resource, Values, Write
 from control.admin.schema import Field, Schema, foreign, identity, tags_field, timestamp
 from control.store import queries
 from control.store.rows import Row
-from control.store.secrets import hash_client_secret, is_hashed, random_text
+from control.store.secrets import are_client_keys, hash_client_secret, is_hashed, random_text
 from control.store.session import WriteSession
 from control.store.tables import OAuth2Credential
+from dataplane import jws
+
+_SECRET_BYTES_MAX = 16 * 1024  # ten RSA keys of 4,096 bits
 
 
 def _check_redirect_uri(uri: str) -> str | None:
@@ -34,7 +43,9 @@ SCHEMA = Schema(
         "consumer": foreign("consumers", required=True),
         "name": Field(type="string", required=True),
         "client_id": Field(type="string", auto=True, unique=True),
-        "client_secret": Field(type="string", auto=True, encrypted=True),
+        "client_secret": Field(
+            type="string", auto=True, encrypted=True, bytes_max=_SECRET_BYTES_MAX
+        ),
         "hash_secret": Field(type="boolean", required=True, default=False),
         "redirect_uris": Field(
             type="array", elements=Field(type="string", check=_check_redirect_uri)
@@ -62,6 +73,21 @@ class OAuth2Credentials(Resource):
             return {}
         text = "all or none of these fields must be set: 'hash_secret', 'client_secret'"
         return {ENTITY: [text]}
+
+    def check(self, session: Session, values: Values, previous: Row | None) -> Fields:
+        secret = values["client_secret"]
+        if secret is None or not are_client_keys(secret):
+            return {}
+        errors: Fields = {}
+        try:
+            jws.client_keys(secret)
+        except ValueError as error:
+            errors["client_secret"] = str(error)
+        if values["hash_secret"]:
+            errors["hash_secret"] = "must be false where client_secret holds public keys"
+        if values["client_type"] != "confidential":
+            errors["client_type"] = "must be confidential where client_secret holds public keys"
+        return errors
 
     def columns(self, values: Values, write: Write) -> Row:
         row = super().columns(values, write)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import uuid
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from fastapi import APIRouter, Request
 from sqlalchemy.exc import OperationalError
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,17 +24,28 @@ from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.cors import ENDPOINTS as WITH_CORS
 from control.oauth2.cors import Cors
-from control.oauth2.dispatch import KONG, METHODS, Endpoint, endpoint_of, normalise
+from control.oauth2.dispatch import (
+    KONG,
+    METADATA,
+    METHODS,
+    PATHS,
+    Endpoint,
+    described_by,
+    endpoint_of,
+    normalise,
+)
 from control.oauth2.errors import NoService, PayloadTooLarge
-from control.oauth2.issuer_routes import IssuerRoutes
+from control.oauth2.issuer_routes import IssuerRoute, IssuerRoutes
 from control.oauth2.issuing import Issuing
 from control.oauth2.known import Known
+from control.oauth2.public import public_router
 from control.oauth2.requests import StoreThreads
 from control.oauth2.responses import AuthorizeAnswer, Message, OAuthErrorBody, TokenAnswer
 from control.oauth2.secrets import HashVerifier
 from control.oauth2.throttle import Throttle
 from control.oauth2.token_endpoint import GRANT_TYPES, TokenEndpoint
 from control.store import queries
+from control.store.issuers import Place
 from control.store.session import Store
 from control.store.tables import Plugin
 
@@ -115,7 +128,9 @@ def _documented(form: str, security: list[dict[str, list[str]]]) -> dict[str, An
     return {"requestBody": body, "security": security, "servers": _SERVERS}
 
 
-def token_router(store: Store, throttle: Throttle | None = None) -> APIRouter:
+def token_router(
+    store: Store, routes: IssuerRoutes, throttle: Throttle | None, key_publish_seconds: int
+) -> APIRouter:
     """The OAuth endpoints, at the ends of their paths; `Dispatch` brings requests here."""
     threads = StoreThreads()
     known, issuing = Known(store, threads), Issuing(store)
@@ -123,6 +138,7 @@ def token_router(store: Store, throttle: Throttle | None = None) -> APIRouter:
     token = TokenEndpoint(known, threads, issuing, clients)
     authorize = AuthorizeEndpoint(known, threads, issuing, clients)
     router = APIRouter(tags=["oauth"])
+    router.include_router(public_router(store, threads, routes, key_publish_seconds))
 
     @router.post(
         "/oauth2/token",
@@ -195,11 +211,11 @@ EXCEPTION_HANDLERS: dict[Any, Any] = {
 class Dispatch:
     """ASGI middleware before `token_router`: finds the endpoint, the route and the method."""
 
-    def __init__(self, app: ASGIApp, store: Store) -> None:
+    def __init__(self, app: ASGIApp, store: Store, routes: IssuerRoutes) -> None:
         self._app = app
         self._store = store
         self._threads = StoreThreads()
-        self._routes = IssuerRoutes(store)
+        self._routes = routes
         self._cors = Cors(store, self._threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -212,7 +228,7 @@ class Dispatch:
             if context is None or endpoint is None or not await self._offers(context, endpoint):
                 return await responses.no_route(context)(scope, receive, send)
             response: Response | None = None
-            method = METHODS[endpoint]
+            path, method = PATHS[endpoint], METHODS[endpoint]
             if endpoint in WITH_CORS:
                 response, send = await self._cors.answer(scope, send, context.route_id, method)
             if response is None and scope["method"] != method:
@@ -221,12 +237,19 @@ class Dispatch:
             response = _no_database(scope, error)
         if response is not None:
             return await response(scope, receive, send)
-        path = f"/oauth2/{endpoint}"
         inner = {**scope, "path": path, "raw_path": path.encode(), "narthex": context}
         await self._app(inner, receive, send)
 
     def _resolve(self, scope: Scope, raw_path: bytes) -> TokenContext | None:
-        found = self._routes.find(normalise(raw_path).decode("latin-1"))
+        path = normalise(raw_path)
+        described = described_by(path)
+        if described is None:
+            found = self._routes.find(path.decode("latin-1"))
+        else:
+            endpoint, issuer_path = described
+            place = Place(_host(scope), issuer_path, resource=endpoint == "resource_metadata")
+            plugin_id = self._routes.describing(place)
+            found = IssuerRoute("", plugin_id, None) if plugin_id is not None else None
         if found is None:
             return None
         return TokenContext(
@@ -244,7 +267,11 @@ class Dispatch:
         if endpoint in KONG:
             return True
         config = await self._config(context)
-        return config is not None and (config.all_endpoints or context.service_id is None)
+        if config is None:
+            return False
+        if endpoint in METADATA:
+            return config.issuer is not None
+        return config.all_endpoints or context.service_id is None
 
     async def _wrong_method(
         self, scope: Scope, context: TokenContext, endpoint: Endpoint
@@ -263,3 +290,11 @@ class Dispatch:
 
         found = await self._threads.run(read)
         return None if found is None or not found.enabled else OAuth2Config.of(found)
+
+
+def _host(scope: Scope) -> str:
+    """The name in the Host header, lower case, without a port."""
+    try:
+        return urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+    except ValueError:
+        return ""

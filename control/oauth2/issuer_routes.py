@@ -1,4 +1,7 @@
-"""Route and plugin of a request that did not come through a data plane: by path alone."""
+"""Route and plugin of a request that did not come through a data plane: by path alone.
+
+Metadata is found by the Host and path of its issuer or resource, as data planes do.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import NamedTuple
 
 from control.store import queries, selection
 from control.store.changes import Change
+from control.store.issuers import Place, issuers
 from control.store.queries import ConfigRows, RouteRow
 from control.store.session import Store
 
@@ -15,6 +19,7 @@ class IssuerRoute(NamedTuple):
     route_id: str
     plugin_id: str
     service_id: str | None
+    takes_gets: bool = True
 
 
 class _Index(NamedTuple):
@@ -23,6 +28,7 @@ class _Index(NamedTuple):
     generation: int
     routes: dict[str, IssuerRoute]  # by path
     lengths: list[int]  # that paths have, longest first: a request's path is cut at no other
+    issuers: dict[Place, str]  # plugin id
 
 
 class IssuerRoutes:
@@ -32,7 +38,7 @@ class IssuerRoutes:
         self._store = store
         self._lock = threading.Lock()  # one reads, the others wait for what it read
         self._generation = 0  # of the configuration, counted by us
-        self._index = _Index(-1, {}, [])
+        self._index = _Index(-1, {}, [], {})
         store.subscribe(self._forget)
 
     def _forget(self, change: Change) -> None:
@@ -48,19 +54,24 @@ class IssuerRoutes:
                 return found
         return None
 
+    def describing(self, place: Place) -> str | None:
+        """The plugin instance whose metadata is asked for there."""
+        return self._current().issuers.get(place)
+
     def _current(self) -> _Index:
         if self._index.generation != self._generation:
             with self._lock:
                 generation = self._generation
                 if self._index.generation != generation:
-                    routes = self._read()
+                    rows = self._read()
+                    routes = index_of(rows)
                     lengths = sorted({len(path) for path in routes}, reverse=True)
-                    self._index = _Index(generation, routes, lengths)
+                    self._index = _Index(generation, routes, lengths, issuers(rows))
         return self._index
 
-    def _read(self) -> dict[str, IssuerRoute]:
+    def _read(self) -> ConfigRows:
         with self._store.reading() as session:
-            return index_of(queries.config_rows(session))
+            return queries.config_rows(session)
 
 
 def index_of(rows: ConfigRows) -> dict[str, IssuerRoute]:
@@ -73,7 +84,8 @@ def index_of(rows: ConfigRows) -> dict[str, IssuerRoute]:
         if plugin is None or not _takes_posts(route) or route.service_id in disabled:
             continue
         for path in route.paths or [""]:
-            index.setdefault(path, IssuerRoute(route.id, plugin.id, route.service_id))
+            gets = "GET" in (route.methods or ["GET"])
+            index.setdefault(path, IssuerRoute(route.id, plugin.id, route.service_id, gets))
     return index
 
 

@@ -11,12 +11,20 @@ from pydantic import BaseModel, Field, JsonValue
 from starlette.responses import Response
 
 from control.oauth2.context import TokenContext
-from control.oauth2.dispatch import METHODS, Endpoint
+from control.oauth2.dispatch import KONG, METHODS, Endpoint
 from control.oauth2.errors import OAuthError
 from control.oauth2.issuing import Issued
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
+_NAMES: dict[Endpoint, str] = {
+    "authorize": "authorization",
+    "revoke": "revocation",
+    "introspect": "introspection",
+    "jwks": "key set",
+    "server_metadata": "metadata",
+    "resource_metadata": "metadata",
+}
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -80,18 +88,32 @@ def refused(error: OAuthError, state: object) -> Response:
 
 
 def invalid_method(method: str, endpoint: Endpoint, realm: str | None) -> Response:
-    """405, in the form of an authentication error; the one answer without cache headers."""
-    name = "authorization" if endpoint == "authorize" else endpoint
+    """405, in the form of an authentication error; without cache headers where Kong has none."""
+    name = _NAMES.get(endpoint, endpoint)
     text = f"The HTTP method {method} is invalid for the {name} endpoint"
     params = {"error": "invalid_method", "error_description": text}
     challenge = ", ".join(
         f"{key}={_quoted(value)}" for key, value in ({"realm": realm} | params).items() if value
     )
-    return respond(
-        405,
-        {"error": "invalid_method", "error_description": text},
-        {"WWW-Authenticate": f"Bearer {challenge}", "Allow": METHODS[endpoint]},
-    )
+    headers = {"WWW-Authenticate": f"Bearer {challenge}", "Allow": METHODS[endpoint]}
+    return respond(405, params, headers if endpoint in KONG else headers | NO_STORE)
+
+
+def error(status: int, code: str, description: str) -> Response:
+    return respond(status, {"error": code, "error_description": description}, NO_STORE)
+
+
+def unauthorized(code: str, description: str, realm: str | None, *, named: bool = True) -> Response:
+    """401 as a resource answers it.  spec/oauth2.md §6.2; RFC 6750 §3.
+
+    Unless `named` the challenge has no error: the client showed no token.
+    """
+    params = {"realm": realm}
+    if named:
+        params |= {"error": code, "error_description": description}
+    words = ", ".join(f"{key}={_quoted(value)}" for key, value in params.items() if value)
+    body = {"error": code, "error_description": description}
+    return respond(401, body, NO_STORE | {"WWW-Authenticate": f"Bearer {words}".rstrip()})
 
 
 def message(status: int, text: str, request_id: str | None = None) -> Response:

@@ -21,9 +21,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from control.oauth2.errors import Overloaded
-from control.store.secrets import CHARACTERS, hash_client_secret, random_chars
+from control.store.secrets import CHARACTERS, hash_client_secret, random_text
 
-ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 RANDOM_CHARS = 26  # 154 bits
 CHECK_CHARS = 6
 
@@ -54,7 +53,7 @@ def make_token(check_key: bytes) -> str:
 
     The check is the one data planes apply, so that junk dies there without a question.
     """
-    random_part = random_chars(RANDOM_CHARS)
+    random_part = random_text(RANDOM_CHARS)
     return random_part + check_chars(check_key, random_part)
 
 

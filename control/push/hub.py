@@ -26,11 +26,12 @@ from websockets.typing import Subprotocol
 
 from control.push import issuer as token_endpoint
 from control.push.greeting import Unwelcome, decode, greet
+from control.push.moves import Moves
 from control.push.peer import Built, DataPlane, Peer, revocation_messages, token_messages
 from control.push.questions import Questions, Recent
 from control.push.reading import Reader, State, to_revocation, to_token
 from control.push.tls import certificate_names
-from control.store import Change, Revoked, Store
+from control.store import Change, IssuedToken, Revoked, Store
 from dataplane import wire
 
 POLL_SECONDS = 0.5  # for what another process did to the database
@@ -78,12 +79,17 @@ class Push:
         self._rows: dict[bytes, DataPlane] = {}  # by node id, oldest first
         self._greeting = 0
         self._recent = Recent()
+        self._moves = Moves()
         self._questions = Questions(self._reader.tokens, self._recent)
         store.subscribe(self._committed)
 
     def dataplanes(self) -> list[dict[str, object]]:
         """The rows of `GET /dataplanes`; from any thread."""
         return [row.shown(self._state.version) for row in list(self._rows.values())]
+
+    async def move_sessions(self, old: bytes, token: IssuedToken) -> int:
+        """Have the sessions of the token with the digest `old` belong to `token`; how many did."""
+        return await self._moves.ask(list(self._peers.values()), old, to_token(token))
 
     async def serve(self, host: str, port: int, ssl: tls.SSLContext | None = None) -> None:
         """Serve until cancelled.  With `ssl` that asks for certificates, those prove both ends."""
@@ -340,6 +346,8 @@ class Push:
             case wire.TokenRequests():
                 for request in message.requests:
                     self._take_request(peer, request)
+            case wire.Moved():
+                self._moves.answered(peer, message)
             case wire.Counters():
                 row.counters = message
             case _:
@@ -387,7 +395,9 @@ class Push:
         limit = wire.TOKENS_PER_MESSAGE
         while peer.cursor < self._state.revocation_seq:
             goal = self._state.revocation_seq
-            found = await self._reader.revocations_after(peer.cursor, limit)
+            moved, found = await self._reader.revocations_after(peer.cursor, limit)
+            for superseded in moved:
+                peer.send(wire.encode(superseded))
             for message in revocation_messages(found):
                 peer.send(message)
             last = found[-1].seq if found else 0

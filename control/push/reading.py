@@ -56,12 +56,19 @@ class Reader:
     async def tokens_by_hand(self) -> list[wire.Token]:
         return await self._read(lambda s: [to_token(r) for r in queries.tokens_to_replay(s)])
 
-    async def revocations_after(self, seq: int, limit: int) -> list[wire.Revocation]:
-        """At most `limit`, in order; those that no longer matter are left out."""
+    async def revocations_after(
+        self, seq: int, limit: int
+    ) -> tuple[list[wire.Superseded], list[wire.Revocation]]:
+        """At most `limit`, in order; those that no longer matter are left out.
 
-        def find(session: Session) -> list[wire.Revocation]:
+        What goes before them: which tokens took the place of refreshed ones among them.
+        """
+
+        def find(session: Session) -> tuple[list[wire.Superseded], list[wire.Revocation]]:
             rows = queries.revocations_after(session, seq, limit=limit)
-            return [to_revocation(row) for row in rows]
+            heirs = [(row, queries.last_successor(session, row)) for row in rows if row.successor]
+            moved = [wire.Superseded(row.key, to_token(heir)) for row, heir in heirs if heir]
+            return moved, [to_revocation(row) for row in rows]
 
         return await self._read(find)
 

@@ -36,6 +36,7 @@ class Revoked:
     key: bytes  # the token's digest, or the 16 bytes of the id
     expires_at: float  # when the last token it covers has expired by itself; 0 = never
     version: int = 0  # the config version since: what is made from then on is good
+    successor: bytes | None = None  # of a refreshed token: the one that took its place
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,12 +39,16 @@ from control.store.tables import (
     Plugin,
     Revocation,
     Route,
+    SeenAssertion,
     Service,
     SigningKey,
 )
 
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
 REVOCATION_SECONDS_MIN = 60
+REFRESHES_MAX = 1000  # in a row, that a data plane may miss and its sessions still go over
+_SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
+_SEEN_DROPPED_MAX = 100  # by each new one
 
 # --- cluster state ---------------------------------------------------------------------------
 
@@ -418,13 +422,6 @@ def tokens_to_replay(session: Session, now: float | None = None) -> list[IssuedT
     return [issued_token(row, version) for row in rows]
 
 
-def note_token_revoked(session: WriteSession, token: IssuedToken) -> None:
-    """A token ends; of a JWT, whatever else verifies to the same `jti` as well (S05)."""
-    session.note_revocation("token", token.digest, token.expires_at)
-    if token.jti is not None:
-        session.note_revocation("jti", uuid.UUID(token.jti).bytes, token.expires_at)
-
-
 def delete_tokens(session: WriteSession, rows: Iterable[OAuth2Token]) -> None:
     """Delete tokens and revoke each on the data planes."""
     for row in rows:
@@ -472,6 +469,25 @@ def _last_expiry(session: Session, condition: Any) -> float:
     return max(last or 0.0, time.time() + REVOCATION_SECONDS_MIN)
 
 
+# --- client assertions --------------------------------------------------------------------------
+
+
+def insert_seen_assertion(
+    session: WriteSession, digest: bytes, expires_at: float, now: float
+) -> None:
+    """Note that an assertion was used; it goes some time after it has expired.
+
+    Raises:
+        IntegrityError: it was used before.
+    """
+    old = select(SeenAssertion.digest).where(SeenAssertion.expires_at < now - _SEEN_GRACE_SECONDS)
+    stale = col(SeenAssertion.digest).in_(old.limit(_SEEN_DROPPED_MAX))
+    session.execute(delete(SeenAssertion).where(stale))
+    session.connection().execute(
+        insert(SeenAssertion), {"digest": digest, "expires_at": expires_at}
+    )
+
+
 # --- revocations -------------------------------------------------------------------------------
 
 
@@ -485,9 +501,23 @@ def revocations_after(
         select(Revocation).where(Revocation.seq > seq, matters).order_by(col(Revocation.seq))
     )
     return [
-        Revoked(row.seq, row.kind, row.key, row.expires_at, row.version)
+        Revoked(row.seq, row.kind, row.key, row.expires_at, row.version, row.successor)
         for row in session.exec(statement.limit(limit))
     ]
+
+
+def last_successor(session: Session, revoked: Revoked) -> IssuedToken | None:
+    """The token that a refreshed one has become by now; None when it ended, or was no refresh."""
+    digest = revoked.successor
+    for _ in range(REFRESHES_MAX):
+        if digest is None:
+            return None
+        token = token_by_digest(session, digest)
+        if token is not None:
+            return token
+        chosen = select(Revocation.successor).where(Revocation.kind == "token")
+        digest = session.exec(chosen.where(Revocation.key == digest)).first()
+    return None
 
 
 def forget_revocation(session: WriteSession, kind: str, key: bytes) -> None:

@@ -2,16 +2,14 @@
 
 import base64
 import hashlib
+import json
 import os
 import re
 
-_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _RANDOM_CHARS = 32  # 190 bits
-
-# A byte to a character, modulo 62. Of 256 bytes the last eight would favour the first eight
-# characters, so that a random one must not be among them.
-CHARACTERS = bytes(ord(_ALPHABET[byte % len(_ALPHABET)]) for byte in range(256))
-_UNFAIR = bytes(range(256 - 256 % len(_ALPHABET), 256))
+CHARACTERS = bytes(ALPHABET.encode()[byte % len(ALPHABET)] for byte in range(256))
+_UNEVEN = bytes(range(256 - 256 % len(ALPHABET), 256))  # bytes that would favour the first ones
 
 # Kong's parameters; verification reads them back from the string.
 _ITERATIONS = 10_000
@@ -20,17 +18,12 @@ _SALT_BYTES = 16
 _PHC = re.compile(r"\$pbkdf2-sha\d+\$i=\d+,l=\d+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 
 
-def random_text() -> str:
-    """32 random characters of `[A-Za-z0-9]`: client ids, secrets, provision keys, tokens."""
-    return random_chars(_RANDOM_CHARS)
-
-
-def random_chars(count: int) -> str:
-    """So many random characters of `[A-Za-z0-9]`, each as likely as the others."""
+def random_text(size: int = _RANDOM_CHARS) -> str:
+    """Random characters of ALPHABET from the system's generator: client ids, secrets, codes."""
     found = b""
-    while len(found) < count:
-        found += os.urandom(count + 16).translate(CHARACTERS, _UNFAIR)
-    return found[:count].decode()
+    while len(found) < size:
+        found += os.urandom(2 * size).translate(CHARACTERS, _UNEVEN)
+    return found[:size].decode()
 
 
 def token_digest(token: str) -> bytes:
@@ -43,6 +36,20 @@ def hash_client_secret(secret: str) -> str:
     salt = os.urandom(_SALT_BYTES)
     derived = hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, _ITERATIONS, _HASH_BYTES)
     return f"$pbkdf2-sha512$i={_ITERATIONS},l={_HASH_BYTES}${_b64(salt)}${_b64(derived)}"
+
+
+def are_client_keys(secret: str) -> bool:
+    """Whether a client's secret is no secret but its public key or keys: a JWK or JWK Set.
+
+    Such a client proves itself by assertions (RFC 7523); nothing that it sends equals this.
+    """
+    if not secret.lstrip().startswith("{"):
+        return False
+    try:
+        found = json.loads(secret)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and ("kty" in found or "keys" in found)
 
 
 def is_hashed(secret: str) -> bool:

@@ -108,11 +108,13 @@ class WriteSession(Session):
         """
         self.flush()
         state = self._advance()
+        successors = {item.old: item.token.digest for item in self._refreshed}
         revocations = tuple(
             replace(
                 item,
                 seq=state.revocation_seq - len(self._revocations) + place,
                 version=state.config_version,
+                successor=successors.get(item.key) if item.kind == "token" else None,
             )
             for place, item in enumerate(self._revocations, start=1)
         )

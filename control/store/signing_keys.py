@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 
 from sqlalchemy import func
+from sqlalchemy.orm import defer
 from sqlmodel import Session, col, or_, select
 
 from control.store.session import WriteSession
@@ -26,8 +27,10 @@ class TooManyKeys(Exception):
 
 
 def all_keys(session: Session, alg: str | None = None) -> list[SigningKey]:
-    """Every key, or those of one algorithm; the oldest first."""
-    statement = select(SigningKey).order_by(col(SigningKey.active_at), col(SigningKey.kid))
+    """Every key, or those of one algorithm, the oldest first; without their private halves."""
+    order = col(SigningKey.active_at), col(SigningKey.kid)
+    public = defer(col(SigningKey.private_pem))  # type: ignore[arg-type]
+    statement = select(SigningKey).options(public).order_by(*order)
     return list(session.exec(statement if alg is None else statement.where(SigningKey.alg == alg)))
 
 

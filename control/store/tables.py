@@ -323,3 +323,5 @@ class Revocation(SQLModel, table=True):
     key: bytes = Field(sa_column=Column(LargeBinary(32), nullable=False, index=True))
     expires_at: float = Field(default=0.0, index=True)  # 0 = never
     version: int = _big(default=0)  # the config version since: what is made from then on is good
+    # Of a refreshed token: the digest of the one that took its place, and its sessions.
+    successor: bytes | None = Field(default=None, sa_column=Column(LargeBinary(32)))

@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -136,11 +136,26 @@ def _application() -> tuple[_Switch, Stamp]:
 
 @contextmanager
 def running_admin(folder: Path) -> Iterator[Admin]:
-    path = folder / "narthex.db"
-    shutil.copy(_empty_database(), path)
-    store = Store(f"sqlite:///{path}", KEYRING)
+    store = _new_store(folder)
     switch, edge = _application()
     switch.current = store
     with TestClient(edge, base_url="http://localhost:8001") as client:
         yield Admin(client, store)
     store.close()
+
+
+@contextmanager
+def running_app(folder: Path, make: Callable[[Store], FastAPI]) -> Iterator[Admin]:
+    """As `running_admin`, with an application of its own."""
+    store = _new_store(folder)
+    app = make(store)
+    edge = Stamp(Manners(app, app), "narthex/0.1.0", Counts())
+    with TestClient(edge, base_url="http://localhost:8001") as client:
+        yield Admin(client, store)
+    store.close()
+
+
+def _new_store(folder: Path) -> Store:
+    path = folder / "narthex.db"
+    shutil.copy(_empty_database(), path)
+    return Store(f"sqlite:///{path}", KEYRING)

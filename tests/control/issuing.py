@@ -18,6 +18,7 @@ from cryptography.fernet import Fernet, MultiFernet
 from sqlmodel import Session, select
 from starlette.types import ASGIApp
 
+from control.admin.plugin_types.oauth2 import CONFIG, PLUGIN
 from control.app import create_issuer
 from control.oauth2.context import TokenContext
 from control.store.changes import Change
@@ -78,6 +79,8 @@ class Issuing:
         with self.store.writing() as session:
             plugin = session.get_one(Plugin, CONTEXT.plugin_id)
             plugin.config = {**plugin.config, **config}
+            defaults = {name: field.default for name, field in CONFIG.items()}
+            plugin.policy = PLUGIN.compile({**defaults, **plugin.config})
             session.add(plugin)
             session.note_config()
 
@@ -94,7 +97,6 @@ class Issuing:
         )
         with self.store.writing() as session:
             session.add(row)
-            session.note_config()
         return row
 
     def tokens(self) -> list[OAuth2Token]:

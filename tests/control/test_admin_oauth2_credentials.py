@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import re
 import uuid
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from control.store import queries
 from control.store.secrets import hash_client_secret, is_hashed
+from dataplane import jws
 from tests.control.adminkit import Admin
 
 PHC = r"\$pbkdf2-sha512\$i=10000,l=32\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}"
@@ -231,3 +233,52 @@ def test_consumer_of_a_credential(admin: Admin) -> None:
     consumer = admin.get(f"/oauth2/{made['id']}/consumer")
     assert consumer["id"] == made["consumer"]["id"]
     admin.delete(f"/oauth2/{made['id']}/consumer", 405)
+
+
+# --- public keys in client_secret: private_key_jwt, RFC 7523 ---
+
+
+@pytest.mark.parametrize("alg", jws.ALGORITHMS)
+@pytest.mark.parametrize("several", [False, True])
+def test_client_may_have_public_keys_for_a_secret(admin: Admin, alg: str, several: bool) -> None:
+    jwk = jws.generate(alg).public_jwk
+    secret = json.dumps({"keys": [jwk, jws.generate("ES256").public_jwk]} if several else jwk)
+    made = admin.credential(client_secret=secret)
+    assert made["client_secret"] == secret
+
+
+def wrong_keys() -> dict[str, tuple[dict[str, Any], str]]:
+    jwk = jws.generate("ES256").public_jwk
+    return {
+        "private": ({**jwk, "d": jwk["x"]}, "the key has a private part"),
+        "symmetric": ({"kty": "oct", "k": "c2VjcmV0"}, "the key's algorithm is none of"),
+        "encryption": ({**jwk, "use": "enc"}, "the key is not for signatures"),
+        "broken": ({**jwk, "x": "!"}, "the key cannot be read"),
+        "none": ({"keys": []}, "the number of keys is not between 1 and 10"),
+        "twice": ({"keys": [jwk, jwk]}, "the keys' names are not different strings"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(wrong_keys()))
+def test_keys_that_could_not_verify_are_refused_when_they_are_written(
+    admin: Admin, name: str
+) -> None:
+    keys, text = wrong_keys()[name]
+    body = {"name": "app", "consumer": {"id": admin.consumer()["id"]}}
+    fields = admin.fields("/oauth2", body | {"client_secret": json.dumps(keys)})
+    assert list(fields) == ["client_secret"]
+    assert fields["client_secret"].startswith(text)
+
+
+def test_public_keys_are_neither_hashed_nor_a_public_clients(admin: Admin) -> None:
+    secret = json.dumps(jws.generate("ES256").public_jwk)
+    body = {"name": "app", "consumer": {"id": admin.consumer()["id"]}, "client_secret": secret}
+    assert admin.fields("/oauth2", body | {"hash_secret": True, "client_type": "public"}) == {
+        "hash_secret": "must be false where client_secret holds public keys",
+        "client_type": "must be confidential where client_secret holds public keys",
+    }
+
+
+@pytest.mark.parametrize("secret", ['{"a": 1}', "{not json", '["kty"]', "{" * 4000])
+def test_secret_that_only_looks_like_json_is_a_secret(admin: Admin, secret: str) -> None:
+    assert admin.credential(client_secret=secret)["client_secret"] == secret

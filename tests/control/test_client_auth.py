@@ -329,10 +329,12 @@ def test_changed_secret_is_another_secret_at_once(issuer: Issuing) -> None:
         row.client_secret = hash_client_secret("other")
         session.add(row)
         session.note_config()
+        session.note_config()
     refused(issuer.grant(), INVALID_CLIENT)
     assert issuer.grant(client_secret="other").status == 200
     with issuer.store.writing() as session:
         row = session.get_one(OAuth2Credential, client.id)
         row.client_secret, row.hash_secret = "plain", False
         session.add(row)
+        session.note_config()
     refused(issuer.grant(client_secret="other"), INVALID_CLIENT)

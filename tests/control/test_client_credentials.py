@@ -9,6 +9,8 @@ import pytest
 
 from control.oauth2.config import OAuth2Config
 from control.store.tables import OAuth2Credential, Plugin
+from dataplane._core import Reclaimer
+from dataplane._tokens import TokenCache
 from tests.control.issuing import (
     CREDENTIALS,
     JSON,
@@ -128,3 +130,36 @@ def test_scope_is_ignored_where_the_plugin_has_none(
     issuer.configure(scopes=None)
     assert issuer.grant(scope=scope).status == 200
     assert issuer.tokens()[0].scope is None
+
+
+@pytest.mark.parametrize(
+    ("scope", "user_id", "error"),
+    [
+        (" ".join(["email"] * 682), None, None),  # 4,091 bytes
+        (" ".join(["email"] * 683), None, "invalid_scope"),  # 4,097
+        (None, "u" * 4096, None),
+        (None, "u" * 4097, "invalid_authenticated_userid"),
+        (None, "ü" * 2048, None),
+        (None, "ü" * 2049, "invalid_authenticated_userid"),
+        (None, "\x01" * 1365, None),  # %01 on the way to an upstream
+        (None, "\x01" * 1366, "invalid_authenticated_userid"),
+    ],
+)
+def test_no_token_says_more_than_data_planes_take(
+    issuer: Issuing,
+    app: OAuth2Credential,
+    scope: str | None,
+    user_id: str | None,
+    error: str | None,
+) -> None:
+    sent = {} if scope is None else {"scope": scope}
+    if user_id is not None:
+        sent |= {"authenticated_userid": user_id, "provision_key": PROVISION_KEY}
+    answer = issuer.grant(**sent)
+    assert answer.json.get("error") == error
+    assert len(issuer.tokens()) == (error is None)
+    if error is None:  # and data planes do take it
+        row = issuer.tokens()[0]
+        cache = TokenCache(8, bytes(16), Reclaimer())
+        claims = (row.access_token_digest, bytes(16), None, row.scope, row.authenticated_userid)
+        cache.put(*claims, 0.0, 1)

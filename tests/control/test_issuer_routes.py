@@ -18,7 +18,7 @@ def route(id_: str, paths: list[str] | None, **fields: Any) -> RouteRow:
 
 
 def plugin(id_: str, **fields: Any) -> PluginRow:
-    values = {"id": id_, "name": "oauth2", "enabled": True, "protocols": ["https"]}
+    values = {"id": id_, "name": "oauth2", "enabled": True, "protocols": ["https"], "config": {}}
     return PluginRow(**(dict.fromkeys(PluginRow._fields) | values | fields))  # type: ignore[arg-type]
 
 

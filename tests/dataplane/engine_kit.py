@@ -466,7 +466,7 @@ class Rig:
             "version": 1,
             **claims,
         }
-        self.engine.tokens.put(wire.token_digest(text), *given.values())
+        self.engine.tokens.put(wire.token_digest(text), **given)
 
     # sockets
 

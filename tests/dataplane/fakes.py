@@ -52,8 +52,8 @@ class FakeCache:
         self.tokens: dict[bytes, tuple[object, ...]] = {}
         self.negative: dict[bytes, float] = {}
 
-    def put(self, digest: bytes, *claims: object) -> None:
-        assert len(claims) == 8
+    def put(self, digest: bytes, *claims: object, **grant: object) -> None:
+        assert len(claims) == 8 and set(grant) <= {"plugin", "jti"}
         self.tokens[digest] = claims
         self.negative.pop(digest, None)
 
@@ -90,6 +90,8 @@ class FakeEngine:
         self.totals: dict[str, Any] = {"handshakes": {101: 2, 401: 1}}
         self.swept = 0
         self.parted: list[tuple[int, int]] = []  # (worker told, snapshots published by then)
+        self.followed: list[tuple[Any, ...]] = []  # what sessions were told of tokens
+        self.worker_count = 2
 
     def ask(self, *questions: tuple[Any, ...]) -> None:
         self.asked += questions
@@ -103,6 +105,19 @@ class FakeEngine:
 
     def tell_parted(self, workers: list[int]) -> None:
         self.parted += [(worker, len(self.published)) for worker in workers]
+
+    def end_tokens(self, digests: list[bytes]) -> None:
+        assert not any(digest in self.tokens.tokens for digest in digests), "still in the cache"
+        self.followed.append(("end", digests))
+
+    def end_sessions(self, credentials: Any = (), consumers: Any = (), **more: Any) -> None:
+        kinds = {"credentials": credentials, "consumers": consumers, **more}
+        self.followed.append(("gone", {kind: set(ids) for kind, ids in kinds.items() if ids}))
+
+    def move_sessions(
+        self, olds: list[bytes], digest: bytes, expires_at: float, how: str, *more: Any
+    ) -> None:
+        self.followed.append((how, olds, digest, expires_at, *more))
 
     def answer_token(self, ref: int, verdict: str) -> None:
         assert ref not in self.verdicts, "answered twice"

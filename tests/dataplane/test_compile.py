@@ -151,6 +151,7 @@ def test_policy_has_the_ids_port_times_and_texts() -> None:
         "issuer": bytes(16),
         "audience": bytes(16),
         "drain_ms": (0, 0),
+        "max_age_ms": 0,
     }
 
 

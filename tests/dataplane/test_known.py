@@ -47,7 +47,7 @@ def test_token_that_the_engine_cannot_hold_is_not_known(
 ) -> None:
     memory.known.put(make_token(1))
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise ValueError("a scope is too long")
 
     monkeypatch.setattr(memory.cache, "put", refuse)

@@ -355,6 +355,33 @@ def test_link_keeps_what_it_heard_over_a_restart(tmp_path: Path) -> None:
     run(after())
 
 
+def test_link_keeps_a_refresh_as_a_token_and_the_end_of_another(tmp_path: Path) -> None:
+    old, new = token(), token()
+
+    async def before() -> None:
+        heard: list[wire.Superseded] = []
+        async with pair(tmp_path, on_superseded=heard.append) as (control, made, _):
+            await control.send(wire.Tokens([old]), wire.Superseded(old.digest, new))
+            await until(lambda: heard)
+            assert heard == [wire.Superseded(old.digest, new)]
+            moved = wire.Superseded(new.digest, old, 9)  # asked for: nothing ends
+            await control.send(moved)
+            await until(lambda: heard[1:] == [moved])
+            made.report_moved(9, 4)
+            assert await control.hear(wire.Moved) == wire.Moved(9, 4)
+
+    async def after() -> None:
+        seen = Seen()
+        async with linked("ws://127.0.0.1:1", tmp_path, seen, KEY) as made:
+            await until(lambda: made.lost)
+            assert set(seen.tokens) == {old.digest, new.digest}
+            assert [r.key for r in seen.revocations] == [old.digest]
+            assert made.revocation_seq == 0
+
+    run(before())
+    run(after())
+
+
 def test_restore_passes_over_a_snapshot_that_fits_no_more(tmp_path: Path) -> None:
     async def work() -> None:
         async with pair(tmp_path) as (control, _, _):

@@ -18,6 +18,7 @@ TOTALS = {
     "records_dropped": 6, "questions_dropped": 7, "accepts": 9,
     "connections": 4, "requests": 8, "refused": {"sessions": 10, "descriptors": 11},
     "proxied": {2: 30, 5: 1}, "upstream_reused": 28, "live_exchanges": 2,
+    "ends": {"expired": 31, "revoked": 32}, "moved": 33,
     "pings": 21, "reads_held": 22, "budgets_spent": 23, "turns": 24, "bytes_spliced": 25,
 }  # fmt: skip
 
@@ -75,6 +76,9 @@ def test_metrics_have_every_counter_of_the_engine(engine: FakeEngine) -> None:
             "narthex_requests_total": 8,
             "narthex_refused_total|reason=sessions": 10,
             "narthex_refused_total|reason=descriptors": 11,
+            "narthex_sessions_ended_total|reason=expired": 31,
+            "narthex_sessions_ended_total|reason=revoked": 32,
+            "narthex_sessions_moved_total": 33,
             "narthex_config_version": 17,
             "narthex_link_up": 1,
             "narthex_draining": 0,

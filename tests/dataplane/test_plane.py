@@ -138,10 +138,10 @@ async def test_tokens_and_revocations_reach_the_engine_in_order(
     good, gone, bad = make_token(1), make_token(2), make_token(3)
     put = engine.tokens.put
 
-    def picky(digest: bytes, *claims: object) -> None:
+    def picky(digest: bytes, *claims: object, **grant: object) -> None:
         if digest == bad.digest:
             raise ValueError("a scope is too long")
-        put(digest, *claims)
+        put(digest, *claims, **grant)
 
     monkeypatch.setattr(engine.tokens, "put", picky)
     with structlog.testing.capture_logs() as logged:

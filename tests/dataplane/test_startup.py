@@ -21,6 +21,7 @@ from dataplane import certificate, startup
 from dataplane.certificate import CertificateError, check_pair, own_pair
 from dataplane.settings import Listener, SettingsError, load
 from dataplane.startup import StartError
+from tests.dataplane.engine_kit import rig as new_rig
 
 
 @pytest.fixture(autouse=True)
@@ -299,21 +300,41 @@ def test_file_descriptor_limit_is_raised_to_the_hard_one() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+OURS = 148  # with two workers and two listeners
+
+
+@pytest.mark.parametrize("workers", [1, 2, 64])
+def test_descriptors_of_ours_are_enough_for_the_engine(workers: int) -> None:
+    """Counted: an engine of so many workers with the listeners of the settings."""
+    settings = load(workers=workers, proxy_listen="127.0.0.1:8000, 127.0.0.1:8443, [::1]:8000")
+
+    def count() -> int:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    before = count()
+    with new_rig(workers) as rig:
+        for listener in settings.proxy_listen[1:]:  # one it has
+            rig.engine.listen("127.0.0.1", 0, listener.tls)
+        opened = count() - before
+    assert workers * 5 < opened <= startup.fds_of_ours(settings) - startup.FDS_OF_PYTHON + 8
+    assert startup.fds_of_ours(settings) == 128 + workers * 11
+
+
 @pytest.mark.parametrize(
     ("fds", "sessions"),
-    [(20000, (20000 - 256) // 2), (100, 1), (2**30, startup.SESSIONS_MAX)],
+    [(20000, (20000 - OURS) // 2), (100, 1), (2**30, startup.SESSIONS_MAX)],
 )
 def test_sessions_follow_the_file_descriptors(fds: int, sessions: int) -> None:
-    assert startup.sessions_max(load(), fds) == sessions
+    assert startup.sessions_max(load(workers=2), fds) == sessions
     assert startup.sessions_max(load(max_sessions=7), fds) == 7
 
 
 @pytest.mark.parametrize(
     ("fds", "given", "connections"),
     [
-        (20000, {}, (20000 - 256) // 2),
-        (20000, {"max_sessions": 744}, 19000),
-        (20000, {"max_sessions": 20000}, (20000 - 256) // 2),
+        (20000, {}, (20000 - OURS) // 2),
+        (20000, {"max_sessions": 1000 - OURS}, 19000),
+        (20000, {"max_sessions": 20000}, (20000 - OURS) // 2),
         (20000, {"max_connections": 5}, 5),
         (100, {}, 1),
         (2**30, {}, startup.CONNECTIONS_MAX),
@@ -322,4 +343,4 @@ def test_sessions_follow_the_file_descriptors(fds: int, sessions: int) -> None:
 def test_connections_are_what_the_sessions_leave_of_the_descriptors(
     fds: int, given: dict[str, int], connections: int
 ) -> None:
-    assert startup.connections_max(load(**given), fds) == connections
+    assert startup.connections_max(load(workers=2, **given), fds) == connections

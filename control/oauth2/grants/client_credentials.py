@@ -34,4 +34,6 @@ def make(request: TokenRequest, issuing: Issuing) -> Made:
     scope = scopes.granted(params.get("scope"), config.scopes, mandatory=config.mandatory_scope)
     if user_id is not None and not is_text(user_id):
         raise InvalidAuthenticatedUserid("authenticated_userid must be a string")
+    if user_id is not None and scopes.too_long(user_id):
+        raise InvalidAuthenticatedUserid("authenticated_userid is too long")
     return issuing.make(request, Grant(client=client, scope=scope, user_id=user_id))

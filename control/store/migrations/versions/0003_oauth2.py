@@ -28,6 +28,7 @@ def upgrade() -> None:
         table.create_index("ix_oauth2_tokens_family_id", ["family_id"])
     with op.batch_alter_table("revocations") as table:
         table.add_column(sa.Column("version", sa.BigInteger(), nullable=False, server_default="0"))
+        table.add_column(sa.Column("successor", sa.LargeBinary(length=32), nullable=True))
     _create_codes()
     _create_spent()
     op.create_table(
@@ -132,6 +133,7 @@ def downgrade() -> None:
     for table in ("oauth2_seen_assertions", "oauth2_tickets", "signing_keys", _SPENT, _CODES):
         op.drop_table(table)
     with op.batch_alter_table("revocations") as batch:
+        batch.drop_column("successor")
         batch.drop_column("version")
     with op.batch_alter_table(_TOKENS) as batch:
         batch.drop_index("ix_oauth2_tokens_family_id")
