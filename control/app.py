@@ -88,8 +88,8 @@ def admin_app(
     app.include_router(dataplanes_router(dataplanes))
     app.include_router(signing_keys_router(store, key_publish_seconds))
     app.include_router(declarative.router(store))
-    routers = token_router(store, IssuerRoutes(store)), sessions_router(store, None)
-    described = [*app.routes, *issuer_app(*routers).routes]
+    oauth = token_router(store, IssuerRoutes(store), None, key_publish_seconds)
+    described = [*app.routes, *issuer_app(oauth, sessions_router(store, None)).routes]
     app.openapi = lambda: _document(app, described)  # type: ignore[method-assign]
     return app
 

@@ -174,5 +174,5 @@ def end_family(session: WriteSession, family_id: str) -> int:
 
 def _revoked(session: WriteSession, row: TokenRow) -> IssuedToken:
     token = queries.issued_token(row)
-    queries.revoke_token(session, token)
+    queries.note_token_revoked(session, token)
     return token

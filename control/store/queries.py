@@ -422,6 +422,13 @@ def tokens_to_replay(session: Session, now: float | None = None) -> list[IssuedT
     return [issued_token(row, version) for row in rows]
 
 
+def note_token_revoked(session: WriteSession, token: IssuedToken) -> None:
+    """A token ends; of a JWT, whatever else verifies to the same `jti` as well (S05)."""
+    session.note_revocation("token", token.digest, token.expires_at)
+    if token.jti is not None:
+        session.note_revocation("jti", uuid.UUID(token.jti).bytes, token.expires_at)
+
+
 def delete_tokens(session: WriteSession, rows: Iterable[OAuth2Token]) -> None:
     """Delete tokens and revoke each on the data planes."""
     for row in rows:
