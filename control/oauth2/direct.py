@@ -7,7 +7,7 @@ common case, a plain POST, calls the same function at once. Everything else goes
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from starlette.types import Scope
 
 from control.oauth2 import responses
 from control.oauth2.dispatch import KONG, METHODS, Endpoint, endpoint_of
+from control.oauth2.requests import WholeRequest
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
@@ -57,17 +58,6 @@ class Direct:
                     return await self._handlers[kind](request, error)
             log.exception("unexpected error", method="POST", path=path)
             return responses.message(500, "An unexpected error occurred")
-
-
-class WholeRequest(Request):
-    """A request whose body is all there."""
-
-    def __init__(self, scope: Scope, body: bytes) -> None:
-        super().__init__(scope)
-        self._whole = body
-
-    async def stream(self) -> AsyncGenerator[bytes, None]:
-        yield self._whole
 
 
 @lru_cache(maxsize=256)  # of at most 8 KiB each: what fits a request line

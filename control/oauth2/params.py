@@ -56,6 +56,8 @@ def is_text(value: object) -> TypeGuard[str]:
 
 def parse_pairs(data: bytes) -> Params:
     """`application/x-www-form-urlencoded` data, in a query or a body."""
+    if not data:
+        return {}
     params: Params = {}
     for pair in data.split(b"&", ARGS_MAX)[:ARGS_MAX]:
         name, equals, value = pair.partition(b"=")

@@ -359,7 +359,9 @@ class Push:
             peer.reply(reply)
         else:
             peer.requests_in_flight += 1
-            self._spawn(peer, partial(self._answer_request, peer, request))
+            task = asyncio.create_task(self._answer_request(peer, request))
+            peer.tasks.add(task)
+            task.add_done_callback(peer.tasks.discard)
 
     async def _answer_request(self, peer: Peer, request: wire.TokenRequest) -> None:
         try:

@@ -125,9 +125,9 @@ class WriteSession(Session):
             )
             self._drop_expired_revocations()
         version = state.config_version
-        tokens = tuple(replace(token, version=version) for token in self._tokens.values())
+        tokens = tuple(token._replace(version=version) for token in self._tokens.values())
         refreshed = tuple(
-            replace(item, token=replace(item.token, version=version)) for item in self._refreshed
+            replace(item, token=item.token._replace(version=version)) for item in self._refreshed
         )
         self.commit()
         return Change(version if self.config_changed else None, tokens, revocations, refreshed)

@@ -104,7 +104,7 @@ class Judged:
         """What a script of real clients is handed."""
         private, public = signing_jwk()
         confidential = self.client("confidential")
-        hashed = {"client_secret": "a secret with spaces & ünicode", "hash_secret": True}
+        hashed = {"client_secret": "a secret with spaces, & signs", "hash_secret": True}
         return {
             "ca": str(self.ca),
             "scopes": SCOPES,

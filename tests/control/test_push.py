@@ -9,7 +9,6 @@ import ssl
 import threading
 import time
 import uuid
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -883,7 +882,7 @@ def test_push_replays_no_token_that_changed_while_it_was_read(
     def overtaken(session: Any) -> Any:
         found = list(reading(session))
         with store.writing() as writing:
-            token = replace(found[0], scope="less")
+            token = found[0]._replace(scope="less")
             writing.note_token(token)
         return found
 
