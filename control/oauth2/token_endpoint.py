@@ -70,8 +70,9 @@ class TokenEndpoint:
                 accept_terminated=config.accept_http_if_already_terminated,
                 forwarded_proto=request.headers.getlist("x-forwarded-proto"),
             )
-            with self._clients.counting_provision_keys(config, sent, context.client_ip):
-                client = await self._authenticate(request, context, config, sent)
+            address = context.client_ip
+            with self._clients.counting_provision_keys(config, sent, address):
+                client = await self._authenticate(request, config, sent, address)
                 asked = TokenRequest(config, context, sent, instance.check_key, client)
                 issued = await self._issue(asked)
         except OAuthError as error:
@@ -80,7 +81,7 @@ class TokenEndpoint:
         return responses.issued(issued, state, scope=scope)
 
     async def _authenticate(
-        self, request: Request, context: TokenContext, config: OAuth2Config, sent: Sent
+        self, request: Request, config: OAuth2Config, sent: Sent, address: str
     ) -> OAuth2Credential | None:
         """Steps 2 to 6 of §5.2.  Each check runs, and the last that fails is the answer.
 
@@ -103,7 +104,7 @@ class TokenEndpoint:
                 )
                 or error
             )
-        error = await self._clients.secret_error(client, shown, context.client_ip) or error
+        error = await self._clients.secret_error(client, shown, address) or error
         if config.strict and client is None:
             error = InvalidClient()
         if error is not None:

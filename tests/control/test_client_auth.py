@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from control.oauth2 import issuing
+from control.oauth2 import token_endpoint
 from control.oauth2.client_auth import Presented, presented
+from control.oauth2.grants import client_credentials
 from control.oauth2.secrets import HashVerifier
 from control.store.secrets import hash_client_secret
 from control.store.tables import OAuth2Credential
@@ -244,14 +245,15 @@ def test_last_error_wins(issuer: Issuing, app: OAuth2Credential) -> None:
 def test_client_deleted_while_its_token_is_made_gets_none(
     issuer: Issuing, app: OAuth2Credential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = issuing.secrets.make_token
+    """Its row is gone by then, though the client was known a moment ago."""
+    issue = client_credentials.grant
 
-    def delete_then_make(check_key: bytes) -> str:
+    def delete_then_issue(*args: Any) -> Any:
         with issuer.store.writing() as session:
             session.delete(session.get_one(OAuth2Credential, app.id))
-        return make(check_key)
+        return issue(*args)
 
-    monkeypatch.setattr(issuing.secrets, "make_token", delete_then_make)
+    monkeypatch.setitem(token_endpoint.GRANTS, "client_credentials", delete_then_issue)
     refused(issuer.grant(), INVALID_CLIENT)
 
 
@@ -328,7 +330,6 @@ def test_changed_secret_is_another_secret_at_once(issuer: Issuing) -> None:
         row = session.get_one(OAuth2Credential, client.id)
         row.client_secret = hash_client_secret("other")
         session.add(row)
-        session.note_config()
         session.note_config()
     refused(issuer.grant(), INVALID_CLIENT)
     assert issuer.grant(client_secret="other").status == 200

@@ -132,15 +132,14 @@ def test_key_verifies_as_long_as_the_longest_token_that_was_signed(admin: Admin)
     credential = admin.credential()
     (old,) = keys(admin.store)
     with admin.store.writing() as session:
-        token = queries.insert_token(
+        queries.insert_token(
             session,
             credential_id=credential["id"],
             access_token_digest=b"d" * 32,
             expires_in=90_000,
             created_at=old.active_at,
+            is_jwt=True,
         )
-        token.is_jwt = True
-        session.add(token)
     with admin.store.writing() as session:
         signing_keys.rotate(session, "ES256", HOUR, old.active_at + 1)
     assert keys(admin.store)[0].gone_at == old.active_at + 90_000 + LEEWAY_SECONDS
@@ -332,19 +331,19 @@ def test_s93_private_key_is_encrypted_at_rest(admin: Admin, tmp_path: Path) -> N
 # --- rows of JWTs in /oauth2_tokens ---
 
 
-def jwt_row(admin: Admin, **fields: Any) -> OAuth2Token:
+def jwt_row(admin: Admin) -> OAuth2Token:
     credential = admin.credential()
     with admin.store.writing() as session:
-        row = queries.insert_token(
+        token = queries.insert_token(
             session,
             credential_id=credential["id"],
             access_token_digest=b"j" * 32,
             expires_in=600,
             ttl=1200,
-            **fields,
+            is_jwt=True,
         )
-        row.is_jwt = True
-        session.add(row)
+        assert token.jti is not None
+        row = session.get_one(OAuth2Token, token.jti)
     admin.changes.clear()
     return row
 
