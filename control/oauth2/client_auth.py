@@ -29,6 +29,7 @@ from control.oauth2.errors import (
 from control.oauth2.params import Params, is_set, is_text
 from control.oauth2.secrets import DECOY, HashVerifier, needs_rehash, same
 from control.oauth2.throttle import Throttle, network_of
+from control.store.secrets import are_client_keys
 from control.store.tables import OAuth2Credential
 
 log = structlog.get_logger("control")
@@ -207,7 +208,8 @@ class ClientAuth:
 
 
 def _is_plainly_right(client: OAuth2Credential, secret: object) -> bool:
-    """Whether this is the secret of a client whose secret is not hashed."""
+    """Whether this is the secret of a client that has one, and not hashed."""
+    stored = client.client_secret
     if client.hash_secret or not isinstance(secret, str):
         return False
-    return same(secret, client.client_secret)
+    return same(secret, stored) and not are_client_keys(stored)  # public: no secret of anybody

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import ssl
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -145,8 +146,11 @@ def authlib_private_key_jwt(place: Place) -> None:
     key = ECKey.import_key(place.about["keyed"]["jwk"])
     session = authlib_session(place, "keyed", "private_key_jwt", secret=key)
     url = place.endpoint("token")
-    # The audience is the issuer, not the endpoint that authlib takes by itself: RFC 7523bis.
-    method = PrivateKeyJWT(place.issuer, headers={"kid": "client-key"}, alg="ES256")
+    # By itself authlib names the endpoint as audience and gives the assertion an hour: for a
+    # server of RFC 7523bis that is too many servers, and here 5 minutes are the most.
+    soon = {"exp": int(time.time()) + 60}
+    key_id = {"kid": "client-key"}
+    method = PrivateKeyJWT(place.issuer, claims=soon, headers=key_id, alg="ES256")
     session.register_client_auth_method(method)
     token = session.fetch_token(url, grant_type="client_credentials")
     place.talk(token["access_token"])
