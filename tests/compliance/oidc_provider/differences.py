@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ class Table:
             "from `tests/compliance/oidc_provider/differences.toml`.",
         ]
         for why, text in self.reasons.items():
-            lines += ["", f"## {why}", "", text, ""]
+            lines += ["", f"## {why}", "", *textwrap.wrap(text, 100), ""]
             lines += [
                 "| request | | node-oidc-provider | `kong` | `strict` |",
                 "|---|---|---|---|---|",
