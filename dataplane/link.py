@@ -34,6 +34,7 @@ CONNECT_SECONDS = 5.0  # TCP, TLS and the HTTP handshake
 SILENCE_SECONDS = 6.0  # without a message (a heartbeat at least) the link counts as lost
 QUESTION_SECONDS = 2.0
 QUESTIONS_IN_FLIGHT_MAX = 10_000
+REDEEMS_IN_FLIGHT_MAX = 256
 COUNTERS_SECONDS = 10.0
 
 log = structlog.get_logger()
@@ -99,6 +100,7 @@ class Link:
         self._questions: dict[bytes, _Question] = {}  # by digest
         self._asked: dict[int, _Question] = {}  # the same ones by id
         self.requests = Requests()
+        self._redeems: dict[int, asyncio.Future[wire.Token | None]] = {}
 
     # --- state from the disk ---
 
@@ -168,6 +170,32 @@ class Link:
         if not self.connected:
             raise LinkDown("the control plane cannot be reached")
         return self.requests.ask(message)
+
+    async def redeem(self, ticket: wire.Redeem) -> wire.Token | None:
+        """The token of a ticket, which is spent by that; None when it is no good here.
+
+        `ticket.id` is replaced by one of ours. The token went through `on_tokens` already.
+
+        Raises:
+            LinkDown: no link, or no answer within QUESTION_SECONDS: it may have been spent.
+            LinkBusy: REDEEMS_IN_FLIGHT_MAX tickets wait.
+        """
+        if len(self._redeems) >= REDEEMS_IN_FLIGHT_MAX:
+            raise LinkBusy("too many tickets in flight")
+        if not self.connected:
+            raise LinkDown("the control plane cannot be reached")
+        self._last_id += 1
+        id_ = self._last_id
+        future: asyncio.Future[wire.Token | None] = asyncio.get_running_loop().create_future()
+        self._redeems[id_] = future
+        try:
+            async with asyncio.timeout(QUESTION_SECONDS):
+                await self._send(msgspec.structs.replace(ticket, id=id_))
+                return await future
+        except TimeoutError:
+            raise LinkDown(f"no answer in {QUESTION_SECONDS:g} s") from None
+        finally:
+            del self._redeems[id_]
 
     async def _send(self, message: wire.ToControl) -> None:
         await self._send_bytes(wire.encode(message))
@@ -267,6 +295,8 @@ class Link:
         for question in self._questions.values():
             _fail(question.answer, down)
         self.requests.detach()
+        for redeem in self._redeems.values():
+            _fail(redeem, down)
         self._questions.clear()
         self._asked.clear()
 
@@ -293,6 +323,12 @@ class Link:
             case wire.TokenReplies():
                 for reply in message.replies:
                     self.requests.replied(reply)
+            case wire.Redeemed():
+                if message.token is not None:
+                    self._take_tokens([message.token])
+                redeem = self._redeems.get(message.id)
+                if redeem is not None and not redeem.done():
+                    redeem.set_result(message.token)
             case wire.Heartbeat():
                 self._enter(message.epoch)
                 if self._on_heartbeat is not None:
