@@ -27,6 +27,7 @@ from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, toke
 from control.oauth2.issuer_routes import IssuerRoutes
 from control.oauth2.sessions_endpoint import MoveSessions, sessions_router
 from control.oauth2.throttle import Throttle
+from control.oauth2.ticket_endpoint import ticket_router
 from control.push.issuer import Issuer
 from control.settings import Settings
 from control.store.session import Store
@@ -63,7 +64,7 @@ def create_issuer(
     """
     routes = IssuerRoutes(store)
     router = token_router(store, routes, throttle, key_publish_seconds)
-    app = issuer_app(router, sessions_router(store, move_sessions))
+    app = issuer_app(router, sessions_router(store, move_sessions), ticket_router(store))
     dispatch = Shield(Dispatch(app, store, routes))
     return Issuer(dispatch, Direct(router.routes, EXCEPTION_HANDLERS))
 
@@ -89,7 +90,8 @@ def admin_app(
     app.include_router(signing_keys_router(store, key_publish_seconds))
     app.include_router(declarative.router(store))
     oauth = token_router(store, IssuerRoutes(store), None, key_publish_seconds)
-    described = [*app.routes, *issuer_app(oauth, sessions_router(store, None)).routes]
+    issuer = issuer_app(oauth, sessions_router(store, None), ticket_router(store))
+    described = [*app.routes, *issuer.routes]
     app.openapi = lambda: _document(app, described)  # type: ignore[method-assign]
     return app
 

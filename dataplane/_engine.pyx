@@ -447,7 +447,7 @@ cdef class Engine:
             if _CONTROL.search(value) or _CONTROL.search(name):
                 raise ValueError(f"header {name!r} has a control byte")
             lines.append(name + b": " + value)
-        if status == 204:  # RFC 9110 §8.6
+        if status == 204 or status == 304:  # RFC 9110 §8.6
             lines.append(b"")
             body = b""
         else:

@@ -45,14 +45,19 @@ class TokenWriter:
     async def _write_all(self) -> None:
         try:
             while self._waiting:
-                count = min(len(self._waiting), TOGETHER_MAX)
-                batch = [self._waiting.popleft() for _ in range(count)]
+                batch = self._next()
                 mades = [made for made, _ in batch]
                 outcomes = await self._threads.run(partial(self._write, mades))
                 for (_, stored), error in zip(batch, outcomes, strict=True):
                     _settle(stored, error)
         finally:
             self._writing = None
+
+    def _next(self) -> list[tuple[Made, asyncio.Future[None]]]:
+        """Those that wait the longest; nothing is stored for a request that was given up."""
+        count = min(len(self._waiting), TOGETHER_MAX)
+        taken = [self._waiting.popleft() for _ in range(count)]
+        return [(made, stored) for made, stored in taken if not stored.done()]
 
     def _write(self, mades: Sequence[Made]) -> list[Exception | None]:
         """Write them in one transaction; one by one where that fails.  What became of each."""
