@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from control import logs
 from control.app import VERSION, create_app, create_issuer
+from control.cleanup import clean_for_ever
 from control.oauth2.keys import Keeper
 from control.oauth2.throttle import Throttle
 from control.push import LinkTLSError, Push, link_tls
@@ -162,16 +163,19 @@ async def _serve(plane: Plane) -> int:
     gc.freeze()
     http = [asyncio.create_task(s.serve([sock])) for s, sock in servers.items()]
     link = asyncio.create_task(plane.push.serve(plane.link.host, plane.link.port, plane.link_tls))
+    cleaning = asyncio.create_task(clean_for_ever(plane.store))
     keeper = asyncio.create_task(plane.keeper.run_for_ever())
     stopped = asyncio.create_task(stop.wait())
     ready = asyncio.create_task(plane.push.listening.wait())
     await asyncio.wait([ready, link], return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
         _say_where(plane)
-    await asyncio.wait([*http, link, keeper, stopped], return_when=asyncio.FIRST_COMPLETED)
+    tasks = [*http, link, keeper, cleaning, stopped]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     fault = not stop.is_set()
     stopped.cancel()
     ready.cancel()
+    cleaning.cancel()
     log.info("stopping")
     for server in servers:
         server.should_exit = True
@@ -179,7 +183,7 @@ async def _serve(plane: Plane) -> int:
     results = await asyncio.gather(*http, return_exceptions=True)
     link.cancel()
     keeper.cancel()
-    results += await asyncio.gather(link, keeper, return_exceptions=True)
+    results += await asyncio.gather(link, keeper, cleaning, return_exceptions=True)
     for error in results:
         if isinstance(error, Exception):
             log.error("fault", exc_info=error)

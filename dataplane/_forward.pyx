@@ -174,6 +174,13 @@ cdef bint _is_ours(const HttpField* field) noexcept nogil:
     )
 
 
+cdef inline bint _announces_trailers(const uint8_t* head, const HttpField* field) noexcept nogil:
+    """Whether this is Trailer: what it announces ends here (RFC 9110 §6.5.1)."""
+    return field.name_len == 7 and same_name(
+        head + field.name_off, 7, <const uint8_t*>b"trailer", 7
+    )
+
+
 cdef bint _put_all(Writer* out, const Visit* visit, int kind) noexcept nogil:
     """The values of every field of a kind, comma between.  Whether there was one."""
     cdef bint any = False
@@ -405,6 +412,8 @@ cdef int forward_request(
             continue
         if nx_unlikely(more) and _put_without_tokens(&out, visit, field, &walk):
             continue
+        if nx_unlikely(_announces_trailers(visit.head, field)):
+            continue
         if nx_unlikely(visit.policy.flags & POLICY_REFUSE_DEFLATE) and (
             field.kind == HTTP_FIELD_SEC_WEBSOCKET_EXTENSIONS
         ):
@@ -453,6 +462,7 @@ cdef void _put_theirs(Writer* out, const uint8_t* head, const HttpResponse* http
             or field.kind == HTTP_FIELD_CONTENT_LENGTH
             or field.kind == HTTP_FIELD_X_KONG_REQUEST_ID
             or _is_latency(head + field.name_off, field.name_len)
+            or _announces_trailers(head, field)
         ):
             continue
         put(

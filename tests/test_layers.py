@@ -23,6 +23,7 @@ PYTHON = {
     "control.startup": ("control.settings",),
     "control.store": (),
     "control.store.signing_keys": ("control.store", "dataplane.jws"),
+    "control.cleanup": ("control.store",),
     "control.guard": ("control.store", "control.oauth2"),
     "control.oauth2": ("control.store", "dataplane.jws"),
     "control.admin": ("control.store", "control.guard"),

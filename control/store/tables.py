@@ -6,7 +6,7 @@ Ids are UUIDs as 36 lower-case characters. Column names are Kong's field names; 
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, LargeBinary, String, func
+from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, LargeBinary, String, func, text
 from sqlmodel import Field, SQLModel
 
 from control.store.columns import EncryptedBytes, EncryptedText, SealedJSON
@@ -215,6 +215,19 @@ class OAuth2Token(SQLModel, table=True):
     is_jwt: bool = False  # `id` is then its jti
 
 
+# What clean-up looks for among tokens that end with their access token. Those made by hand end by
+# hand, or by their ttl.
+_ENDS_WITH_ACCESS = text(
+    "NOT (refresh_token_digest IS NOT NULL) AND expires_in > 0 AND NOT by_hand"
+)
+Index(
+    "ix_oauth2_tokens_expiry",
+    OAuth2Token.__table__.c.created_at + OAuth2Token.__table__.c.expires_in,  # type: ignore[attr-defined]
+    sqlite_where=_ENDS_WITH_ACCESS,
+    postgresql_where=_ENDS_WITH_ACCESS,
+)
+
+
 class AuthorizationCode(SQLModel, table=True):
     """Kong's `oauth2_authorization_codes`, by the SHA-256 of the code.
 
@@ -254,6 +267,15 @@ class SpentRefreshToken(SQLModel, table=True):
     answer: str | None = Field(default=None, repr=False, sa_column=Column(EncryptedText()))
     spent_at: float
     gone_at: float = Field(index=True)
+
+
+_HAS_ANSWER = text("answer IS NOT NULL")
+Index(
+    "ix_oauth2_spent_refresh_tokens_answered",
+    SpentRefreshToken.__table__.c.spent_at,  # type: ignore[attr-defined]
+    sqlite_where=_HAS_ANSWER,
+    postgresql_where=_HAS_ANSWER,
+)
 
 
 class SigningKey(SQLModel, table=True):

@@ -20,6 +20,7 @@ def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     Raises:
         InvalidRequest: unknown, used, or not for this client, service or instance; PKCE.
         InvalidGrant: the verifier does not fit; with `strict`: all of these.
+        InvalidTarget: a resource that the code was not granted for.
     """
     row = _find(request, issuing)
     granted = Grant(
@@ -28,7 +29,7 @@ def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         user_id=row.authenticated_userid,
         refreshable=True,
         family_id=row.id,
-        audience=tuple(row.audience or ()),
+        audience=issuing.audience(request, row.audience),
     )
     made = issuing.make(request, granted)
     with issuing.store.writing() as session:

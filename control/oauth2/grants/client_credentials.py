@@ -20,6 +20,7 @@ def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         InvalidProvisionKey: a user was named by someone who is not the authorization backend.
         InvalidClient: there is no such client.
         InvalidScope: §5.6.
+        InvalidTarget: RFC 8707.
         InvalidAuthenticatedUserid: not a string (Kong answers 500 there).
         UnauthorizedClient: strict, and the client is public (S34).
     """
@@ -36,7 +37,9 @@ def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         raise InvalidAuthenticatedUserid("authenticated_userid must be a string")
     if user_id is not None and scopes.too_long(user_id):
         raise InvalidAuthenticatedUserid("authenticated_userid is too long")
-    made = issuing.make(request, Grant(client=client, scope=scope, user_id=user_id))
+    audience = issuing.audience(request)
+    granted = Grant(client=client, scope=scope, user_id=user_id, audience=audience)
+    made = issuing.make(request, granted)
     with issuing.store.writing() as session:
         issuing.insert(session, made)
     return made.issued

@@ -8,7 +8,8 @@ from control.oauth2.token_request import TokenRequest
 
 def grant(request: TokenRequest, issuing: Issuing, user_id: str, scope: str | None) -> Issued:
     """A token without a refresh token.  The backend has been authenticated, the client has not."""
-    granted = Grant(client=request.client, scope=scope, user_id=user_id)
+    audience = issuing.audience(request)
+    granted = Grant(client=request.client, scope=scope, user_id=user_id, audience=audience)
     made = issuing.make(request, granted)
     with issuing.store.writing() as session:
         issuing.insert(session, made)

@@ -19,6 +19,7 @@ def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     Raises:
         InvalidProvisionKey, InvalidAuthenticatedUserid: not the backend, or no user.
         InvalidScope: §5.6.
+        InvalidTarget: RFC 8707.
     """
     config, params = request.config, request.params
     user_id = authenticated_user(config, params)
@@ -29,6 +30,7 @@ def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         user_id=user_id,
         refreshable=True,
         family_id=str(uuid.uuid4()),
+        audience=issuing.audience(request),
     )
     made = issuing.make(request, granted)
     with issuing.store.writing() as session:

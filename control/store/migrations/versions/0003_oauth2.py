@@ -9,6 +9,7 @@ branch_labels = None
 depends_on = None
 
 _TOKENS = "oauth2_tokens"
+_EXPIRY = "ix_oauth2_tokens_expiry"
 _CODES = "oauth2_authorization_codes"
 _SPENT = "oauth2_spent_refresh_tokens"
 
@@ -26,6 +27,16 @@ def upgrade() -> None:
         )
         table.create_index("ix_oauth2_tokens_plugin_id", ["plugin_id"])
         table.create_index("ix_oauth2_tokens_family_id", ["family_id"])
+    ends_with_access = sa.text(
+        "NOT (refresh_token_digest IS NOT NULL) AND expires_in > 0 AND NOT by_hand"
+    )
+    op.create_index(
+        _EXPIRY,
+        _TOKENS,
+        [sa.text("(created_at + expires_in)")],
+        sqlite_where=ends_with_access,
+        postgresql_where=ends_with_access,
+    )
     with op.batch_alter_table("revocations") as table:
         table.add_column(sa.Column("version", sa.BigInteger(), nullable=False, server_default="0"))
         table.add_column(sa.Column("successor", sa.LargeBinary(length=32), nullable=True))
@@ -127,11 +138,20 @@ def _create_spent() -> None:
     )
     for column in ("credential_id", "family_id", "gone_at"):
         op.create_index(f"ix_{_SPENT}_{column}", _SPENT, [column])
+    has_answer = sa.text("answer IS NOT NULL")
+    op.create_index(
+        f"ix_{_SPENT}_answered",
+        _SPENT,
+        ["spent_at"],
+        sqlite_where=has_answer,
+        postgresql_where=has_answer,
+    )
 
 
 def downgrade() -> None:
     for table in ("oauth2_seen_assertions", "oauth2_tickets", "signing_keys", _SPENT, _CODES):
         op.drop_table(table)
+    op.drop_index(_EXPIRY, _TOKENS)
     with op.batch_alter_table("revocations") as batch:
         batch.drop_column("successor")
         batch.drop_column("version")
