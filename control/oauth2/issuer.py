@@ -133,10 +133,10 @@ def token_router(
 ) -> APIRouter:
     """The OAuth endpoints, at the ends of their paths; `Dispatch` brings requests here."""
     threads = StoreThreads()
-    known, issuing = Known(store, threads), Issuing(store)
+    known, issuing = Known(store, threads), Issuing(store, threads)
     clients = ClientAuth(HashVerifier(), throttle or Throttle())
-    token = TokenEndpoint(known, threads, issuing, clients)
-    authorize = AuthorizeEndpoint(known, threads, issuing, clients)
+    token = TokenEndpoint(known, issuing, clients)
+    authorize = AuthorizeEndpoint(known, issuing, clients)
     router = APIRouter(tags=["oauth"])
     router.include_router(public_router(store, threads, routes, key_publish_seconds))
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from control.oauth2 import secrets
 from control.oauth2.config import OAuth2Config
 from control.oauth2.errors import NoService
+from control.oauth2.requests import StoreThreads
+from control.oauth2.together import Together
 from control.oauth2.token_request import TokenRequest
 from control.store import grants, queries
 from control.store.changes import IssuedToken
@@ -67,8 +69,10 @@ class Made:
 class Issuing:
     """Issues tokens from one store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, threads: StoreThreads) -> None:
         self.store = store
+        self.threads = threads
+        self._together: Together[Made] = Together(store, threads, self.insert)
 
     def access_token(self, request: TokenRequest, claims: Claims) -> str:
         """The value of a new access token: the one place where it is made."""
@@ -89,6 +93,14 @@ class Issuing:
             refresh_token=random_text() if refreshable else None,
         )
         return Made(request, grant, claims, issued)
+
+    async def issue(self, request: TokenRequest, grant: Grant) -> Issued:
+        """Make a token and commit it, in a transaction that others' tokens may share.
+
+        Raises:
+            NoService: as `make`.
+        """
+        return (await self._together.write(lambda: self.make(request, grant))).issued
 
     def insert(
         self, session: WriteSession, made: Made, *, replaces: IssuedToken | None = None

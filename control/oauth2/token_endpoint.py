@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from sqlalchemy.exc import IntegrityError
 from starlette.requests import Request
@@ -22,13 +22,13 @@ from control.oauth2.https_rule import require_https
 from control.oauth2.issuing import Issued, Issuing
 from control.oauth2.known import Known
 from control.oauth2.params import Sent, is_set
-from control.oauth2.requests import StoreThreads, parameters
+from control.oauth2.requests import parameters
 from control.oauth2.token_request import TokenRequest
 from control.store import queries
 from control.store.tables import OAuth2Credential
 
 CLIENT_CREDENTIALS = "client_credentials"
-GRANTS: dict[str, Callable[[TokenRequest, Issuing], Issued]] = {
+GRANTS: dict[str, Callable[[TokenRequest, Issuing], Awaitable[Issued]]] = {
     "authorization_code": authorization_code.grant,
     CLIENT_CREDENTIALS: client_credentials.grant,
     "password": password.grant,
@@ -42,12 +42,10 @@ class TokenEndpoint:
     def __init__(
         self,
         known: Known,
-        threads: StoreThreads,
         issuing: Issuing,
         clients: client_auth.ClientAuth,
     ) -> None:
         self._known = known
-        self._threads = threads
         self._issuing = issuing
         self._clients = clients
 
@@ -72,7 +70,7 @@ class TokenEndpoint:
             with self._clients.counting_provision_keys(config, sent, address):
                 client = await self._authenticate(request, config, sent, address)
                 asked = TokenRequest(config, context, sent, instance.check_key, client)
-                issued = await self._threads.run(lambda: self._grant(asked))
+                issued = await self._grant(asked)
         except OAuthError as error:
             return responses.refused(_as_told(error, config), state)
         scope = (issued.scope or "") if config.strict and _differs(issued.scope, sent) else None
@@ -111,10 +109,10 @@ class TokenEndpoint:
             await self._renew_hash(client, shown)
         return client
 
-    def _grant(self, request: TokenRequest) -> Issued:
+    async def _grant(self, request: TokenRequest) -> Issued:
         """Committed, and on its way to the data planes."""
         try:
-            return GRANTS[request.params["grant_type"]](request, self._issuing)
+            return await GRANTS[request.params["grant_type"]](request, self._issuing)
         except IntegrityError:
             # Client, service or plugin was deleted since it was read; nothing depends on which.
             raise InvalidClient from None
@@ -129,7 +127,7 @@ class TokenEndpoint:
             with self._issuing.store.writing() as session:
                 queries.replace_client_secret(session, client.id, phc)
 
-        await self._threads.run(store)
+        await self._issuing.threads.run(store)
         self._known.forget_client(client.client_id)
 
 

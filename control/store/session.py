@@ -37,6 +37,14 @@ _REVOCATIONS_DROPPED_MAX = 1000  # in one transaction
 _REVOCATION_GRACE_SECONDS = 3600  # clocks of data planes may be behind
 
 
+# Put together once: it takes longer than to run it, and every token that is issued needs it.
+_COUNTERS = (
+    ClusterState.__table__.c.config_version,  # type: ignore[attr-defined]
+    ClusterState.__table__.c.revocation_seq,  # type: ignore[attr-defined]
+)
+_STATE = select(*_COUNTERS)
+
+
 class StoreError(Exception):
     """The database cannot be used; the text says why and what to do."""
 
@@ -120,17 +128,13 @@ class WriteSession(Session):
         self.execute(delete(Revocation).where(seq.in_(old.limit(_REVOCATIONS_DROPPED_MAX))))
 
     def _advance(self) -> Any:
-        columns = (
-            ClusterState.__table__.c.config_version,  # type: ignore[attr-defined]
-            ClusterState.__table__.c.revocation_seq,  # type: ignore[attr-defined]
-        )
         if not (self.config_changed or self._revocations):
-            return self.execute(select(*columns)).one()
+            return self.connection().execute(_STATE).one()
         statement = update(ClusterState).values(
             config_version=ClusterState.config_version + int(self.config_changed),
             revocation_seq=ClusterState.revocation_seq + len(self._revocations),
         )
-        return self.execute(statement.returning(*columns)).one()
+        return self.execute(statement.returning(*_COUNTERS)).one()
 
 
 class Store:

@@ -13,7 +13,7 @@ from control.oauth2.params import is_set, is_text
 from control.oauth2.token_request import TokenRequest
 
 
-def grant(request: TokenRequest, issuing: Issuing) -> Issued:
+async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     """A token without a refresh token.
 
     Raises:
@@ -36,7 +36,4 @@ def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         raise InvalidAuthenticatedUserid("authenticated_userid must be a string")
     if user_id is not None and scopes.too_long(user_id):
         raise InvalidAuthenticatedUserid("authenticated_userid is too long")
-    made = issuing.make(request, Grant(client=client, scope=scope, user_id=user_id))
-    with issuing.store.writing() as session:
-        issuing.insert(session, made)
-    return made.issued
+    return await issuing.issue(request, Grant(client=client, scope=scope, user_id=user_id))

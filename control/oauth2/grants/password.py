@@ -13,7 +13,7 @@ from control.oauth2.issuing import Grant, Issued, Issuing
 from control.oauth2.token_request import TokenRequest
 
 
-def grant(request: TokenRequest, issuing: Issuing) -> Issued:
+async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     """A token and a refresh token for the user whom the backend names.
 
     Raises:
@@ -30,7 +30,4 @@ def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         refreshable=True,
         family_id=str(uuid.uuid4()),
     )
-    made = issuing.make(request, granted)
-    with issuing.store.writing() as session:
-        issuing.insert(session, made)
-    return made.issued
+    return await issuing.issue(request, granted)
