@@ -103,8 +103,8 @@ class Gateway:
             self.post("/services/bench/plugins", plugin)
         self.post("/consumers", {"username": "alex"})
         made = self.post("/consumers/alex/oauth2", {"name": "bench"})
-        body = {name: made[name] for name in ("client_id", "client_secret")}
-        body["grant_type"] = "client_credentials"
+        self.client = {name: made[name] for name in ("client_id", "client_secret")}
+        body = self.client | {"grant_type": "client_credentials"}
         url = f"https://127.0.0.1:{self.tls_port}/token/oauth2/token"
         self.header = f"Authorization: Bearer {self._once_up(url, body)['access_token']}"
 

@@ -26,6 +26,7 @@ from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, toke
 from control.oauth2.issuer_routes import IssuerRoutes
 from control.oauth2.sessions_endpoint import MoveSessions, sessions_router
 from control.oauth2.throttle import Throttle
+from control.oauth2.ticket_endpoint import ticket_router
 from control.settings import Settings
 from control.store.session import Store
 
@@ -75,6 +76,7 @@ def issuer_app(
     app = _fastapi(EXCEPTION_HANDLERS)
     app.include_router(token_router(store, routes, throttle, key_publish_seconds))
     app.include_router(sessions_router(store, move_sessions))
+    app.include_router(ticket_router(store))
     return app
 
 

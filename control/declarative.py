@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,18 +155,28 @@ def apply_text(store: Store, text: str) -> list[ChangeMade]:
         FileRefused: nothing was written.
     """
     items = flatten(parse(text))
+    try:
+        with store.writing() as session:
+            return _apply_items(session, items)
+    except AdminError as error:  # of all entities together, at the commit
+        raise FileRefused(_reason(error)) from None
+
+
+def _apply_items(session: WriteSession, items: Sequence[Item]) -> list[ChangeMade]:
     changes = []
-    with store.writing() as session:
-        for item in items:
-            name = item.resource.name
-            try:
-                _, change = apply(session, name, item.values, _known(session, item))
-            except AdminError as error:
-                reason = str(error.body.get("message") or error.body)
-                raise FileRefused(reason, f"{name} {item.label}") from None
-            if change != "unchanged":
-                changes.append(ChangeMade(change=change, type=name, name=item.label))
+    for item in items:
+        name = item.resource.name
+        try:
+            _, change = apply(session, name, item.values, _known(session, item))
+        except AdminError as error:
+            raise FileRefused(_reason(error), f"{name} {item.label}") from None
+        if change != "unchanged":
+            changes.append(ChangeMade(change=change, type=name, name=item.label))
     return changes
+
+
+def _reason(error: AdminError) -> str:
+    return str(error.body.get("message") or error.body)
 
 
 def parse(text: str) -> dict[str, Any]:

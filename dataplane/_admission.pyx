@@ -6,10 +6,9 @@ kept here: what a check needs from elsewhere (a token not in the cache, a name w
 is named as a question, and the whole runs again when it was answered, on the tables of then.
 """
 
-cdef enum:  # where in Worker.compose this module puts things; _forward writes behind them
+cdef enum:  # where in Worker.compose this module puts things, beside AT_TOKEN; _forward: behind them
     AT_HOST = 0
     AT_PATH = 512  # HTTP_LINE_MAX bytes
-    AT_TOKEN = 16384  # TOKEN_BYTES_MAX bytes
     AT_LOCATION = 32768  # 2 × HTTP_LINE_MAX bytes
     FIELDS_SHOWN = 100
 
@@ -192,9 +191,11 @@ cdef bint _match_preflight(
     cdef Span method = query.method
     cdef bint found
     cdef int endpoint = endpoint_of(&visit.path)
-    if endpoint == ENDPOINT_NONE or _field(&visit.http, HTTP_FIELD_ORIGIN) == NULL:
+    if endpoint == ENDPOINT_NONE or visit_field(visit, HTTP_FIELD_ORIGIN) == NULL:
         return False
-    field = _field_named(visit, b"access-control-request-method")
+    field = visit_field_named(
+        visit, <const uint8_t*>b"access-control-request-method", 29
+    )
     if field == NULL:
         return False
     query.method.data = visit.head + field.value_off
@@ -251,33 +252,12 @@ cdef bint _asks_metadata(Visit* visit, const TableSet* tables) noexcept nogil:
     return True
 
 
-cdef const HttpField* _field(const HttpRequest* http, int kind) noexcept nogil:
-    """The first field of a kind, or NULL."""
-    cdef uint32_t i
-    for i in range(http.fields_n):
-        if http.fields[i].kind == kind:
-            return &http.fields[i]
-    return NULL
-
-
-cdef const HttpField* _field_named(const Visit* visit, const char* name) noexcept nogil:
-    """The first field of this name, which is in lower case; or NULL."""
-    cdef const HttpField* field
-    cdef uint32_t size = <uint32_t>strlen(name)
-    cdef uint32_t i
-    for i in range(visit.http.fields_n):
-        field = &visit.http.fields[i]
-        if same_name(visit.head + field.name_off, field.name_len, <const uint8_t*>name, size):
-            return field
-    return NULL
-
-
 cdef void _name_client(Conn* client, const Visit* visit) noexcept nogil:
     """Take the client's address from a trusted peer's X-Real-IP, where that is one.  §7.
 
     It changes what is logged and forwarded, never who is trusted.
     """
-    cdef const HttpField* field = _field(&visit.http, HTTP_FIELD_X_REAL_IP)
+    cdef const HttpField* field = visit_field(visit, HTTP_FIELD_X_REAL_IP)
     cdef char text[48]
     if field == NULL or field.value_len >= sizeof(text):
         return
@@ -296,7 +276,7 @@ cdef bint _secure(Conn* client, Visit* visit) noexcept nogil:
     """Whether the request counts as https: its connection's word, or a trusted peer's.  §4."""
     cdef const HttpField* proto = NULL
     if visit.trusted:
-        proto = _field(&visit.http, HTTP_FIELD_X_FORWARDED_PROTO)
+        proto = visit_field(visit, HTTP_FIELD_X_FORWARDED_PROTO)
     if proto != NULL:
         return same_name(
             visit.head + proto.value_off, proto.value_len, <const uint8_t*>b"https", 5
@@ -318,7 +298,7 @@ cdef int _redirect_to_tls(Worker* worker, Visit* visit) noexcept nogil:
     out.capacity = 2 * HTTP_LINE_MAX
     put_text(&out, b"https://")
     if visit.trusted:
-        host = _field(&visit.http, HTTP_FIELD_X_FORWARDED_HOST)
+        host = visit_field(visit, HTTP_FIELD_X_FORWARDED_HOST)
     if host != NULL:
         put(&out, visit.head + host.value_off, host.value_len)
     else:
@@ -344,31 +324,41 @@ cdef int _invalid(Worker* worker, int status, const char* reason) noexcept nogil
     return STEP_ANSWER
 
 
-cdef int _check_handshake(Worker* worker, Visit* visit) noexcept nogil:
-    """The checks of routing-and-proxy.md §12.1, first failure wins.  STEP_ADMITTED or STEP_ANSWER."""
-    cdef HttpRequest* http = &visit.http
-    cdef HttpField* field
+cdef const char* handshake_fault(const Visit* visit, int* status) noexcept nogil:
+    cdef const HttpRequest* http = &visit.http
+    cdef const HttpField* field
+    status[0] = 400
     if http.version_minor == 0:
-        return _invalid(worker, 400, b"bad http version")
+        return b"bad http version"
     if http.method != HTTP_METHOD_GET:
-        return _invalid(worker, 400, b"bad method")
+        return b"bad method"
     if http.chunked or http.content_length > 0:
-        return _invalid(worker, 400, b"a body is not allowed")
+        return b"a body is not allowed"
+    status[0] = 426
     if not http.upgrade_websocket:
-        return _invalid(worker, 426, b'bad "upgrade" request header')
+        return b'bad "upgrade" request header'
     if not http.connection_upgrade:
-        return _invalid(worker, 426, b'bad "connection" request header')
+        return b'bad "connection" request header'
+    status[0] = 400
     if http.ws_key_n != 1:
-        return _invalid(worker, 400, b'bad "sec-websocket-key" request header')
+        return b'bad "sec-websocket-key" request header'
     field = &http.fields[http.ws_key]
     if not http_key_valid(visit.head + field.value_off, field.value_len):
-        return _invalid(worker, 400, b'bad "sec-websocket-key" request header')
+        return b'bad "sec-websocket-key" request header'
+    status[0] = 426
     if http.ws_version_n != 1:
-        return _invalid(worker, 426, b'bad "sec-websocket-version" request header')
+        return b'bad "sec-websocket-version" request header'
     field = &http.fields[http.ws_version]
     if field.value_len != 2 or memcmp(visit.head + field.value_off, b"13", 2) != 0:
-        return _invalid(worker, 426, b'bad "sec-websocket-version" request header')
-    return STEP_ADMITTED
+        return b'bad "sec-websocket-version" request header'
+    return NULL
+
+
+cdef int _check_handshake(Worker* worker, Visit* visit) noexcept nogil:
+    """The checks of routing-and-proxy.md §12.1, first failure wins.  STEP_ADMITTED or STEP_ANSWER."""
+    cdef int status
+    cdef const char* fault = handshake_fault(visit, &status)
+    return STEP_ADMITTED if fault == NULL else _invalid(worker, status, fault)
 
 
 # --- the token, oauth2.md §6 ------------------------------------------------------------------------
@@ -389,130 +379,6 @@ cdef int _check_origin(Worker* worker, const Visit* visit) noexcept nogil:
         ):
             return answer(worker, 403, b"Origin not allowed", NULL)
     return STEP_ADMITTED
-
-
-cdef bint _is_space(uint8_t byte) noexcept nogil:
-    return byte == 32 or byte == 9
-
-
-cdef void _token_in_value(const uint8_t* value, uint32_t size, Span* token) noexcept nogil:
-    """`bearer t` and `token t` give t, anything else itself.  §6.1."""
-    cdef uint32_t scheme = 0
-    cdef uint32_t at, end
-    token.data = value
-    token.size = size
-    while scheme < size and not _is_space(value[scheme]):
-        scheme += 1
-    at = scheme
-    while at < size and _is_space(value[at]):
-        at += 1
-    if at == size:
-        return
-    end = at
-    while end < size and not _is_space(value[end]):
-        end += 1
-    if end != size:
-        return  # three parts
-    if same_name(value, scheme, <const uint8_t*>b"bearer", 6) or same_name(
-        value, scheme, <const uint8_t*>b"token", 5
-    ):
-        token.data = value + at
-        token.size = size - at
-
-
-cdef void _token_in_query(Worker* worker, Visit* visit) noexcept nogil:
-    """Take the one `access_token=…`.  Repeated, it is a list and thus no token.  §3.1, §6.1."""
-    cdef int count = form_token(
-        visit.head + visit.http.query_off, visit.http.query_len, worker.compose + AT_TOKEN,
-        &visit.token,
-    )
-    if count:
-        visit.source = SOURCE_QUERY
-    if count > 1:
-        visit.token.size = 0
-
-
-cdef int _body_kind(const Visit* visit) noexcept nogil:
-    """SOURCE_FORM or SOURCE_JSON when a body of this request may hold the token, else 0.  §6.1."""
-    cdef const HttpField* field = _field(&visit.http, HTTP_FIELD_CONTENT_TYPE)
-    cdef const uint8_t* type
-    cdef uint32_t size = 0
-    if (
-        visit.http.method != HTTP_METHOD_POST and visit.http.method != HTTP_METHOD_PUT
-        and visit.http.method != HTTP_METHOD_PATCH
-    ):
-        return SOURCE_NONE
-    if field == NULL or not 0 < visit.http.content_length <= TOKEN_SEARCH_MAX:
-        return SOURCE_NONE
-    type = visit.head + field.value_off
-    while size < field.value_len and type[size] != 59 and not _is_space(type[size]):
-        size += 1
-    if same_name(type, size, <const uint8_t*>b"application/x-www-form-urlencoded", 33):
-        return SOURCE_FORM
-    if same_name(type, size, <const uint8_t*>b"application/json", 16):
-        return SOURCE_JSON
-    return SOURCE_NONE
-
-
-cdef bint _token_in_body(Worker* worker, Visit* visit) noexcept nogil:
-    """Look for the token in the body.  Returns False when that is not here yet."""
-    cdef int kind = _body_kind(visit)
-    cdef int count
-    if kind == SOURCE_NONE:
-        return True
-    if visit.body.size == 0:
-        return False
-    if kind == SOURCE_FORM:
-        count = form_token(
-            visit.body.data, visit.body.size, worker.compose + AT_TOKEN, &visit.token
-        )
-        if count > 1:
-            visit.token.size = 0
-    else:
-        count = json_token(visit.body.data, visit.body.size, &visit.token)
-    if count:
-        visit.source = <uint8_t>kind
-        visit.in_form = kind == SOURCE_FORM
-    return True
-
-
-cdef bint _find_token(Worker* worker, Visit* visit) noexcept nogil:
-    """Set `visit.token`; size 0 when there is none.  A header, if there, rules out the rest.
-
-    Returns False when the body must be here to tell.
-    """
-    cdef HttpRequest* http = &visit.http
-    cdef const Span* name = &visit.policy.auth_header
-    cdef HttpField* field
-    cdef uint32_t i
-    visit.source = SOURCE_NONE
-    visit.in_form = False
-    visit.token_field = -1
-    visit.token.size = 0
-    if name.size == 13 and memcmp(name.data, b"authorization", 13) == 0:
-        visit.token_field = http.authorization
-    else:
-        for i in range(http.fields_n):
-            if same_name(
-                visit.head + http.fields[i].name_off, http.fields[i].name_len, name.data, name.size
-            ):
-                visit.token_field = <int16_t>i
-                break
-    if visit.token_field >= 0:
-        field = &http.fields[visit.token_field]
-        visit.source = SOURCE_HEADER
-        _token_in_value(visit.head + field.value_off, field.value_len, &visit.token)
-        return True
-    if http.query_len:
-        _token_in_query(worker, visit)
-    if nx_likely(visit.policy.flags & POLICY_WS):
-        return True
-    if visit.source == SOURCE_NONE:
-        return _token_in_body(worker, visit)
-    visit.in_form = (
-        visit.policy.flags & POLICY_HIDE_CREDENTIALS and _body_kind(visit) == SOURCE_FORM
-    )
-    return not visit.in_form or visit.body.size != 0  # §6.4: a copy there is hidden too
 
 
 cdef int _refuse_token(Worker* worker, Visit* visit, const char* why) noexcept nogil:
@@ -560,6 +426,36 @@ cdef int _cannot_tell(Worker* worker) noexcept nogil:
     return STEP_ANSWER
 
 
+cdef int _two_tokens(Worker* worker, const Visit* visit) noexcept nogil:
+    """400: RFC 6750 §3.1, more than one token, or one that cannot be read."""
+    _answer_oauth(
+        worker,
+        b'{"error":"invalid_request",'
+        b'"error_description":"The access token is malformed, or there is more than one"}',
+        visit.policy.challenge_missing,
+        b"two tokens or a malformed one",
+    )
+    worker.answer.status = 400
+    return STEP_ANSWER
+
+
+cdef int _redeem(
+    Worker* worker, Visit* visit, const Request* request, const TableSet* tables, int verdict
+) noexcept nogil:
+    """Ask once whose a ticket is: STEP_ADMITTED when that is known.  oauth2.md §14."""
+    if request.redeemed == TICKET_GOOD:
+        memcpy(visit.digest, request.ticket_token, 32)
+        return STEP_ADMITTED
+    if request.redeemed == TICKET_BAD:
+        return _refuse_token(worker, visit, b"ticket unknown, used or not for this")
+    if not token_check_passes(tables.check_key, visit.token.data, visit.token.size):
+        return _refuse_token(worker, visit, b"ticket malformed")
+    if verdict == VERDICT_UNAVAILABLE:
+        return _cannot_tell(worker)
+    token_digest(visit.token.data, visit.token.size, visit.digest)
+    return _park(visit, QUESTION_TICKET)
+
+
 cdef int _park_token(
     Worker* worker, Visit* visit, const TableSet* tables, int verdict
 ) noexcept nogil:
@@ -581,17 +477,23 @@ cdef int _park_token(
 
 
 cdef int _authenticate(
-    Worker* worker, Visit* visit, const TableSet* tables, int verdict
+    Worker* worker, Visit* visit, const Request* request, const TableSet* tables, int verdict
 ) noexcept nogil:
     """Judge the token by what the cache says of it, now.  STEP_ADMITTED, _ANSWER, _PARK or _BODY."""
     cdef TokenStore* store = <TokenStore*>worker.shared.tokens
     cdef const Claims* claims
     cdef double now = worker_realtime(worker)
-    if not _find_token(worker, visit):
-        return STEP_BODY
+    cdef int step = find_token(worker, visit)
+    if nx_unlikely(step != FOUND):
+        return STEP_BODY if step == FOUND_BODY else _two_tokens(worker, visit)
     if visit.token.size == 0 or visit.token.size > TOKEN_BYTES_MAX:
         return _refuse_token(worker, visit, b"token too long")
-    token_digest(visit.token.data, visit.token.size, visit.digest)
+    if nx_unlikely(visit.source == SOURCE_TICKET):
+        step = _redeem(worker, visit, request, tables, verdict)
+        if step != STEP_ADMITTED:
+            return step
+    else:
+        token_digest(visit.token.data, visit.token.size, visit.digest)
     claims = token_find(store, visit.digest)
     if claims == NULL:
         nx_bump(&worker.counters.token_misses, 1)
@@ -778,7 +680,7 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
         if step != STEP_ADMITTED:
             return step
     if visit.policy.flags & POLICY_OAUTH2:
-        step = _authenticate(worker, visit, tables, verdict)
+        step = _authenticate(worker, visit, client.request, tables, verdict)
         if step != STEP_ADMITTED:
             return step
     if not visit.policy.flags & POLICY_SERVICE:

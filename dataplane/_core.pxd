@@ -77,8 +77,19 @@ cdef enum PolicyFlag:
     POLICY_IGNORE_EXPIRY = 1 << 24  # the end of a token does nothing to its sessions
     POLICY_FOLLOW_CREDENTIAL = 1 << 25  # also a newer token of the client moves its sessions
     POLICY_FOLLOW_NONE = 1 << 26  # a refresh does not move the deadline of its sessions
-    POLICY_ENDPOINTS = 1 << 12  # the issuer answers all of its endpoints here
     POLICY_JWT = 1 << 13  # tokens may be JWTs of `issuer`
+    POLICY_ENDPOINTS = 1 << 16  # the issuer answers all of its endpoints here
+    POLICY_CARRIER_HEADER = 1 << 17  # where a token is looked for
+    POLICY_CARRIER_QUERY = 1 << 18  # and in bodies
+    POLICY_CARRIER_PROTOCOL = 1 << 19  # Sec-WebSocket-Protocol
+    POLICY_CARRIER_TICKET = 1 << 20
+    POLICY_CARRIER_COOKIE = 1 << 21
+    POLICY_REFUSE_CLOSE = 1 << 22  # a refused handshake gets 101, and a Close that says why
+    POLICY_REFUSE_AUTO = 1 << 23  # likewise where a browser asks
+
+cdef enum:
+    # Carriers that never go on to the upstream; looked at when the others hold no token.
+    POLICY_CARRIERS_MORE = POLICY_CARRIER_PROTOCOL | POLICY_CARRIER_TICKET | POLICY_CARRIER_COOKIE
 
 cdef enum PolicyChange:
     # What an edit or the end of a policy does to its sessions: websocket-session, on_edit, on_delete.
@@ -130,6 +141,8 @@ cdef struct Policy:
     Span challenge_invalid  # owned: … for an unknown, expired or foreign one
     Span anonymous_missing  # owned: the configured anonymous consumer that does not exist, or empty
     Span origins  # owned: those that a handshake may come from, see _origin; empty: any
+    Span protocol_prefix  # owned: a subprotocol that begins so has the token behind it; or empty
+    Span cookie_name  # owned; empty without POLICY_CARRIER_COOKIE
     uint8_t issuer[16]  # whose JWTs are good here; the first bytes of its SHA-256, zeros: nobody's
     uint8_t audience[16]  # what a token that names audiences must name; likewise, zeros: nothing
     Principal* anonymous  # owned; NULL when none is configured
@@ -242,6 +255,7 @@ cdef enum ConnFlag:
     FLAG_BROKEN = 1 << 3  # the socket failed: no more reads or writes
     FLAG_TLS = 1 << 4  # listener: its connections speak TLS; client: this one does
     FLAG_READY = 1 << 5  # is in the worker's ready list
+    FLAG_REFUSED = 1 << 6  # client: refused by a Close, counted in Limits.refusals until it ends
     FLAG_KEEP = 1 << 7  # keep the connection after the answer being written
     FLAG_V6 = 1 << 8  # `remote` is IPv6
     FLAG_DEAD = 1 << 9  # closed; freed at the end of the turn
@@ -353,6 +367,8 @@ cdef struct Request:
     uint8_t answer_coded  # the answer's body goes to the client in chunks
     uint8_t upstream_keeps  # the upstream's connection can serve another
     uint8_t moved  # bytes moved since the timers were armed
+    uint8_t marked  # the client offers `bearer`: an answer where the upstream chooses nothing
+    uint8_t redeemed  # what came of its ticket, TICKET_*
     int64_t answer_left  # of the answer's body, BODY_*
     uint64_t answer_passed  # bytes of it so far
     uint64_t answer_chunked[4]  # the chunked decoder's state
@@ -360,6 +376,7 @@ cdef struct Request:
     uint32_t consumer_cell  # likewise, in Limits.consumers; 0: not counted there
     int64_t body_left  # of the request's body; BODY_*
     uint8_t accept[28]  # the Sec-WebSocket-Accept the upstream owes
+    uint8_t ticket_token[32]  # SHA-256 of the token that a ticket stands for: TICKET_GOOD
     uint8_t consumer[16]
     uint8_t credential[16]
     uint8_t* upstream_head  # owned; for the upstream, kept for another try
@@ -383,6 +400,11 @@ cdef enum Verdict:
     VERDICT_NAME_FOUND
     VERDICT_NAME_FAILED
 
+cdef enum TicketState:
+    TICKET_UNASKED = 0
+    TICKET_GOOD  # it was redeemed, and this request is what it was for
+    TICKET_BAD
+
 cdef enum Step:
     # What a stage tells the worker to do next with a connection.
     STEP_WAIT = 0  # nothing: an event, a timer or a note goes on
@@ -395,6 +417,7 @@ cdef enum Step:
     STEP_BODY  # its body must be here first
     STEP_PROXY  # move what can be moved between client and upstream
     STEP_ANSWERED  # an upstream's answer has ended: the connection goes on, or lingers
+    STEP_REFUSE  # send `worker.answer.composed`, a 101 and a Close
 
 cdef struct Answer:
     # An answer of our own, being made.  Spans are borrowed for this turn.
@@ -410,6 +433,8 @@ cdef struct Answer:
     Span challenge  # value of WWW-Authenticate, or empty
     Span location  # value of Location, or empty
     const char* fields  # static header lines, each ended by CRLF, or NULL
+    Span composed  # STEP_REFUSE: all that is sent, in `worker.compose`
+    uint16_t close_code  # STEP_REFUSE
 
 cdef enum AnswerType:
     ANSWER_DEFAULT = 0
@@ -499,6 +524,7 @@ cdef enum QuestionKind:
     QUESTION_TOKEN = 1
     QUESTION_REQUEST
     QUESTION_NAME
+    QUESTION_TICKET
     QUESTION_MOVED  # no question: how many sessions a NOTE_MOVED with a ref moved
 
 cdef struct Question:
@@ -507,9 +533,13 @@ cdef struct Question:
     uint8_t kind
     uint8_t check_passed
     uint8_t digest[32]
-    uint8_t* text  # owned, malloc: head and body of a token request, a host name, a JWT or NULL
+    # Owned, malloc: head and body of a token request; a host name; a JWT; of a ticket's handshake host,
+    # path and Origin, one behind the other.
+    uint8_t* text
     uint32_t text_len
-    uint32_t head_len
+    uint32_t head_len  # of a ticket: of the host
+    uint32_t path_len
+    uint8_t has_origin
     uint8_t plugin[16]
     uint8_t route[16]
     uint8_t service[16]
@@ -796,6 +826,20 @@ cdef inline void grant_leave(Worker* worker, Grant* grant) noexcept nogil:
 cdef inline void conn_renew(Conn* conn) noexcept nogil:
     """Let no ref made before find the connection: answers to older questions come to nothing."""
     conn.generation = conn.generation % 0xFFFFFF + 1
+
+cdef inline int close_slot(int code) noexcept nogil:
+    """Where a Close code that was sent is counted."""
+    if 1000 <= code <= 1015:
+        return code - 1000
+    if code == 4401 or code == 4403:
+        return 16 + (code - 4401) // 2
+    if code == 4408:
+        return 18
+    if code == 4429:
+        return 19
+    if 3000 <= code <= 3999:
+        return 20
+    return 21 if 4000 <= code <= 4999 else 22
 
 cdef inline void refused(Worker* worker, int refusal) noexcept nogil:
     nx_bump(&worker.counters.refused[refusal], 1)

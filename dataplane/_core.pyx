@@ -565,6 +565,8 @@ cdef void conn_close(Worker* worker, Conn* conn) noexcept nogil:
     if conn.kind == CONN_CLIENT:
         quota_give(&worker.shared.limits.connections)
         conn_uncount_address(worker, conn)
+        if conn.flags & FLAG_REFUSED:
+            quota_give(&worker.shared.limits.refusals)
     if not conn.flags & FLAG_READY:
         conn.next = worker.graveyard
         worker.graveyard = conn

@@ -5,6 +5,7 @@ from dataplane._core cimport *
 from dataplane._http cimport *
 from dataplane._limits cimport *
 from dataplane._lines cimport *
+from dataplane._refusal cimport REFUSALS_MAX
 from dataplane._sys cimport *
 from dataplane._tables cimport Tables
 from dataplane._tokens cimport TokenCache

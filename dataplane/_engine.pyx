@@ -163,6 +163,19 @@ cdef dict _request_dict(const Question* question):
     }
 
 
+cdef tuple _place(const Question* question):
+    """Digest, host, path and Origin of a handshake with a ticket."""
+    cdef const char* text = <const char*>question.text
+    cdef uint32_t path = question.head_len + question.path_len
+    origin = text[path : question.text_len] if question.has_origin else None
+    return (
+        (<const char*>question.digest)[:32],
+        text[: question.head_len].decode("latin-1"),
+        text[question.head_len : path].decode("latin-1"),
+        None if origin is None else origin.decode("latin-1"),
+    )
+
+
 cdef bytes _file(str path, str what):
     try:
         with open(path, "rb") as file:
@@ -217,6 +230,7 @@ cdef class Engine:
         self.shared.question_fd = self.question_fd
         self.shared.workers = workers
         self.shared.max_sessions = limits.sessions.most = <uint32_t>max_sessions
+        limits.refusals.most = REFUSALS_MAX
         limits.connections.most = max_connections if max_connections else 2 * max_sessions + 64
         self.shared.max_connections = <uint32_t>limits.connections.most
         self.shared.head_max = min(head_bytes, HTTP_HEAD_MAX)
@@ -366,8 +380,9 @@ cdef class Engine:
 
     def questions(self, int limit=256):
         """What workers wait for, oldest first: ("token", ref, digest, check_passed), ("jwt", ref,
-        digest, the token), ("request", ref, fields of wire.TokenRequest) or ("name", ref, host); and
-        ("moved", id, sessions) of one worker, see `move_sessions`."""
+        digest, the token), ("ticket", ref, digest, host, path, Origin or None), ("request", ref,
+        fields of wire.TokenRequest) or ("name", ref, host); and ("moved", id, sessions) of one
+        worker, see `move_sessions`."""
         cdef Question* question
         cdef uint64_t count
         cdef uint64_t one = 1
@@ -386,6 +401,8 @@ cdef class Engine:
                         found.append(("jwt", question.ref, digest, text))
                     else:
                         found.append(("token", question.ref, digest, bool(question.check_passed)))
+                elif question.kind == QUESTION_TICKET:
+                    found.append(("ticket", question.ref, *_place(question)))
                 elif question.kind == QUESTION_MOVED:
                     found.append(("moved", question.ref, question.count))
                 elif question.kind == QUESTION_REQUEST:
@@ -403,6 +420,12 @@ cdef class Engine:
     def answer_token(self, uint64_t ref, str verdict):
         """`known`: look in the cache again; `unknown`: 401; `unavailable`: 503."""
         self._post(ref >> 56, ref, NOTE_VERDICT, _VERDICTS[verdict], None)
+
+    def answer_ticket(self, uint64_t ref, str verdict, bytes token=None):
+        """Whose the ticket is: `known` with the token's digest, else as `answer_token`."""
+        if (verdict == "known") != (token is not None and len(token) == 32):
+            raise ValueError("a ticket that is known has the digest of its token")
+        self._post(ref >> 56, ref, NOTE_VERDICT, _VERDICTS[verdict], token)
 
     def answer_name(self, uint64_t ref, bint found):
         """The host's addresses were published, or there are none."""
@@ -422,7 +445,7 @@ cdef class Engine:
             if any(byte < 32 or byte == 127 for byte in name + value.replace(b"\t", b" ")):
                 raise ValueError(f"header {name!r} has a control byte")
             lines.append(name + b": " + value)
-        if status == 204:  # RFC 9110 §8.6
+        if status == 204 or status == 304:  # RFC 9110 §8.6
             lines.append(b"")
             body = b""
         else:

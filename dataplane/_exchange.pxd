@@ -12,11 +12,14 @@ cdef enum:
     SKIP_BYTES_MAX = 65536  # of a body nobody reads, to keep its connection
     BODY_MS = 10000  # for the body of a token request to arrive
     LINGER_MS = 2000  # for the peer to end after our last byte
+    REFUSED_MS = 2000  # all of it, for a client that is refused by a Close
     LINGER_BYTES_MAX = 1048576  # read and dropped meanwhile
 
 # Send `worker.answer` to a request; then the connection is kept (STEP_WAIT with state HEAD), or
 # lingers, or is to be closed (STEP_CLOSE).
 cdef int exchange_answer(Worker* worker, Conn* client) noexcept nogil
+# Send what is composed, a 101 and a Close, and linger for REFUSED_MS at the most.
+cdef int exchange_close(Worker* worker, Conn* client) noexcept nogil
 # An upstream's answer is on its way to the client whole: keep the connection, or linger.
 cdef int exchange_done(Worker* worker, Conn* client) noexcept nogil
 # An error of the token endpoint: JSON and never stored, whatever the client asks for (S30).

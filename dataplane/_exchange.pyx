@@ -230,6 +230,16 @@ cdef int _after_answer(Worker* worker, Conn* client, bint keep) noexcept nogil:
     return STEP_WAIT
 
 
+cdef int exchange_close(Worker* worker, Conn* client) noexcept nogil:
+    cdef Answer* a = &worker.answer
+    nx_bump(&worker.counters.requests, 1)
+    nx_bump(&worker.counters.closes[close_slot(a.close_code)], 1)
+    request_note(worker, client, a.status, a.why)
+    if conn_write(client, a.composed.data, a.composed.size) < 0:
+        return STEP_CLOSE
+    return _after_answer(worker, client, False)
+
+
 cdef int exchange_done(Worker* worker, Conn* client) noexcept nogil:
     return _after_answer(worker, client, client.flags & FLAG_KEEP and not worker.draining)
 
@@ -241,7 +251,10 @@ cdef int linger(Worker* worker, Conn* conn) noexcept nogil:
     conn.state = STATE_LINGER
     conn.scanned = 0  # from here on: bytes dropped
     buffer_drop(&conn.input)
-    wheel_arm(&worker.wheel, &conn.timer, worker.now_ms + WRITE_MS)
+    wheel_arm(
+        &worker.wheel, &conn.timer,
+        worker.now_ms + (REFUSED_MS if conn.flags & FLAG_REFUSED else WRITE_MS),
+    )
     return linger_read(worker, conn)
 
 
@@ -255,8 +268,9 @@ cdef int linger_read(Worker* worker, Conn* conn) noexcept nogil:
             return STEP_CLOSE
         if not conn.flags & FLAG_SHUT:
             conn_shutdown(conn)
-            wheel_arm(&worker.wheel, &conn.timer, worker.now_ms + LINGER_MS)
-    elif buffer_size(&conn.output) < pending:
+            if not conn.flags & FLAG_REFUSED:
+                wheel_arm(&worker.wheel, &conn.timer, worker.now_ms + LINGER_MS)
+    elif buffer_size(&conn.output) < pending and not conn.flags & FLAG_REFUSED:
         wheel_arm(&worker.wheel, &conn.timer, worker.now_ms + WRITE_MS)
     while conn.flags & FLAG_READABLE:
         got = conn_recv(conn, worker.scratch, SCRATCH_BYTES)

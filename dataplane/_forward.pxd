@@ -1,10 +1,13 @@
 """Heads to the upstream and back: routing-and-proxy.md §3 (path), §7 and §8 (fields)."""
 
 from dataplane._admission cimport *
+from dataplane._carriers cimport *
 from dataplane._core cimport *
+from dataplane._finding cimport *
 from dataplane._http cimport *
 from dataplane._params cimport *
 from dataplane._sys cimport *
+from dataplane._visit cimport *
 
 cdef enum:
     AT_HEAD = 65536  # where in Worker.compose heads are put together, to its end

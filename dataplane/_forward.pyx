@@ -90,28 +90,55 @@ cdef void _put_v0(Writer* out, const Span* base, const Span* path, int prefix) n
         _put_escaped(out, rest, size)
 
 
+cdef bint _is_hidden(const Visit* visit, const uint8_t* part, uint32_t size) noexcept nogil:
+    """Whether a `name=value` of the query stays here: a ticket; a token where it is to be hidden.
+
+    A header rules the query out, which then goes on (oauth2.md §6.4), but not with the same token
+    in it (S61).
+    """
+    cdef uint32_t flags = visit.policy.flags
+    if flags & POLICY_CARRIER_TICKET and param_is(part, size, ticket_param()):
+        return True
+    if not (flags & POLICY_HIDE_CREDENTIALS and flags & POLICY_CARRIER_QUERY):
+        return False
+    return param_is(part, size, token_param()) and (
+        visit.source != SOURCE_HEADER or _holds(part, size, &visit.token)
+    )
+
+
+cdef bint _holds(const uint8_t* text, uint32_t size, const Span* token) noexcept nogil:
+    """Whether the token stands somewhere in a text."""
+    cdef uint32_t at
+    if token.size == 0 or token.size > size:
+        return False
+    for at in range(size - token.size + 1):
+        if memcmp(text + at, token.data, token.size) == 0:
+            return True
+    return False
+
+
 cdef void _put_query(Writer* out, const Visit* visit) noexcept nogil:
-    """The query as it came, without access_token where that is to be hidden.  oauth2.md §6.4."""
+    """The query as it came, without what is not to go on."""
     cdef const uint8_t* query = visit.head + visit.http.query_off
     cdef uint32_t size = visit.http.query_len
     cdef const uint8_t* end
+    cdef uint32_t at = 0
     cdef uint32_t part
     cdef bint first = True
     if not visit.http.has_query:
         return
-    if visit.source != SOURCE_QUERY or not visit.policy.flags & POLICY_HIDE_CREDENTIALS:
+    if not visit.policy.flags & (POLICY_HIDE_CREDENTIALS | POLICY_CARRIER_TICKET):
         put(out, b"?", 1)
         put(out, query, size)
         return
-    while size:
-        end = <const uint8_t*>memchr(query, 38, size)
-        part = <uint32_t>(end - query) if end != NULL else size
-        if not param_is_token(query, part):
+    while at <= size:  # an empty part may be the last
+        end = <const uint8_t*>memchr(query + at, 38, size - at)
+        part = <uint32_t>(end - query) - at if end != NULL else size - at
+        if not _is_hidden(visit, query + at, part):
             put(out, b"?" if first else b"&", 1)
-            put(out, query, part)
+            put(out, query + at, part)
             first = False
-        query += part + (1 if part < size else 0)
-        size -= part + (1 if part < size else 0)
+        at += part + 1
 
 
 cdef void forward_path(Writer* out, const Visit* visit) noexcept nogil:
@@ -144,6 +171,13 @@ cdef bint _is_ours(const HttpField* field) noexcept nogil:
         or field.kind == HTTP_FIELD_HTTP2_SETTINGS
         or field.kind == HTTP_FIELD_X_KONG_REQUEST_ID
         or (HTTP_FIELD_X_FORWARDED_FOR <= field.kind and field.kind <= HTTP_FIELD_X_REAL_IP)
+    )
+
+
+cdef inline bint _announces_trailers(const uint8_t* head, const HttpField* field) noexcept nogil:
+    """Whether this is Trailer: what it announces ends here (RFC 9110 §6.5.1)."""
+    return field.name_len == 7 and same_name(
+        head + field.name_off, 7, <const uint8_t*>b"trailer", 7
     )
 
 
@@ -282,21 +316,41 @@ cdef bint _takes_trailers(const Visit* visit) noexcept nogil:
 
 cdef bint _tells_token(const Visit* visit, const HttpField* field) noexcept nogil:
     """Whether this is a Referer with the token in it, or with a whole `access_token` (S61)."""
-    cdef const uint8_t* at = visit.head + field.value_off
-    cdef const uint8_t* end = at + field.value_len
+    cdef const uint8_t* value = visit.head + field.value_off
+    cdef Span name
     if not same_name(
         visit.head + field.name_off, field.name_len, <const uint8_t*>b"referer", 7
     ):
         return False
-    while at < end:
-        if end - at >= 12 and memcmp(at, b"access_token", 12) == 0:
-            return True
-        if visit.token.size and <uint32_t>(end - at) >= visit.token.size and (
-            memcmp(at, visit.token.data, visit.token.size) == 0
-        ):
-            return True
-        at += 1
-    return False
+    name.data = <const uint8_t*>token_param()
+    name.size = 12
+    return _holds(value, field.value_len, &name) or _holds(value, field.value_len, &visit.token)
+
+
+cdef bint _put_without_tokens(
+    Writer* out, const Visit* visit, const HttpField* field, ProtocolWalk* walk
+) noexcept nogil:
+    """Put a field that browsers' carriers may be in without them.  False for any other field."""
+    cdef bint is_cookie = (
+        field.kind == HTTP_FIELD_COOKIE and visit.policy.flags & POLICY_CARRIER_COOKIE
+    )
+    cdef const uint8_t* value = visit.head + field.value_off
+    cdef uint32_t begin = out.size
+    cdef uint32_t left
+    cdef ProtocolRules rules
+    if not is_cookie and field.kind != HTTP_FIELD_SEC_WEBSOCKET_PROTOCOL:
+        return False
+    put(out, visit.head + field.name_off, <uint32_t>(field.value_off - field.name_off))
+    if is_cookie:
+        left = cookies_put(out, value, field.value_len, &visit.policy.cookie_name)
+    else:
+        protocol_rules(visit.policy, &rules)
+        left = protocols_put(out, walk, &rules, value, field.value_len)
+    if left:
+        put(out, b"\r\n", 2)
+    else:
+        out.size = begin
+    return True
 
 
 cdef void _put_framing(Writer* out, const HttpRequest* http, const Request* request) noexcept nogil:
@@ -323,9 +377,15 @@ cdef int forward_request(
 ) noexcept nogil:
     cdef const HttpRequest* http = &visit.http
     cdef bint hide = visit.policy.flags & POLICY_HIDE_CREDENTIALS and visit.token_field >= 0
+    cdef bint untold = (
+        visit.policy.flags & POLICY_HIDE_CREDENTIALS or visit.source >= SOURCE_PROTOCOL
+    )
+    cdef bint more = visit.policy.flags & POLICY_CARRIERS_MORE
     cdef const HttpField* field
+    cdef ProtocolWalk walk
     cdef Writer out
     cdef uint32_t i
+    memset(&walk, 0, sizeof(ProtocolWalk))
     _writer_at_head(worker, &out)
     put(&out, visit.head, http.method_len)
     put(&out, b" ", 1)
@@ -348,7 +408,11 @@ cdef int forward_request(
             visit.policy.auth_header.data, visit.policy.auth_header.size,
         )):
             continue
-        if visit.policy.flags & POLICY_HIDE_CREDENTIALS and _tells_token(visit, field):
+        if untold and _tells_token(visit, field):
+            continue
+        if nx_unlikely(more) and _put_without_tokens(&out, visit, field, &walk):
+            continue
+        if nx_unlikely(_announces_trailers(visit.head, field)):
             continue
         if nx_unlikely(visit.policy.flags & POLICY_REFUSE_DEFLATE) and (
             field.kind == HTTP_FIELD_SEC_WEBSOCKET_EXTENSIONS
@@ -398,6 +462,7 @@ cdef void _put_theirs(Writer* out, const uint8_t* head, const HttpResponse* http
             or field.kind == HTTP_FIELD_CONTENT_LENGTH
             or field.kind == HTTP_FIELD_X_KONG_REQUEST_ID
             or _is_latency(head + field.name_off, field.name_len)
+            or _announces_trailers(head, field)
         ):
             continue
         put(
@@ -463,6 +528,8 @@ cdef int forward_switching(
         _put_as_it_came(&out, head, http, HTTP_FIELD_UPGRADE)
     else:
         put_text(&out, b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    if request.marked and http.ws_protocol_n == 0:  # S58: else a browser takes it for a failure
+        put_text(&out, b"Sec-WebSocket-Protocol: bearer\r\n")
     _put_back(&out, worker, head, http, request)
     put(&out, b"\r\n", 2)
     return CORE_FULL if out.full else <int>out.size

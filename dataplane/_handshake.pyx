@@ -143,7 +143,38 @@ cdef int handshake_resume(Worker* worker, Conn* client, int verdict) noexcept no
     )
 
 
+cdef int handshake_redeemed(
+    Worker* worker, Conn* client, int verdict, const uint8_t* digest
+) noexcept nogil:
+    """A ticket is good once: what became of it holds however often the head is judged from here."""
+    if digest != NULL:
+        memcpy(client.request.ticket_token, digest, 32)
+        client.request.redeemed = TICKET_GOOD
+    elif verdict != VERDICT_UNAVAILABLE:
+        client.request.redeemed = TICKET_BAD
+    return handshake_resume(worker, client, verdict)
+
+
 # --- judging --------------------------------------------------------------------------------------
+
+
+cdef bint _write_place(Question* question, const Visit* visit) noexcept nogil:
+    """Write where a handshake wants to go and from which page, for its ticket.  False: no memory."""
+    cdef const HttpField* origin = visit_field(visit, HTTP_FIELD_ORIGIN)
+    cdef uint32_t size = origin.value_len if origin != NULL else 0
+    cdef uint8_t* text = <uint8_t*>malloc(visit.host.size + visit.path.size + size + 1)
+    if text == NULL:
+        return False
+    question.text = text
+    question.head_len = visit.host.size
+    question.path_len = visit.path.size
+    question.text_len = visit.host.size + visit.path.size + size
+    question.has_origin = origin != NULL
+    memcpy(text, visit.host.data, visit.host.size)
+    memcpy(text + visit.host.size, visit.path.data, visit.path.size)
+    if origin != NULL:
+        memcpy(text + visit.host.size + visit.path.size, visit.head + origin.value_off, size)
+    return True
 
 
 cdef int _ask(Worker* worker, Conn* client, const Visit* visit) noexcept nogil:
@@ -160,6 +191,10 @@ cdef int _ask(Worker* worker, Conn* client, const Visit* visit) noexcept nogil:
     question.ref = conn_ref(worker, client)
     if visit.question == QUESTION_NAME:
         text = &visit.policy.host_name
+    elif visit.question == QUESTION_TICKET:
+        memcpy(question.digest, visit.digest, 32)
+        if not _write_place(question, visit):
+            return CORE_FULL
     else:
         question.check_passed = visit.check_passed
         memcpy(question.digest, visit.digest, 32)
@@ -236,10 +271,14 @@ cdef int _judge(
             request.policy = NULL
         memcpy(request.plugin, visit.plugin, 16)
         return step if conn_keep(client, data, size) > 0 else STEP_CLOSE
-    negotiate(worker, &visit)
+    if nx_unlikely(refuse_readably(worker, client, &visit)):
+        step = STEP_REFUSE
+    else:
+        negotiate(worker, &visit)
+        step = STEP_ANSWER
     if worker.answer.close:
         client.flags &= ~FLAG_KEEP
-    return STEP_ANSWER if conn_head_done(client, data, size, head_len) > 0 else STEP_CLOSE
+    return step if conn_head_done(client, data, size, head_len) > 0 else STEP_CLOSE
 
 
 cdef uint32_t _hide_in_form(Conn* client, Visit* visit, uint32_t size) noexcept nogil:

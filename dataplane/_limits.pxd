@@ -37,6 +37,7 @@ cdef struct LimitTable:
 cdef struct Limits:
     Quota connections  # of clients
     Quota sessions  # established ones, and those whose upstream is being asked
+    Quota refusals  # clients that were refused by a Close and have not gone
     LimitTable addresses  # connections of an address, and its handshakes a second
     LimitTable consumers  # sessions of a consumer
 

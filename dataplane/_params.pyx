@@ -1,6 +1,6 @@
-"""Parameters in queries, form bodies and JSON, as far as one of them may be the token.
+"""Parameters in queries, form bodies and JSON, as far as one of them may be the token or a ticket.
 
-Nothing is validated beyond what finding `access_token` takes: what goes on to the upstream is the
+Nothing is validated beyond what finding one takes: what goes on to the upstream is the
 upstream's to read, and a token found in broken JSON must be as good as any.
 """
 
@@ -30,13 +30,14 @@ cdef uint32_t _decode(const uint8_t* data, uint32_t size, uint8_t* out) noexcept
     return to
 
 
-cdef bint param_is_token(const uint8_t* part, uint32_t size) noexcept nogil:
+cdef bint param_is(const uint8_t* part, uint32_t size, const char* name) noexcept nogil:
     cdef const uint8_t* equals = <const uint8_t*>memchr(part, 61, size)
-    cdef uint32_t name = <uint32_t>(equals - part) if equals != NULL else size
-    cdef uint8_t text[64]
-    if name < 12 or name > 36:
+    cdef uint32_t has = <uint32_t>(equals - part) if equals != NULL else size
+    cdef uint32_t wanted = <uint32_t>strlen(name)
+    cdef uint8_t text[3 * PARAM_NAME_MAX]
+    if has < wanted or has > 3 * wanted:
         return False
-    return _decode(part, name, text) == 12 and memcmp(text, b"access_token", 12) == 0
+    return _decode(part, has, text) == wanted and memcmp(text, name, wanted) == 0
 
 
 cdef inline uint32_t _part(const uint8_t* form, uint32_t size) noexcept nogil:
@@ -45,25 +46,27 @@ cdef inline uint32_t _part(const uint8_t* form, uint32_t size) noexcept nogil:
     return <uint32_t>(end - form) if end != NULL else size
 
 
-cdef int form_token(const uint8_t* form, uint32_t size, uint8_t* out, Span* token) noexcept nogil:
+cdef int form_value(
+    const uint8_t* form, uint32_t size, const char* name, uint8_t* out, Span* found
+) noexcept nogil:
     cdef const uint8_t* value
     cdef uint32_t part
     cdef int count = 0
-    token.size = 0
+    found.size = 0
     while size:
         part = _part(form, size)
-        if param_is_token(form, part):
+        if param_is(form, part, name):
             count += 1
             if count == 2:
                 return 2
             value = <const uint8_t*>memchr(form, 61, part)
             if value != NULL:
                 value += 1
-                token.size = part - <uint32_t>(value - form)
-                token.data = value
-                if token.size <= PARAM_VALUE_MAX:
-                    token.size = _decode(value, token.size, out)
-                    token.data = out
+                found.size = part - <uint32_t>(value - form)
+                found.data = value
+                if found.size <= PARAM_VALUE_MAX:
+                    found.size = _decode(value, found.size, out)
+                    found.data = out
         if part < size:
             part += 1
         form += part
@@ -78,7 +81,7 @@ cdef uint32_t form_hide_token(uint8_t* form, uint32_t size) noexcept nogil:
     cdef bint first = True
     while at <= size:  # an empty part may be the last
         part = _part(form + at, size - at)
-        if not param_is_token(form + at, part):
+        if not param_is(form + at, part, token_param()):
             if not first:
                 form[to] = 38
                 to += 1

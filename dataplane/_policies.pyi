@@ -66,6 +66,7 @@ class PolicyBox:
         own: int = 0,
         plugins: int = 0,
         tls: Context | None = ...,
+        carriers: tuple[bytes, bytes] = ...,
         max_age_ms: int = ...,
         issuer: bytes = ...,
         audience: bytes = ...,

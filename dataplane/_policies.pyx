@@ -31,6 +31,13 @@ FLAGS = {  # PolicyFlag for Python
     "follow_none": POLICY_FOLLOW_NONE,
     "jwt": POLICY_JWT,
     "endpoints": POLICY_ENDPOINTS,
+    "carrier_header": POLICY_CARRIER_HEADER,
+    "carrier_query": POLICY_CARRIER_QUERY,
+    "carrier_subprotocol": POLICY_CARRIER_PROTOCOL,
+    "carrier_ticket": POLICY_CARRIER_TICKET,
+    "carrier_cookie": POLICY_CARRIER_COOKIE,
+    "refuse_close": POLICY_REFUSE_CLOSE,
+    "refuse_auto": POLICY_REFUSE_AUTO,
 }
 CHANGES = {"keep": CHANGE_KEEP, "drain": CHANGE_DRAIN, "close": CHANGE_CLOSE}  # for Python
 PARTING = {  # Parting for Python
@@ -253,7 +260,7 @@ cdef class PolicyBox:
     path, auth header, both challenges, name of the anonymous consumer that is missing, origins.
     session: in the order of SESSION_DEFAULTS.  own, plugins: what `dataplane.changes` compares.
     tls: how the upstream is spoken to, or None.  max_age_ms: of a session; 0: any.  issuer, audience:
-    `_tokens.name_hash` of them, or zeros.
+    `_tokens.name_hash` of them, or zeros.  carriers: subprotocol prefix and cookie name.
     """
 
     def __cinit__(
@@ -261,8 +268,9 @@ cdef class PolicyBox:
         uint32_t flags, uint16_t redirect_status, tuple target, tuple anonymous, tuple texts,
         tuple session=SESSION_DEFAULTS, uint32_t own=0, uint32_t plugins=0,
         Context tls=None, uint64_t max_age_ms=0, bytes issuer=bytes(16), bytes audience=bytes(16),
+        tuple carriers=(b"", b""),
     ):
-        cdef size_t size = sizeof(Policy) + sum(map(len, texts))
+        cdef size_t size = sizeof(Policy) + sum(map(len, texts)) + sum(map(len, carriers))
         if anonymous is not None:
             size += sizeof(Principal) + len(<bytes>anonymous[1])
         self.names = names
@@ -299,6 +307,8 @@ cdef class PolicyBox:
         c.challenge_invalid = _copy(&cursor, texts[5])
         c.anonymous_missing = _copy(&cursor, texts[6])
         c.origins = _copy(&cursor, texts[7])
+        c.protocol_prefix = _copy(&cursor, carriers[0])
+        c.cookie_name = _copy(&cursor, carriers[1])
         if target is not None:
             service, host, c.port, c.retries, connect, write, read = target
             memcpy(c.service, id_bytes(service, 16, "a service id"), 16)
@@ -368,6 +378,7 @@ cdef class PolicyBox:
             "challenge_invalid": _text(&c.challenge_invalid),
             "anonymous_missing": _text(&c.anonymous_missing),
             "origins": _text(&c.origins),
+            "carriers": (_text(&c.protocol_prefix), _text(&c.cookie_name)),
             "anonymous": None if c.anonymous == NULL else principal_face(c.anonymous),
             "session": (
                 c.client_message_max, c.upstream_message_max, c.ping_interval_ms,

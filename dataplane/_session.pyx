@@ -4,26 +4,9 @@ cdef enum:
     READ_MIN = 1024  # bytes, where less than that may be pending
 
 
-cdef int _close_slot(int code) noexcept nogil:
-    """Where a close code is counted; see CLOSE_SLOTS."""
-    if 1000 <= code <= 1015:
-        return code - 1000
-    if code == 4401:
-        return 16
-    if code == 4403:
-        return 17
-    if code == 4408:
-        return 18
-    if code == 4429:
-        return 19
-    if 3000 <= code <= 3999:
-        return 20
-    return 21 if 4000 <= code <= 4999 else 22
-
-
 cdef void session_note_close(Worker* worker, Session* session, Conn* sink, int code) noexcept nogil:
     cdef int side = 0 if sink == session.client else 1
-    nx_bump(&worker.counters.closes[side * CLOSE_SLOTS + _close_slot(code)], 1)
+    nx_bump(&worker.counters.closes[side * CLOSE_SLOTS + close_slot(code)], 1)
     if side == 0:
         session.client_code = <uint16_t>code
     else:

@@ -1,13 +1,16 @@
 """The upstream's side of a request: connect, deliver the head, try again; from a 101 to a session."""
 
 from dataplane._admission cimport *
+from dataplane._carriers cimport *
 from dataplane._core cimport *
+from dataplane._finding cimport *
 from dataplane._forward cimport *
 from dataplane._grants cimport *
 from dataplane._http cimport *
 from dataplane._pool cimport *
 from dataplane._sys cimport *
 from dataplane._tls cimport *
+from dataplane._visit cimport *
 
 cdef enum:
     TRIES_MAX = 16  # of a request, whatever the service's retries say

@@ -30,6 +30,8 @@ cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexce
     request.address = <uint32_t>worker_random(worker)
     if request.switches:
         _note_key(request, visit)
+        if nx_unlikely(visit.policy.flags & POLICY_CARRIER_PROTOCOL):
+            request.marked = _offers_marker(visit)
     size = forward_request(worker, client, visit, request)
     if size < 0:
         return answer_engine(worker, 400, b"Request header or cookie too large", NULL)
@@ -62,6 +64,15 @@ cdef void _note_key(Request* request, const Visit* visit) noexcept nogil:
         if key.value_len == HTTP_WS_KEY_LEN:
             request.keys = 1
             http_websocket_accept(visit.head + key.value_off, request.accept)
+
+
+cdef bint _offers_marker(const Visit* visit) noexcept nogil:
+    """Whether the client can be answered with `bearer`."""
+    cdef ProtocolRules rules
+    cdef Offer offer
+    protocol_rules(visit.policy, &rules)
+    read_offer(visit, &rules, &offer)
+    return offer.marked
 
 
 cdef int _give_up(Worker* worker, int error) noexcept nogil:

@@ -20,6 +20,8 @@ cdef void _act(Worker* worker, Conn* client, int step) noexcept nogil:
         if step == STEP_ANSWER:
             upstream_abandon(worker, client)
             step = exchange_answer(worker, client)
+        elif step == STEP_REFUSE:
+            step = exchange_close(worker, client)
         elif step == STEP_REQUEST:
             step = exchange_begin(worker, client)
         elif step == STEP_PROXY:
@@ -285,6 +287,7 @@ cdef void _read_inbox(Worker* worker) noexcept nogil:
     cdef uint64_t count
     cdef Note* note
     cdef Conn* client
+    cdef uint8_t question
     cdef int step
     read(worker.inbox_fd, &count, sizeof(count))
     note = <Note*>ring_peek(&worker.inbox)
@@ -305,9 +308,15 @@ cdef void _read_inbox(Worker* worker) noexcept nogil:
         else:
             client = conn_find(worker, note.ref)
             if client != NULL and client.state == STATE_PARKED and client.request != NULL:
+                question = client.request.question
                 client.request.question = 0
                 wheel_cancel(&worker.wheel, &client.timer)
-                if note.kind == NOTE_VERDICT:
+                if question == QUESTION_TICKET:
+                    step = handshake_redeemed(
+                        worker, client, <int>note.value,
+                        note.text if note.text_len == 32 else NULL,
+                    )
+                elif note.kind == NOTE_VERDICT:
                     step = handshake_resume(worker, client, <int>note.value)
                 else:
                     step = exchange_respond(
@@ -326,7 +335,7 @@ cdef void _read_inbox(Worker* worker) noexcept nogil:
 cdef int _parked_too_long(Worker* worker, Conn* client) noexcept nogil:
     cdef uint8_t question = client.request.question
     client.request.question = 0
-    if question == QUESTION_TOKEN:
+    if question == QUESTION_TOKEN or question == QUESTION_TICKET:
         return handshake_resume(worker, client, VERDICT_UNAVAILABLE)
     if question == QUESTION_NAME:
         return handshake_resume(worker, client, VERDICT_NAME_FAILED)

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from dataplane._engine import Engine
 
 QUESTIONS_PER_TURN = 256
-TASKS_MAX = {"token": 2048, "jwt": 1024, "request": 1024, "name": 1024}  # of each kind, at a time
+# At a time, of each kind.
+TASKS_MAX = {"token": 2048, "jwt": 1024, "ticket": 512, "request": 1024, "name": 1024}
 JWTS_WAITING_MAX = 4096  # to be verified: some tenths of a second's work
 VERIFY_SECONDS = 0.002  # of verifying before the event loop goes on
 UNCHECKED_ASKS_MAX = 64  # asks at a time for tokens whose check failed: mostly junk
@@ -105,6 +106,8 @@ class Answers:
         for kind, ref, *asked in self._engine.questions(QUESTIONS_PER_TURN):
             if kind == "token":
                 self._token(ref, *asked)
+            elif kind == "ticket":
+                self._ticket(ref, *asked)
             elif kind == "jwt":
                 self._jwt(ref, *asked)
             elif kind == "request":
@@ -264,6 +267,30 @@ class Answers:
             log.error("answer.fault", question="jwt", error=f"{type(error).__name__}: {error}")
         finally:
             self._engine.answer_token(ref, verdict)
+
+    # --- tickets ---
+
+    def _ticket(self, ref: int, digest: bytes, host: str, path: str, origin: str | None) -> None:
+        ticket = wire.Redeem(0, digest, host, path, origin)
+        if not self._link.connected or not self._begin("ticket", self._answer_ticket(ref, ticket)):
+            self._engine.answer_ticket(ref, UNAVAILABLE)
+
+    async def _answer_ticket(self, ref: int, ticket: wire.Redeem) -> None:
+        """Whatever comes of it, nobody asks about this ticket again."""
+        verdict, token = UNAVAILABLE, None
+        try:
+            token = await self._link.redeem(ticket)
+            if token is None:
+                verdict = UNKNOWN
+            elif await self._reach(token):
+                verdict = self._remembered(token.digest) or UNKNOWN
+        except (LinkDown, LinkBusy):
+            pass
+        except Exception as error:  # a fault of ours must not leave the session parked
+            log.error("answer.fault", question="ticket", error=f"{type(error).__name__}: {error}")
+        finally:
+            known = token.digest if token is not None and verdict == KNOWN else None
+            self._engine.answer_ticket(ref, verdict, known)
 
     # --- token requests ---
 

@@ -21,6 +21,7 @@ from dataplane.patterns import virtual_routes
 from dataplane.prepared import (
     ANONYMOUS_LINE,
     DEFAULT_PORTS,
+    carrier_texts,
     challenges,
     consumer_lines,
     credential_line,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 VERSION_MAX = 2**63 - 1
 TIMEOUT_MS_MAX = 2**31 - 2
 RETRIES_MAX = 32767
+CARRIERS = frozenset(("header", "query", "subprotocol", "ticket", "cookie"))
 REDIRECT_STATUSES = (426, 301, 302, 307, 308)
 PROBLEMS_SHOWN = 5
 CHECK_KEY_BYTES = 32
@@ -220,6 +222,7 @@ def _policy(
         own,
         sum(1 << place for place, plugin in enumerate((oauth2, limit, rules)) if plugin),
         tls=tls,
+        carriers=carrier_texts(oauth2) if oauth2 is not None else (b"", b""),
         max_age_ms=oauth2.session_max_age_ms if oauth2 is not None else 0,
         issuer=issuer,
         audience=audience,
@@ -255,8 +258,17 @@ def oauth2_flags(oauth2: wire.OAuth2, service: wire.Service | None) -> dict[str,
         "global_credentials": oauth2.global_credentials,
         "hide_credentials": oauth2.hide_credentials,
         "jwt": oauth2.jwt,
+        **carrier_flags(oauth2),
         **follow_flags(oauth2),
     }
+
+
+def carrier_flags(oauth2: wire.OAuth2) -> dict[str, bool]:
+    unknown = set(oauth2.carriers) - CARRIERS
+    if unknown:
+        raise ValueError(f"{sorted(unknown)[0][:40]!r} carries no token")
+    has_cookie = "cookie" in oauth2.carriers and oauth2.cookie_name is not None
+    return {f"carrier_{name}": name != "cookie" or has_cookie for name in oauth2.carriers}
 
 
 def token_names(oauth2: wire.OAuth2 | None) -> tuple[bytes, bytes]:

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 import structlog
@@ -33,8 +33,11 @@ CONNECT_SECONDS = 5.0  # TCP, TLS and the HTTP handshake
 SILENCE_SECONDS = 6.0  # without a message (a heartbeat at least) the link counts as lost
 QUESTION_SECONDS = 2.0
 QUESTIONS_IN_FLIGHT_MAX = 10_000
+REDEEMS_IN_FLIGHT_MAX = 256
 REPLY_SECONDS = wire.TOKEN_REQUEST_SECONDS + 0.5  # the control plane gives up first, in words
 COUNTERS_SECONDS = 10.0
+
+_Answer = TypeVar("_Answer")
 
 log = structlog.get_logger()
 
@@ -107,6 +110,7 @@ class Link:
         self._questions: dict[bytes, _Question] = {}  # by digest
         self._asked: dict[int, _Question] = {}  # the same ones by id
         self._requests: dict[int, asyncio.Future[wire.TokenReply]] = {}
+        self._redeems: dict[int, asyncio.Future[wire.Token | None]] = {}
 
     # --- state from the disk ---
 
@@ -174,22 +178,44 @@ class Link:
             LinkDown: no link, or no answer within REPLY_SECONDS.
             LinkBusy: TOKEN_REQUESTS_IN_FLIGHT_MAX requests wait.
         """
-        if not self.connected:
-            raise LinkDown("the control plane cannot be reached")
         if len(self._requests) >= wire.TOKEN_REQUESTS_IN_FLIGHT_MAX:
             raise LinkBusy("too many token requests in flight")
+        return await self._exchange(message, self._requests, REPLY_SECONDS)
+
+    async def redeem(self, ticket: wire.Redeem) -> wire.Token | None:
+        """The token of a ticket, which is spent by that; None when it is no good here.
+
+        `ticket.id` is replaced by one of ours. The token went through `on_tokens` already.
+
+        Raises:
+            LinkDown: no link, or no answer within QUESTION_SECONDS: it may have been spent.
+            LinkBusy: REDEEMS_IN_FLIGHT_MAX tickets wait.
+        """
+        if len(self._redeems) >= REDEEMS_IN_FLIGHT_MAX:
+            raise LinkBusy("too many tickets in flight")
+        return await self._exchange(ticket, self._redeems, QUESTION_SECONDS)
+
+    async def _exchange(
+        self,
+        message: wire.TokenRequest | wire.Redeem,
+        waiting: dict[int, asyncio.Future[_Answer]],
+        seconds: float,
+    ) -> _Answer:
+        """Send a message under an id of ours, and wait in `waiting` for what answers that."""
+        if not self.connected:
+            raise LinkDown("the control plane cannot be reached")
         self._last_id += 1
         id_ = self._last_id
-        future: asyncio.Future[wire.TokenReply] = asyncio.get_running_loop().create_future()
-        self._requests[id_] = future
+        future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        waiting[id_] = future
         try:
-            async with asyncio.timeout(REPLY_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._send(msgspec.structs.replace(message, id=id_))
                 return await future
         except TimeoutError:
-            raise LinkDown(f"no answer in {REPLY_SECONDS:g} s") from None
+            raise LinkDown(f"no answer in {seconds:g} s") from None
         finally:
-            del self._requests[id_]
+            del waiting[id_]
 
     async def _send(self, message: wire.ToControl) -> None:
         if self._socket is None:
@@ -286,6 +312,8 @@ class Link:
             _fail(question.answer, down)
         for request in self._requests.values():
             _fail(request, down)
+        for redeem in self._redeems.values():
+            _fail(redeem, down)
         self._questions.clear()
         self._asked.clear()
 
@@ -311,6 +339,12 @@ class Link:
                 reply = self._requests.get(message.id)
                 if reply is not None and not reply.done():
                     reply.set_result(message)
+            case wire.Redeemed():
+                if message.token is not None:
+                    self._take_tokens([message.token])
+                redeem = self._redeems.get(message.id)
+                if redeem is not None and not redeem.done():
+                    redeem.set_result(message.token)
             case wire.Heartbeat():
                 self._enter(message.epoch)
                 if self._on_heartbeat is not None:

@@ -100,9 +100,23 @@ def metadata_places(issuers: Iterable[wire.Issuer]) -> dict[tuple[bytes, bytes],
 
 def field_name(name: str) -> bytes:
     """A header's name in lower case. Raises ValueError for what is none."""
-    if not _FIELD_NAME.fullmatch(name) or len(name) > HEADER_NAME_BYTES_MAX:
-        raise ValueError(f"{name[:100]!r} is not a header name")
-    return name.lower().encode()
+    return _name(name, "a header name").lower()
+
+
+def carrier_texts(oauth2: wire.OAuth2) -> tuple[bytes, bytes]:
+    """Subprotocol prefix and cookie name, empty where there is none."""
+    prefix, cookie = oauth2.subprotocol_prefix, oauth2.cookie_name
+    return (
+        b"" if prefix is None else _name(prefix, "the beginning of a subprotocol"),
+        b"" if cookie is None else _name(cookie, "a cookie's name"),
+    )
+
+
+def _name(text: str, what: str) -> bytes:
+    """A token of RFC 9110 §5.6.2."""
+    if not _FIELD_NAME.fullmatch(text) or len(text) > HEADER_NAME_BYTES_MAX:
+        raise ValueError(f"{text[:100]!r} is not {what}")
+    return text.encode()
 
 
 def host_header(service: wire.Service) -> bytes:

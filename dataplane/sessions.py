@@ -58,13 +58,20 @@ def session_flags(rules: wire.SessionRules | None) -> dict[str, bool]:
     """Which flags of a policy the rules set.
 
     Raises:
-        ValueError: `deflate` is neither pass nor refuse.
+        ValueError: `deflate` is neither pass nor refuse, or `on_auth_failure` none of three.
     """
     if rules is None:
         return {}
     if rules.deflate not in ("pass", "refuse"):
         raise ValueError(f"{rules.deflate[:40]!r} is not pass or refuse")
-    return {"validate_utf8": rules.validate_utf8, "refuse_deflate": rules.deflate == "refuse"}
+    if rules.on_auth_failure not in ("http", "close", "auto"):
+        raise ValueError(f"{rules.on_auth_failure[:40]!r} is not http, close or auto")
+    return {
+        "validate_utf8": rules.validate_utf8,
+        "refuse_deflate": rules.deflate == "refuse",
+        "refuse_close": rules.on_auth_failure == "close",
+        "refuse_auto": rules.on_auth_failure == "auto",
+    }
 
 
 def follow_flags(oauth2: wire.OAuth2) -> dict[str, bool]:

@@ -77,6 +77,7 @@ BELOW_STATES = (
     "_tokens",
     "_tls",
 )
+FINDING = (*SHARED, "_http", "_params", "_tokens", "_visit", "_carriers")
 CYTHON = {
     "_sys": (),
     "_limits": PURE,
@@ -91,13 +92,25 @@ CYTHON = {
     "_tls": (*SHARED, "_contexts"),
     "_origin": SHARED,
     "_endpoints": SHARED,
-    "_admission": (*BELOW_STATES, "_origin", "_endpoints"),
+    "_visit": (*SHARED, "_http", "_tokens"),
+    "_carriers": SHARED,
+    "_finding": (*FINDING, "_origin"),
+    "_admission": (*BELOW_STATES, *FINDING, "_finding", "_origin", "_endpoints"),
     "_grants": (*SHARED, "_admission"),
-    "_forward": (*BELOW_STATES, "_admission"),
+    "_forward": (*BELOW_STATES, *FINDING, "_finding", "_admission"),
+    "_refusal": (*BELOW_STATES, *FINDING, "_finding", "_admission", "_forward"),
     "_pool": (*SHARED, "_contexts", "_tls"),
-    "_upstream": (*BELOW_STATES, "_admission", "_grants", "_forward", "_pool"),
+    "_upstream": (
+        *BELOW_STATES,
+        *FINDING,
+        "_finding",
+        "_admission",
+        "_grants",
+        "_forward",
+        "_pool",
+    ),
     "_proxy": (*BELOW_STATES, "_admission", "_forward", "_pool", "_upstream"),
-    "_handshake": (*BELOW_STATES, "_admission", "_forward", "_upstream"),
+    "_handshake": (*BELOW_STATES, "_visit", "_admission", "_forward", "_upstream", "_refusal"),
     "_exchange": (*BELOW_STATES, "_admission", "_forward"),
     "_session": ("_sys", "_limits", "_core", "_contexts", "_frame", "_tls"),
     "_walk": ("_sys", "_limits", "_core", "_contexts", "_frame", "_tls", "_session"),
@@ -130,7 +143,7 @@ CYTHON = {
         "_parting",
         "_follow",
     ),
-    "_engine": (*BELOW_STATES, "_lines", "_worker"),
+    "_engine": (*BELOW_STATES, "_lines", "_refusal", "_worker"),
 }
 
 

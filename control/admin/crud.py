@@ -43,7 +43,7 @@ def find(session: Session, resource: Resource, key: str) -> Row | None:
 def get(session: Session, resource: Resource, key: str) -> Row:
     """As `find`, raising NotFound."""
     row = find(session, resource, key)
-    if row is None:
+    if row is None or resource.ended(row):
         raise NotFound
     return row
 

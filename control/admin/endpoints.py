@@ -95,8 +95,9 @@ class _Endpoints:
             limit=asked.limit,
             tags=asked.tags,
         )
-        shown = [resource.shown(row) for row in found[: asked.size]]
-        last = [found[len(shown) - 1]["id"]] if shown else []
+        page = found[: asked.size]
+        shown = [resource.shown(row) for row in page if not resource.ended(row)]
+        last = [page[-1]["id"]] if page else []
         path = request.scope["path"]
         return JSONResponse(envelope(path, asked, found, shown, last, carry=not nested))
 

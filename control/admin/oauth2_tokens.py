@@ -70,6 +70,9 @@ class OAuth2Tokens(Resource):
             return {f"{field}_digest": token_digest(value)}
         return {field: value}
 
+    def ended(self, row: Row) -> bool:
+        return row["gone_at"] is not None and row["gone_at"] <= time.time()
+
     def unique_keys(self, values: Values) -> list[tuple[Values, Row]]:
         return [(dict.fromkeys(key, _HIDDEN), where) for key, where in super().unique_keys(values)]
 

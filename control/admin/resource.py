@@ -65,6 +65,10 @@ class Resource:
         """How the table is searched by a unique field."""
         return {field: value}
 
+    def ended(self, row: Row) -> bool:
+        """Whether this row's time is over: nobody is shown it while it waits to be deleted."""
+        return False
+
     # --- validation ------------------------------------------------------------------------
 
     def schema_for(self, given: Mapping[str, Any]) -> Schema:

@@ -17,6 +17,7 @@ from control.admin.names import (
     is_hostname,
 )
 from control.admin.resource import Resource, Values
+from control.admin.route_limits import note_route
 from control.admin.schema import (
     EntityCheck,
     Field,
@@ -29,6 +30,7 @@ from control.admin.schema import (
 from control.admin.services import PROTOCOLS
 from control.store import rows
 from control.store.rows import Row
+from control.store.session import WriteSession
 from control.store.tables import Route, Service
 
 _METHOD = re.compile(r"[A-Z]+")
@@ -212,3 +214,6 @@ class Routes(Resource):
         if service["protocol"] in family(values["protocols"][0]):
             return {}
         return {"protocols": f"must go with the service's protocol ({service['protocol']})"}
+
+    def written(self, session: WriteSession, row: Row, previous: Row | None) -> None:
+        note_route(session, row)

@@ -19,6 +19,7 @@ from control.oauth2.errors import InvalidClient, InvalidRequest, OAuthError
 from control.oauth2.params import Params, is_set
 from control.oauth2.requests import StoreThreads
 from control.store import queries
+from control.store.secrets import are_client_keys
 from control.store.session import Store
 from control.store.tables import OAuth2Credential
 from dataplane import jws
@@ -85,7 +86,7 @@ class Assertions:
         try:
             claims = jws.verify_assertion(
                 assertion,
-                _keys(secret),
+                _keys(secret) if are_client_keys(secret) else {},
                 client_id=client_id,
                 audience=(issuer,),
                 now=now,
@@ -93,6 +94,8 @@ class Assertions:
         except jws.Rejected:
             return False
         if jws.audiences(claims) != [issuer]:  # whoever else it is for could use it here
+            return False
+        if claims["exp"] > now + jws.ASSERTION_SECONDS_MAX:
             return False
         digest = hashlib.sha256(f"{client_id}\0{claims['jti']}".encode()).digest()
         return self._is_first(digest, claims["exp"], now)
@@ -108,7 +111,7 @@ class Assertions:
 
 @lru_cache(_KEYS_CACHED)
 def _keys(secret: str) -> Mapping[str, jws.VerifyKey]:
-    """The keys that a client's secret holds; none when it is a secret."""
+    """The keys that a client's secret holds; none when they were stored unchecked."""
     try:
         return jws.client_keys(secret)
     except ValueError:

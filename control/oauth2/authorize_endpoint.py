@@ -101,6 +101,8 @@ class AuthorizeEndpoint:
                 return await self._grant(asked, checked)
             except IntegrityError:  # the client was deleted since it was read
                 return responses.refused(InvalidClient(), state)
+            except OAuthError as refusal:  # of the resources, RFC 8707
+                error = refusal
         if checked.target is None:
             return responses.refused(error, state)
         told = {"error": error.code, "error_description": error.description, "state": state}
@@ -124,6 +126,7 @@ class AuthorizeEndpoint:
     def _make_code(self, asked: Authorization, checked: Checked) -> str:
         code, request = random_text(), asked.request
         uri = asked.sent.get("redirect_uri")
+        audience = self._issuing.audience(request)
         with self._issuing.store.writing() as session:
             grants.insert_code(
                 session,
@@ -136,6 +139,7 @@ class AuthorizeEndpoint:
                     scope=checked.scope,
                     challenge=checked.challenge,
                     redirect_uri=uri if is_set(uri) else None,
+                    audience=audience,
                 ),
             )
         return code

@@ -29,6 +29,7 @@ from control.oauth2.errors import (
 from control.oauth2.params import Params, is_set, is_text
 from control.oauth2.secrets import DECOY, HashVerifier, needs_rehash, same
 from control.oauth2.throttle import Throttle, network_of
+from control.store.secrets import are_client_keys
 from control.store.tables import OAuth2Credential
 
 log = structlog.get_logger("control")
@@ -197,7 +198,12 @@ class ClientAuth:
         stored = DECOY
         if client is not None and client.hash_secret:
             stored = client.client_secret
-        elif client is not None and isinstance(secret, str) and same(text, client.client_secret):
+        elif (
+            client is not None
+            and isinstance(secret, str)
+            and same(text, client.client_secret)
+            and not are_client_keys(client.client_secret)  # public: no secret of anybody
+        ):
             return True
         right = await self._verifier.verify(text, stored)
         return right and stored is not DECOY and isinstance(secret, str)

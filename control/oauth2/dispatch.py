@@ -19,6 +19,7 @@ Endpoint = Literal[
     "revoke",
     "introspect",
     "jwks",
+    "ticket",
     "sessions",
     "server_metadata",
     "resource_metadata",
@@ -31,6 +32,7 @@ METHODS: dict[Endpoint, str] = {
     "revoke": "POST",
     "introspect": "POST",
     "jwks": "GET",
+    "ticket": "POST",
     "sessions": "POST",
     "server_metadata": "GET",
     "resource_metadata": "GET",
@@ -78,7 +80,10 @@ def described_by(path: bytes) -> tuple[Endpoint, str] | None:
 
 
 def normalise(raw_path: bytes) -> bytes:
-    """Unreserved characters unescaped, slashes merged, dot segments removed.  RFC 3986 §6.2.2."""
+    """Unreserved characters unescaped, slashes merged, dot segments removed.  RFC 3986 §6.2.2.
+
+    As data planes do it, byte for byte: a ticket is for a path.
+    """
     path = _SLASHES.sub(b"/", _ESCAPE.sub(_unescape, raw_path))
     kept: list[bytes] = []
     segments = path.split(b"/")[1:]
@@ -94,4 +99,4 @@ def normalise(raw_path: bytes) -> bytes:
 
 def _unescape(found: re.Match[bytes]) -> bytes:
     byte = int(found[1], 16)
-    return found[0] if byte in _RESERVED else bytes([byte])
+    return found[0].upper() if byte in _RESERVED else bytes([byte])

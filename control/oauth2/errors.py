@@ -20,6 +20,10 @@ class OAuthError(Exception):
         super().__init__(description)
         self.description = description
 
+    def told(self, *, strict: bool) -> OAuthError:
+        """As a client hears of it: see InvalidClient."""
+        return self
+
 
 class AccessDenied(OAuthError):
     """Plain HTTP where HTTPS is required.  §4."""
@@ -71,6 +75,10 @@ class InvalidClient(OAuthError):
             self.status = 401
             self.challenge = 'Basic realm="OAuth2.0"'
 
+    def told(self, *, strict: bool) -> OAuthError:
+        """Strict: 401 and a challenge wherever the client could not be told (RFC 9110 §15.5.2)."""
+        return InvalidClient(from_header=True) if strict else self
+
 
 class InvalidProvisionKey(OAuthError):
     code = "invalid_provision_key"
@@ -111,6 +119,15 @@ class Overloaded(OAuthError):
 
     def __init__(self) -> None:
         super().__init__("The server is busy, try again")
+
+
+class InvalidTarget(OAuthError):
+    """A resource that no token can be had for here.  RFC 8707 §2."""
+
+    code = "invalid_target"
+
+    def __init__(self) -> None:
+        super().__init__("The resource is unknown or malformed")
 
 
 class PayloadTooLarge(Exception):

@@ -18,8 +18,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from control.oauth2 import responses
+from control.oauth2.assertions import TYPE as ASSERTION_TYPE
+from control.oauth2.assertions import Assertions
 from control.oauth2.authorize_endpoint import AuthorizeEndpoint
 from control.oauth2.client_auth import ClientAuth
+from control.oauth2.clients import Clients
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.cors import ENDPOINTS as WITH_CORS
@@ -35,12 +38,15 @@ from control.oauth2.dispatch import (
     normalise,
 )
 from control.oauth2.errors import NoService, PayloadTooLarge
+from control.oauth2.introspection import Introspection, IntrospectionEndpoint
 from control.oauth2.issuer_routes import IssuerRoute, IssuerRoutes
 from control.oauth2.issuing import Issuing
+from control.oauth2.keys import Keys
 from control.oauth2.known import Known
 from control.oauth2.public import public_router
 from control.oauth2.requests import StoreThreads
 from control.oauth2.responses import AuthorizeAnswer, Message, OAuthErrorBody, TokenAnswer
+from control.oauth2.revocation import RevocationEndpoint, Revoked
 from control.oauth2.secrets import HashVerifier
 from control.oauth2.throttle import Throttle
 from control.oauth2.token_endpoint import GRANTS, TokenEndpoint
@@ -64,15 +70,26 @@ _USER = {
     "type": "string",
     "description": "needs provision_key: only the authorization backend names users",
 }
+_RESOURCE = {
+    "type": "array",
+    "items": _TEXT,
+    "description": "what the token is to be for, RFC 8707; in a form the name is repeated",
+}
+_CLIENT = {
+    "client_id": _TEXT,
+    "client_secret": _SECRET,
+    "client_assertion_type": {"type": "string", "enum": [ASSERTION_TYPE]},
+    "client_assertion": _SECRET | {"description": "a JWT in place of a secret, RFC 7523"},
+}
 DOCUMENTED: dict[str, Any] = {
     "TokenForm": {
         "type": "object",
         "required": ["grant_type"],
         "properties": {
             "grant_type": {"type": "string", "enum": list(GRANTS)},
-            "client_id": _TEXT,
-            "client_secret": _SECRET,
+            **_CLIENT,
             "scope": _SCOPE,
+            "resource": _RESOURCE,
             "code": _SECRET | {"description": "of authorization_code"},
             "code_verifier": _SECRET | {"description": "of authorization_code (RFC 7636)"},
             "redirect_uri": _REDIRECT_URI,
@@ -92,12 +109,19 @@ DOCUMENTED: dict[str, Any] = {
             "client_id": _TEXT,
             "redirect_uri": {"type": "string", "description": "one of the client's"},
             "scope": _SCOPE,
+            "resource": _RESOURCE,
             "code_challenge": _TEXT | {"description": "RFC 7636"},
             "code_challenge_method": {"type": "string", "enum": ["S256"]},
             "state": _STATE,
         },
     },
 }
+_TOKEN = {
+    "type": "object",
+    "required": ["token"],
+    "properties": {"token": _SECRET, "token_type_hint": _TEXT, **_CLIENT},
+}
+DOCUMENTED |= {"RevokeForm": _TOKEN, "IntrospectForm": _TOKEN}
 _FORMS = ("application/x-www-form-urlencoded", "application/json", "multipart/form-data")
 _SERVERS = [
     {
@@ -109,6 +133,11 @@ _SERVERS = [
         },
     }
 ]
+_UNKNOWN_CLIENT: dict[str, Any] = {
+    "model": OAuthErrorBody,
+    "description": "Wrong secret in the Basic header; "
+    "with oauth_profile strict any client that cannot be told",
+}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": OAuthErrorBody, "description": "Refused"},
     404: {"model": Message, "description": "No such route"},
@@ -133,10 +162,14 @@ def token_router(
 ) -> APIRouter:
     """The OAuth endpoints, at the ends of their paths; `Dispatch` brings requests here."""
     threads = StoreThreads()
-    known, issuing = Known(store, threads), Issuing(store, threads)
-    clients = ClientAuth(HashVerifier(), throttle or Throttle())
-    token = TokenEndpoint(known, issuing, clients)
-    authorize = AuthorizeEndpoint(known, issuing, clients)
+    keys = Keys(store)
+    known, issuing = Known(store, threads), Issuing(store, threads, keys)
+    secrets = ClientAuth(HashVerifier(), throttle or Throttle())
+    clients = Clients(known, secrets, Assertions(store, threads))
+    token = TokenEndpoint(known, issuing, clients, secrets)
+    authorize = AuthorizeEndpoint(known, issuing, secrets)
+    revocation = RevocationEndpoint(store, threads, known, clients, keys)
+    introspection = IntrospectionEndpoint(store, threads, known, clients, keys)
     router = APIRouter(tags=["oauth"])
     router.include_router(public_router(store, threads, routes, key_publish_seconds))
 
@@ -145,11 +178,7 @@ def token_router(
         name="token",
         response_model=TokenAnswer,
         responses={
-            401: {
-                "model": OAuthErrorBody,
-                "description": "Wrong secret in the Basic header; "
-                "with oauth_profile strict any client that cannot be told",
-            },
+            401: _UNKNOWN_CLIENT,
             **_RESPONSES,
         },
         openapi_extra=_documented("TokenForm", [{}, {"client": []}]),
@@ -176,6 +205,29 @@ def token_router(
         The answer says where to send the user; it is never a redirect itself.
         """
         return await authorize.answer(request, request.scope["narthex"])
+
+    @router.post(
+        "/oauth2/revoke",
+        name="revoke",
+        response_model=Revoked,
+        responses={401: _UNKNOWN_CLIENT, **_RESPONSES},
+        openapi_extra=_documented("RevokeForm", [{}, {"client": []}]),
+    )
+    async def revoke(request: Request) -> Response:
+        """End a token of the client that asks, RFC 7009; a refresh token with all its tokens."""
+        return await revocation.answer(request, request.scope["narthex"])
+
+    @router.post(
+        "/oauth2/introspect",
+        name="introspect",
+        response_model=Introspection,
+        response_model_exclude_none=True,
+        responses={401: _UNKNOWN_CLIENT, **_RESPONSES},
+        openapi_extra=_documented("IntrospectForm", [{}, {"client": []}]),
+    )
+    async def introspect(request: Request) -> Response:
+        """Say what a token is good for, RFC 7662, if it is one of the instance that is asked."""
+        return await introspection.answer(request, request.scope["narthex"])
 
     return router
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from control.oauth2 import secrets
+from control.oauth2 import jwt, resources, secrets
+from control.oauth2.claims import Claims
 from control.oauth2.config import OAuth2Config
 from control.oauth2.errors import NoService
+from control.oauth2.keys import Keys
 from control.oauth2.requests import StoreThreads
 from control.oauth2.together import Together
 from control.oauth2.token_request import TokenRequest
@@ -29,21 +32,6 @@ class Grant:
     refreshable: bool = False  # a refresh token comes with it, where tokens expire
     family_id: str | None = None  # of the tokens that come of one authorization
     audience: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claims:
-    """What one access token says.  `id`: of its row; of a JWT the `jti`."""
-
-    id: str
-    client_id: str
-    credential_id: str
-    service_id: str | None
-    scope: str | None
-    user_id: str | None
-    audience: tuple[str, ...]
-    issued_at: float  # seconds since 1970
-    expires_in: int  # seconds; 0 = never
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +57,37 @@ class Made:
 class Issuing:
     """Issues tokens from one store."""
 
-    def __init__(self, store: Store, threads: StoreThreads) -> None:
+    def __init__(self, store: Store, threads: StoreThreads, keys: Keys) -> None:
         self.store = store
         self.threads = threads
+        self._keys = keys
         self._together: Together[Made] = Together(store, threads, self.insert)
 
     def access_token(self, request: TokenRequest, claims: Claims) -> str:
-        """The value of a new access token: the one place where it is made."""
+        """The value of a new access token: the one place where it is made.
+
+        Raises:
+            InvalidRequest: what a JWT would say is longer than a header may be.
+        """
+        if request.config.jwt:
+            return jwt.mint(self._keys, request.config, claims)
         return secrets.make_token(request.check_key)
+
+    def audience(
+        self, request: TokenRequest, before: Sequence[str] | None = None
+    ) -> tuple[str, ...]:
+        """Who a token is to be for: `resources.granted`, which raises InvalidTarget."""
+        if not resources.asked(request.params):
+            return tuple(before or ())
+        with self.store.reading() as session:
+            return resources.granted(session, request.config, request.params, before)
 
     def make(self, request: TokenRequest, grant: Grant, *, row_id: str | None = None) -> Made:
         """Make a token's values.  Outside of any transaction: others wait for one that writes.
 
         Raises:
             NoService: the token would be bound to a service, and there is none.
+            InvalidRequest: as `access_token`.
         """
         claims = _claims(request, grant, row_id or str(uuid.uuid4()))
         refreshable = grant.refreshable and request.config.token_expiration > 0
@@ -95,12 +100,16 @@ class Issuing:
         return Made(request, grant, claims, issued)
 
     async def issue(self, request: TokenRequest, grant: Grant) -> Issued:
-        """Make a token and commit it, in a transaction that others' tokens may share.
+        """Make a token for whom the request asks and commit it; others may share the transaction.
 
         Raises:
-            NoService: as `make`.
+            NoService, InvalidRequest, InvalidTarget: as `make` and `audience`.
         """
-        return (await self._together.write(lambda: self.make(request, grant))).issued
+
+        def make() -> Made:
+            return self.make(request, replace(grant, audience=self.audience(request)))
+
+        return (await self._together.write(make)).issued
 
     def insert(
         self, session: WriteSession, made: Made, *, replaces: IssuedToken | None = None
@@ -127,9 +136,9 @@ class Issuing:
             family_id=made.grant.family_id,
             audience=claims.audience,
             is_jwt=config.jwt,
+            told=False,
         )
-        if replaces is not None:
-            session.note_refreshed(replaces.digest, token)
+        _tell(session, config, token, replaces)
 
     def renew(self, session: WriteSession, made: Made, row: grants.TokenRow) -> None:
         """Put a token into a held row, in the place of the one that it has.
@@ -137,7 +146,7 @@ class Issuing:
         The row's refresh token stays.
         """
         claims, config = made.claims, made.request.config
-        grants.renew_token(
+        old, token = grants.renew_token(
             session,
             row,
             id=claims.id,
@@ -150,6 +159,22 @@ class Issuing:
             audience=list(claims.audience) or None,
             is_jwt=config.jwt,
         )
+        _tell(session, config, token, old)
+
+
+def _tell(
+    session: WriteSession, config: OAuth2Config, token: IssuedToken, replaces: IssuedToken | None
+) -> None:
+    """What data planes hear of a new token.
+
+    A JWT is verified without its row, so they need not hear of it, unless it moves the sessions of
+    other tokens of its client.
+    """
+    told = replace(token, audience=jwt.effective_audience(config, token.audience))
+    if not config.jwt or config.session_follow == "credential":
+        session.note_token(told)
+    if replaces is not None:
+        session.note_refreshed(replaces.digest, told)
 
 
 def _claims(request: TokenRequest, grant: Grant, token_id: str) -> Claims:
@@ -164,7 +189,7 @@ def _claims(request: TokenRequest, grant: Grant, token_id: str) -> Claims:
         scope=grant.scope,
         user_id=grant.user_id,
         audience=grant.audience,
-        issued_at=time.time(),
+        issued_at=float(int(time.time())) if config.jwt else time.time(),
         expires_in=config.token_expiration,
     )
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import structlog
 from sqlalchemy.exc import DatabaseError
 from sqlmodel import Session
 
-from control.store import signing_keys
+from control.store import queries, signing_keys
+from control.store.changes import Change
 from control.store.session import Store, WriteSession
 from control.store.tables import SigningKey
 from dataplane import jws
@@ -21,36 +23,78 @@ DAY_SECONDS = 86400.0
 log = structlog.get_logger("control")
 
 
-class Keys:
-    """Key objects of one process, each read once: reading an RSA key costs 60 ms."""
+class Signing(NamedTuple):
+    """What signs now, at which version of the configuration."""
 
-    def __init__(self) -> None:
+    key: jws.SigningKey
+    version: int
+
+
+class _Read(NamedTuple):
+    """What was read at one generation of the configuration."""
+
+    generation: int
+    version: int
+    keys: list[SigningKey]
+
+
+class Keys:
+    """The keys of one store, read again after a change of the configuration.
+
+    Key objects are made once: reading an RSA key costs 60 ms. From any thread, but not inside of a
+    transaction that writes.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._generation = 0  # of the configuration, counted by us
+        self._read = _Read(-1, 0, [])
         self._signing: dict[str, jws.SigningKey] = {}
         self._verifying: dict[str, jws.VerifyKey] = {}
+        store.subscribe(self._changed)
 
-    def signing(self, session: WriteSession, alg: str, now: float) -> jws.SigningKey:
-        """The key that signs now, made in this transaction if there is none."""
-        kid = signing_keys.current_kid(session, alg, now)
-        if kid is None:
-            signing_keys.ensure(session, alg, now)
-            session.flush()
-            kid = signing_keys.current_kid(session, alg, now)
-        assert kid is not None
-        if kid not in self._signing:
-            row = session.get_one(SigningKey, kid)
+    def _changed(self, change: Change) -> None:
+        if change.version is not None:
+            self._generation += 1
+
+    def signing(self, alg: str, now: float) -> Signing:
+        """What signs now with this algorithm; a new key if there is none."""
+        read = self._current()
+        row = signing_keys.current(read.keys, alg, now)
+        if row is None:
+            with self._store.writing() as session:
+                signing_keys.ensure(session, alg, now)
+            read = self._current()
+            row = signing_keys.current(read.keys, alg, now)
+        assert row is not None
+        key = self._signing.get(row.kid)
+        if key is None:
+            with self._store.reading() as session:
+                pem = session.get_one(SigningKey, row.kid).private_pem
             _bound(self._signing)
-            self._signing[kid] = jws.SigningKey(kid, alg, row.private_pem)
-        return self._signing[kid]
+            key = self._signing[row.kid] = jws.SigningKey(row.kid, alg, pem)
+        return Signing(key, read.version)
 
-    def verifying(self, session: Session, now: float) -> Mapping[str, jws.VerifyKey]:
+    def verifying(self, now: float) -> Mapping[str, jws.VerifyKey]:
         """What every key that is still good verifies with, by kid."""
         found = {}
-        for row in signing_keys.published(session, now):
-            if row.kid not in self._verifying:
+        for row in self._current().keys:
+            if row.gone_at is not None and row.gone_at <= now:
+                continue
+            key = self._verifying.get(row.kid)
+            if key is None:
                 _bound(self._verifying)
-                self._verifying[row.kid] = jws.VerifyKey(row.kid, row.alg, row.public_jwk)
-            found[row.kid] = self._verifying[row.kid]
+                key = self._verifying[row.kid] = jws.VerifyKey(row.kid, row.alg, row.public_jwk)
+            found[row.kid] = key
         return found
+
+    def _current(self) -> _Read:
+        generation = self._generation
+        if self._read.generation != generation:
+            with self._store.reading() as session:
+                version = queries.cluster_state(session).config_version
+                self._read = _Read(generation, version, signing_keys.all_keys(session))
+        return self._read
 
 
 def _bound(held: dict[str, jws.SigningKey] | dict[str, jws.VerifyKey]) -> None:

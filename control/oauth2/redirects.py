@@ -10,7 +10,8 @@ from urllib.parse import quote, urlsplit
 
 from control.oauth2.params import parse_pairs
 
-_LOOPBACK = re.compile(r"(http://(?:127\.0\.0\.1|\[::1\]))(?::[0-9]{1,5})?([/?].*)?")
+_LOOPBACK = re.compile(r"(http://(?:127\.0\.0\.1|\[::1\]))(?::([1-9][0-9]{0,4}))?([/?].*)?")
+_PORT_MAX = 65535
 _UPPER_HEX = re.compile(r"%[0-9A-F]{2}")
 
 
@@ -48,7 +49,9 @@ def is_sound(uri: str) -> bool:
 def _without_port(uri: str) -> tuple[str, str] | None:
     """A loopback URI in its two halves; None for any other."""
     found = _LOOPBACK.fullmatch(uri)
-    return None if found is None else (found[1], found[2] or "")
+    if found is None or int(found[2] or 0) > _PORT_MAX:
+        return None
+    return found[1], found[3] or ""
 
 
 def with_query(uri: str, params: Mapping[str, Any]) -> str:

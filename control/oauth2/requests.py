@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from control.oauth2 import params
 from control.oauth2.errors import PayloadTooLarge
 from control.oauth2.params import BODY_BYTES_MAX, Sent
+from control.store.session import wanted
 
 THREADS_MAX = 8
 
@@ -21,14 +23,29 @@ T = TypeVar("T")
 class StoreThreads:
     """Threads for the store's work, so that neither the event loop nor the Admin API waits.
 
-    A request given up while it stands in line is taken out; one that runs ends by itself.
+    A request given up while it stands in line is taken out; one that runs commits nothing any more,
+    unless it is just doing that.
     """
 
     def __init__(self, limit: int = THREADS_MAX) -> None:
         self._pool = ThreadPoolExecutor(limit, "issuer")
 
     async def run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        """What `work` returns; it runs in one of the threads."""
+        given_up = threading.Event()
+
+        def in_thread() -> T:
+            token = wanted.set(lambda: not given_up.is_set())
+            try:
+                return work()
+            finally:
+                wanted.reset(token)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, in_thread)
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
 
 
 async def parameters(request: Request) -> Sent:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from control.oauth2 import client_auth, responses, strict
+from control.oauth2.clients import Clients
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.errors import InvalidClient, OAuthError, UnsupportedGrantType
@@ -43,11 +44,13 @@ class TokenEndpoint:
         self,
         known: Known,
         issuing: Issuing,
-        clients: client_auth.ClientAuth,
+        clients: Clients,
+        secrets: client_auth.ClientAuth,
     ) -> None:
         self._known = known
         self._issuing = issuing
         self._clients = clients
+        self._secrets = secrets
 
     async def answer(self, request: Request, context: TokenContext) -> Response:
         """The answer to a POST.
@@ -67,12 +70,12 @@ class TokenEndpoint:
                 forwarded_proto=request.headers.getlist("x-forwarded-proto"),
             )
             address = context.client_ip
-            with self._clients.counting_provision_keys(config, sent, address):
+            with self._secrets.counting_provision_keys(config, sent, address):
                 client = await self._authenticate(request, config, sent, address)
                 asked = TokenRequest(config, context, sent, instance.check_key, client)
                 issued = await self._grant(asked)
         except OAuthError as error:
-            return responses.refused(_as_told(error, config), state)
+            return responses.refused(error.told(strict=config.strict), state)
         scope = (issued.scope or "") if config.strict and _differs(issued.scope, sent) else None
         return responses.issued(issued, state, scope=scope)
 
@@ -89,9 +92,7 @@ class TokenEndpoint:
             wrong = strict.request_error(sent, header) or strict.grant_type_error(sent)
             if wrong is not None:
                 raise wrong
-        shown = client_auth.presented(sent, header)
-        key = shown.lookup_key
-        client = None if key is None else await self._known.client(key)
+        shown, client = await self._clients.find(sent, header)
         error = _grant_type_error(config, sent.get("grant_type"))
         if sent.get("grant_type") != CLIENT_CREDENTIALS:
             error = (
@@ -100,7 +101,7 @@ class TokenEndpoint:
                 )
                 or error
             )
-        error = await self._clients.secret_error(client, shown, address) or error
+        error = await self._clients.proof_error(client, shown, sent, config, address) or error
         if config.strict and client is None:
             error = InvalidClient()
         if error is not None:
@@ -119,7 +120,7 @@ class TokenEndpoint:
 
     async def _renew_hash(self, client: OAuth2Credential, shown: client_auth.Presented) -> None:
         """Store a good secret hashed as today's are, if it was hashed otherwise.  §5.2 step 6."""
-        phc = await self._clients.renewed(client, shown)
+        phc = await self._secrets.renewed(client, shown)
         if phc is None:
             return
 
@@ -139,13 +140,6 @@ def _grant_type_error(config: OAuth2Config, asked: object) -> OAuthError | None:
         "password": not config.enable_password_grant,
     }
     return UnsupportedGrantType() if not known or off.get(str(asked)) else None
-
-
-def _as_told(error: OAuthError, config: OAuth2Config) -> OAuthError:
-    """Strict: 401 and a challenge wherever the client could not be told (RFC 9110 §15.5.2)."""
-    if config.strict and isinstance(error, InvalidClient):
-        return InvalidClient(from_header=True)
-    return error
 
 
 def _differs(scope: str | None, sent: Sent) -> bool:

@@ -30,6 +30,7 @@ from control.push.moves import Moves
 from control.push.peer import Built, DataPlane, Peer, revocation_messages, token_messages
 from control.push.questions import Questions, Recent
 from control.push.reading import Reader, State, to_revocation, to_token
+from control.push.tickets import REDEEMS_IN_FLIGHT_MAX, Tickets
 from control.push.tls import certificate_names
 from control.store import Change, IssuedToken, Revoked, Store
 from dataplane import wire
@@ -81,6 +82,7 @@ class Push:
         self._recent = Recent()
         self._moves = Moves()
         self._questions = Questions(self._reader.tokens, self._recent)
+        self._tickets = Tickets(self._reader.take_ticket, self._reader.tokens, self._recent)
         store.subscribe(self._committed)
 
     def dataplanes(self) -> list[dict[str, object]]:
@@ -343,6 +345,8 @@ class Push:
                 self._questions.put(peer, message)
             case wire.TokenRequest():
                 self._take_request(peer, message)
+            case wire.Redeem():
+                self._take_redeem(peer, message)
             case wire.Moved():
                 self._moves.answered(peer, message)
             case wire.Counters():
@@ -365,6 +369,21 @@ class Push:
             peer.requests_in_flight -= 1
         await asyncio.sleep(0)  # the token of this reply, committed in a thread, goes before it
         peer.send(wire.encode(reply))
+
+    def _take_redeem(self, peer: Peer, ticket: wire.Redeem) -> None:
+        if peer.redeems_in_flight < REDEEMS_IN_FLIGHT_MAX:
+            peer.redeems_in_flight += 1
+            self._spawn(peer, partial(self._redeem, peer, ticket))
+
+    async def _redeem(self, peer: Peer, ticket: wire.Redeem) -> None:
+        try:
+            redeemed = await self._tickets.redeem(ticket)
+        except Exception as error:  # no answer is an answer: the data plane says 503
+            log.error("link.ticket_unanswered", why=type(error).__name__)
+        else:
+            peer.send(wire.encode(redeemed))
+        finally:
+            peer.redeems_in_flight -= 1
 
     def _spawn(self, peer: Peer, work: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.create_task(self._guard(peer, work))

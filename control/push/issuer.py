@@ -30,7 +30,8 @@ log = structlog.get_logger()
 async def answer(app: ASGIApp, request: wire.TokenRequest) -> wire.TokenReply:
     """What the issuer answers; 503 when it takes longer than TOKEN_REQUEST_SECONDS.
 
-    A request given up may still have had its effect: a token nobody hears of, until it expires.
+    One given up commits nothing any more, unless it is just doing that: then there is a token that
+    nobody hears of, until it expires.
     """
     if len(request.body) > wire.TOKEN_REQUEST_BODY_MAX:
         return _error(request.id, 413, "invalid_request", "The request body is too large")

@@ -88,6 +88,7 @@ class Peer:
         self.catching_up = False  # revocations are being read for it
         self.slow = False  # too much waited for it; its connection was cut
         self.requests_in_flight = 0
+        self.redeems_in_flight = 0
         self.tasks: set[asyncio.Task[None]] = set()
         self._urgent: deque[bytes] = deque()
         self._urgent_bytes = 0

@@ -1,4 +1,4 @@
-"""What the link reads from the store, in worker threads, as messages of the link."""
+"""What the link reads from the store, and takes, in worker threads, as messages of the link."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlmodel import Session
 
 from control.push.peer import Built
 from control.snapshot import Builder, id_bytes
-from control.store import IssuedToken, Revoked, Store, queries
+from control.store import IssuedToken, Revoked, Store, queries, tickets
 from dataplane import wire
 
 _T = TypeVar("_T")
@@ -71,6 +71,15 @@ class Reader:
             return moved, [to_revocation(row) for row in rows]
 
         return await self._read(find)
+
+    async def take_ticket(self, digest: bytes) -> tickets.TakenTicket | None:
+        """The ticket with this digest; nobody gets it again."""
+
+        def take() -> tickets.TakenTicket | None:
+            with self._store.writing() as session:
+                return tickets.take_ticket(session, digest)
+
+        return await asyncio.to_thread(take)
 
     async def _read(self, query: Callable[[Session], _T]) -> _T:
         def read() -> _T:

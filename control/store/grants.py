@@ -122,17 +122,16 @@ def hold_by_refresh(session: WriteSession, digest: bytes) -> TokenRow | None:
     return session.connection().execute(_HOLD_BY_REFRESH, params).first()
 
 
-def renew_token(session: WriteSession, row: TokenRow, **values: Any) -> IssuedToken:
-    """Give a held row another access token, and revoke the one that it had."""
+def renew_token(
+    session: WriteSession, row: TokenRow, **values: Any
+) -> tuple[IssuedToken, IssuedToken]:
+    """Give a held row another access token, and revoke the one that it had: old and new."""
     old = _revoked(session, row)
     session.connection().execute(_RENEW.values(values), {"row_id": row.id})
     held = session.connection().execute(
         select(_TOKENS).where(_TOKENS.c.id == values.get("id", row.id))
     )
-    token = queries.issued_token(held.one())
-    session.note_token(token)
-    session.note_refreshed(old.digest, token)
-    return token
+    return old, queries.issued_token(held.one())
 
 
 def spend_refresh(

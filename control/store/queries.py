@@ -274,6 +274,17 @@ def plugin_by_id(session: Session, plugin_id: str) -> Plugin | None:
     return session.get(Plugin, plugin_id)
 
 
+def global_audiences(session: Session) -> set[str]:
+    """What the `oauth2` instances with `global_credentials` protect."""
+    policies = session.exec(select(Plugin.policy).where(Plugin.name == "oauth2", Plugin.enabled))
+    found = [
+        policy.get("audience") or policy.get("issuer")
+        for policy in policies
+        if policy.get("global_credentials")
+    ]
+    return {name for name in found if name}
+
+
 def plugin_on_route(session: Session, name: str, route_id: str) -> Plugin | None:
     """The instance of a plugin that runs on a route, if the route is there."""
     route = session.get(Route, route_id)
@@ -346,8 +357,9 @@ def insert_token(
     family_id: str | None = None,
     audience: Sequence[str] = (),
     is_jwt: bool = False,
+    told: bool = True,
 ) -> IssuedToken:
-    """Store a token and hand it to the data planes at the commit.
+    """Store a token and, if it is `told`, hand it to the data planes at the commit.
 
     `ttl`: seconds until the row (and its refresh token) ends; None = never. Not through the ORM,
     whose objects cost more than the rest of issuing a token.
@@ -388,7 +400,8 @@ def insert_token(
         audience=tuple(audience),
         jti=row_id if is_jwt else None,
     )
-    session.note_token(token)
+    if told:
+        session.note_token(token)
     return token
 
 

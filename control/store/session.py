@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ class StoreError(Exception):
     """The database cannot be used; the text says why and what to do."""
 
 
+class GivenUp(Exception):
+    """Nobody waits for this transaction any more; it was rolled back."""
+
+
+# Asked right before a commit, in the thread that commits: whether somebody still waits for it.
+wanted: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=lambda: True)
+
+
 class WriteSession(Session):
     """One writing transaction and what it has done so far.
 
@@ -62,6 +71,14 @@ class WriteSession(Session):
         self._tokens: dict[bytes, IssuedToken] = {}
         self._refreshed: list[Refreshed] = []
         self._revocations: list[Revoked] = []
+        self._checks: dict[Callable[[Session], None], None] = {}
+
+    def before_commit(self, check: Callable[[Session], None]) -> None:
+        """Have `check` look at all that was written; what it raises rolls the transaction back.
+
+        It runs once, however often it is asked for.
+        """
+        self._checks[check] = None
 
     def note_config(self) -> None:
         """A config entity was written: the config version goes up."""
@@ -94,6 +111,8 @@ class WriteSession(Session):
         sequence numbers become visible in their order.
         """
         self.flush()
+        for check in self._checks:
+            check(self)
         state = self._advance()
         successors = {item.old: item.token.digest for item in self._refreshed}
         revocations = tuple(
@@ -116,6 +135,8 @@ class WriteSession(Session):
         refreshed = tuple(
             replace(item, token=replace(item.token, version=version)) for item in self._refreshed
         )
+        if not wanted.get()():
+            raise GivenUp
         self.commit()
         return Change(version if self.config_changed else None, tokens, revocations, refreshed)
 

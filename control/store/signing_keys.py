@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import func
 from sqlalchemy.orm import defer
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, col, select
 
 from control.store.session import WriteSession
 from control.store.tables import OAuth2Token, Plugin, SigningKey
@@ -39,15 +39,16 @@ def published(session: Session, now: float) -> list[SigningKey]:
     return [key for key in all_keys(session) if key.gone_at is None or key.gone_at > now]
 
 
-def current_kid(session: Session, alg: str, now: float) -> str | None:
-    """The key that signs now."""
-    signs = or_(col(SigningKey.retired_at).is_(None), col(SigningKey.retired_at) > now)
-    statement = (
-        select(SigningKey.kid)
-        .where(SigningKey.alg == alg, SigningKey.active_at <= now, signs)
-        .order_by(col(SigningKey.active_at).desc())
-    )
-    return session.exec(statement).first()
+def current(keys: Iterable[SigningKey], alg: str, now: float) -> SigningKey | None:
+    """Which of these signs now."""
+    signing = [
+        key
+        for key in keys
+        if key.alg == alg
+        and key.active_at <= now
+        and (key.retired_at is None or key.retired_at > now)
+    ]
+    return max(signing, key=lambda key: key.active_at, default=None)
 
 
 def ensure(session: WriteSession, alg: str, now: float | None = None) -> None:
@@ -105,15 +106,16 @@ def remove(session: WriteSession, kid: str, now: float) -> bool:
     session.delete(key)
     session.flush()
     session.note_config()
-    if current_kid(session, key.alg, now) is None:
-        waiting = next((k for k in all_keys(session, key.alg) if k.active_at > now), None)
+    left = all_keys(session, key.alg)
+    if current(left, key.alg, now) is None:
+        waiting = next((k for k in left if k.active_at > now), None)
         if waiting is not None:
             waiting.active_at = now
             session.add(waiting)
         elif key.alg in in_use(session):
             ensure(session, key.alg, now)
     elif key.active_at > now:  # it never signed: the one before it signs on
-        for before in all_keys(session, key.alg):
+        for before in left:
             if before.retired_at is not None and before.retired_at > now:
                 before.retired_at = before.gone_at = None
                 session.add(before)

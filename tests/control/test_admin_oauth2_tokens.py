@@ -201,6 +201,19 @@ def test_ttl_counts_down_and_ends_the_token(admin: Admin, monkeypatch: pytest.Mo
     assert admin.put(path, body)["ttl"] is None
 
 
+def test_token_past_its_ttl_is_not_shown_while_its_row_waits_for_the_clean_up(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, kept = admin.token(ttl=30), admin.token()
+    later = time.time() + 31
+    monkeypatch.setattr("time.time", lambda: later)
+    path = f"/oauth2_tokens/{made['id']}"
+    admin.refused("GET", path, 404)
+    admin.refused("PATCH", path, 404, json={"scope": "email"})
+    assert [row["id"] for row in admin.get("/oauth2_tokens")["data"]] == [kept["id"]]
+    admin.delete(path)
+
+
 def test_token_by_form(admin: Admin) -> None:
     credential = admin.credential()
     form = {"credential.id": credential["id"], "expires_in": "7200", "scope": ""}

@@ -38,9 +38,9 @@ def refresh(store: Store, old: bytes) -> bytes:
             access_token_digest=secrets.token_bytes(32),
             expires_in=3600,
         )
-        session.note_refreshed(old, queries.issued_token(new))
+        session.note_refreshed(old, new)
         queries.delete_tokens(session, [row])
-    return new.access_token_digest
+    return new.digest
 
 
 def of_tokens(peer: BarePeer) -> list[wire.ToData]:

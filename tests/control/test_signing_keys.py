@@ -43,7 +43,8 @@ def keys(store: Store, alg: str | None = None) -> list[SigningKey]:
 
 def signing_kid(store: Store, now: float, alg: str = "ES256") -> str | None:
     with store.reading() as session:
-        return signing_keys.current_kid(session, alg, now)
+        key = signing_keys.current(signing_keys.all_keys(session), alg, now)
+        return key and key.kid
 
 
 # --- made with the instance ---
@@ -84,9 +85,9 @@ def test_instance_that_is_refused_leaves_no_key(admin: Admin) -> None:
 
 
 def test_issuer_without_a_key_makes_one_when_it_signs(admin: Admin) -> None:
-    with admin.store.writing() as session:
-        made = Keys().signing(session, "ES256", 1000.0)
-    assert [key.kid for key in keys(admin.store)] == [made.kid]
+    made = Keys(admin.store).signing("ES256", 1000.0)
+    assert [key.kid for key in keys(admin.store)] == [made.key.kid]
+    assert made.version == admin.version()
 
 
 # --- rotation ---
@@ -111,9 +112,10 @@ def test_next_key_is_published_before_it_signs_and_the_last_verifies_after_it_di
     assert signing_kid(admin.store, now + HOUR) == new.kid
     with admin.store.reading() as session:
         published = build(queries.config_rows(session)).keys
-        assert {key.kid: key.until for key in published} == {new.kid: 0.0, old.kid: old.gone_at}
-        assert set(Keys().verifying(session, old.gone_at - 1)) == {new.kid, old.kid}
-        assert set(Keys().verifying(session, old.gone_at)) == {new.kid}
+    assert {key.kid: key.until for key in published} == {new.kid: 0.0, old.kid: old.gone_at}
+    verifying = Keys(admin.store).verifying
+    assert set(verifying(old.gone_at - 1)) == {new.kid, old.kid}
+    assert set(verifying(old.gone_at)) == {new.kid}
 
 
 def test_key_that_waits_is_the_next_one_still(admin: Admin) -> None:

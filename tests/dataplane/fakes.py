@@ -84,6 +84,7 @@ class FakeEngine:
         self.question_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.asked: list[tuple[Any, ...]] = []
         self.verdicts: dict[int, str] = {}
+        self.redeemed: dict[int, tuple[str, bytes | None]] = {}
         self.replies: dict[int, tuple[int, list[tuple[bytes, bytes]], bytes]] = {}
         self.named: dict[int, bool] = {}
         self.recorded: list[tuple[str, dict[str, Any]]] = []
@@ -122,6 +123,11 @@ class FakeEngine:
     def answer_token(self, ref: int, verdict: str) -> None:
         assert ref not in self.verdicts, "answered twice"
         self.verdicts[ref] = verdict
+
+    def answer_ticket(self, ref: int, verdict: str, token: bytes | None = None) -> None:
+        assert ref not in self.redeemed, "answered twice"
+        assert (verdict == "known") == (token is not None)
+        self.redeemed[ref] = (verdict, token)
 
     def answer_request(
         self, ref: int, status: int, headers: list[tuple[bytes, bytes]], body: bytes
@@ -209,6 +215,8 @@ class FakeLink:
         self.asks = 0
         self.asking = self.asking_most = 0
         self.requests: list[wire.TokenRequest] = []
+        self.tickets: dict[bytes, wire.Token] = {}
+        self.redeems: list[wire.Redeem] = []
         self.reply = wire.TokenReply(0, 200, [], b"")
         self.fault: Exception | None = None
 
@@ -228,6 +236,15 @@ class FakeLink:
         self.asks += 1
         await self._answer()
         token = self.knows.get(digest)
+        if token is not None:
+            self.on_tokens([token])
+        self.after_answer()
+        return token
+
+    async def redeem(self, ticket: wire.Redeem) -> wire.Token | None:
+        self.redeems.append(ticket)
+        await self._answer()
+        token = self.tickets.pop(ticket.digest, None)
         if token is not None:
             self.on_tokens([token])
         self.after_answer()

@@ -91,10 +91,74 @@ def test_service_becomes_flags(protocol: str, expected: set[str]) -> None:
 
 
 def test_plugin_becomes_flags() -> None:
-    basic = {"ws", "strip_path", "oauth2", "endpoints"}  # without a service
+    basic = {"ws", "strip_path", "oauth2", "carrier_header", "carrier_query"}
+    basic |= {"endpoints"}  # without a service
     assert flags_of(with_plugin()) == basic
     assert flags_of(with_plugin(global_credentials=True)) == basic | {"global_credentials"}
     assert flags_of(with_plugin(hide_credentials=True)) == basic | {"hide_credentials"}
+
+
+@pytest.mark.parametrize(
+    ("carriers", "cookie_name", "expected"),
+    [
+        (("header",), None, {"carrier_header"}),
+        (("query", "ticket"), None, {"carrier_query", "carrier_ticket"}),
+        (("subprotocol",), None, {"carrier_subprotocol"}),
+        (("header", "cookie"), None, {"carrier_header"}),
+        (("header", "cookie"), "session", {"carrier_header", "carrier_cookie"}),
+        ((), "session", set()),
+    ],
+)
+def test_plugin_says_where_tokens_are_looked_for(
+    carriers: tuple[str, ...], cookie_name: str | None, expected: set[str]
+) -> None:
+    policy = with_plugin(carriers=carriers, cookie_name=cookie_name)
+    assert {flag for flag in flags_of(policy) if flag.startswith("carrier")} == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"subprotocol_prefix": "shop.token."}, (b"shop.token.", b"")),
+        ({"cookie_name": "__Host-shop"}, (b"", b"__Host-shop")),
+    ],
+)
+def test_plugin_names_its_prefix_and_cookie(
+    fields: dict[str, Any], expected: tuple[bytes, bytes]
+) -> None:
+    assert with_plugin(**fields)["carriers"] == expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"carriers": ("header", "body")},
+        {"subprotocol_prefix": ""},
+        {"subprotocol_prefix": "a b"},
+        {"subprotocol_prefix": "a,"},
+        {"cookie_name": "a=b"},
+        {"cookie_name": "a\r\n"},
+        {"cookie_name": "a" * 257},
+    ],
+)
+def test_carrier_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(CompileError):
+        with_plugin(**fields)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [("http", set()), ("close", {"refuse_close"}), ("auto", {"refuse_auto"})]
+)
+def test_session_plugin_says_how_handshakes_are_refused(said: str, expected: set[str]) -> None:
+    rules = wire.SessionRules(uid(60), on_auth_failure=said)
+    policy = policy_of(route(1, paths=["/"], session=uid(60)), rules)
+    assert {flag for flag in flags_of(policy) if flag.startswith("refuse")} == expected
+
+
+def test_other_way_to_refuse_is_no_configuration() -> None:
+    rules = wire.SessionRules(uid(60), on_auth_failure="ignore")
+    with pytest.raises(CompileError):
+        tables_of(route(1, paths=["/"], session=uid(60)), rules)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +209,7 @@ def test_policy_has_the_ids_port_times_and_texts() -> None:
         b'"The access token is invalid or has expired"',
         "anonymous_missing": b"",
         "origins": b"",
+        "carriers": (b"", b""),
         "anonymous": None,
         "session": SESSION_DEFAULTS,
         "parting": 0,

@@ -126,13 +126,14 @@ def test_ws_route_has_no_endpoints(rig: Rig) -> None:
     assert client.message()[0].status == 401
 
 
-def test_answer_without_content_has_no_length(rig: Rig) -> None:
-    """RFC 9110 §8.6: a preflight is answered with 204."""
+@pytest.mark.parametrize("status", [204, 304])
+def test_answer_without_content_has_no_length(rig: Rig, status: int) -> None:
+    """RFC 9110 §8.6: a preflight is answered with 204, metadata with 304."""
     serve(rig, plugin(), service=None)
     client = rig.client(request(b"/auth/oauth2/jwks", method=b"OPTIONS"))
-    rig.engine.answer_request(rig.question()[1], 204, [(b"Vary", b"Origin")], b"")
+    rig.engine.answer_request(rig.question()[1], status, [(b"Vary", b"Origin")], b"")
     head = client.head()
-    assert (head.status, head.all("Content-Length"), head.get("Vary")) == (204, [], "Origin")
+    assert (head.status, head.all("Content-Length"), head.get("Vary")) == (status, [], "Origin")
     client.send(request(b"/auth/oauth2/jwks"))
     asked(rig)
     assert client.message()[1] == b"{}"

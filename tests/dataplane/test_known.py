@@ -190,3 +190,65 @@ def test_tokens_made_by_hand_are_the_last_to_be_forgotten() -> None:
     assert not known.incomplete
     known.put(issued(1))
     assert len(known) == 1
+
+
+# --- JWTs -----------------------------------------------------------------------------------------
+
+
+def a_jwt(number: int, jti: int = 1, **fields: Any) -> wire.Token:
+    given = {"jti": jti.to_bytes(16, "big"), "plugin": b"p" * 16, "kid": "k", **fields}
+    return make_token(number, **given)
+
+
+def test_jwt_comes_in_by_its_own_proof_alone(memory: Memory) -> None:
+    memory.known.put(a_jwt(1))
+    assert (len(memory.known), memory.cache.tokens) == (0, {})
+    assert memory.known.put_jwt(a_jwt(1))
+    assert (len(memory.known), len(memory.cache.tokens)) == (1, 1)
+
+
+def test_s05_end_of_a_jti_ends_all_its_digests(memory: Memory) -> None:
+    for number in (1, 2):
+        assert memory.known.put_jwt(a_jwt(number))
+    assert memory.known.put_jwt(a_jwt(3, jti=2))
+    memory.known.revoke(revocation("jti", (1).to_bytes(16, "big")))
+    assert list(memory.cache.tokens) == [a_jwt(3).digest]
+    assert set(memory.cache.negative) == {a_jwt(1).digest, a_jwt(2).digest}
+    assert not memory.known.put_jwt(a_jwt(4))  # another digest of it
+
+
+def test_end_of_a_plugin_ends_what_it_issued(memory: Memory) -> None:
+    memory.known.put(make_token(1, plugin=b"p" * 16, version=3))
+    memory.known.put(make_token(2, plugin=b"q" * 16))
+    memory.known.put(make_token(3))
+    memory.known.put_jwt(a_jwt(4))
+    memory.known.revoke(revocation("plugin", b"p" * 16))
+    assert set(memory.cache.tokens) == {make_token(2).digest, make_token(3).digest}
+
+
+@pytest.mark.parametrize("kind", ["credential", "plugin"])
+def test_end_of_an_owner_leaves_tokens_made_since(memory: Memory, kind: str) -> None:
+    key = {"credential": (1).to_bytes(16, "big"), "plugin": b"p" * 16}[kind]
+    for number, version in ((1, 5), (2, 6)):
+        memory.known.put(make_token(number, plugin=b"p" * 16, version=version))
+    memory.known.revoke(wire.Revocation(1, kind, key, 0.0, version=6))
+    assert list(memory.cache.tokens) == [make_token(2).digest]
+
+
+def test_until_revocations_are_complete_every_jwt_is_in_doubt(memory: Memory) -> None:
+    assert memory.known.unsure(a_jwt(1))
+    memory.known.revocations_complete = True
+    assert not memory.known.unsure(a_jwt(1))
+    memory.known.revoke(wire.Revocation(0, "forgotten", b"", version=3))
+    assert memory.known.unsure(a_jwt(1, version=3)) and not memory.known.unsure(a_jwt(1, version=4))
+    memory.known.clear()
+    assert memory.known.unsure(a_jwt(1, version=4))
+
+
+def test_indexes_are_empty_when_nothing_is_known(memory: Memory) -> None:
+    for number in range(50):
+        memory.known.put_jwt(a_jwt(number, jti=number))
+    memory.known.revoke(revocation("plugin", b"p" * 16))
+    known = memory.known
+    assert len(known) == 0
+    assert not (known._of_credential or known._of_plugin or known._of_jti or known._of_kid)

@@ -219,16 +219,19 @@ def test_answers_without_a_body_have_none(rig: Rig) -> None:
 
 
 def test_chunks_are_made_anew_and_trailers_end_here(rig: Rig) -> None:
+    """Nor are they announced, either way."""
     rig.http_route()
-    client, upstream, head = ask(
-        rig, post_coded(b"ab", b"cd", trailer=b"X-Consumer-ID: forged\r\n")
-    )
+    sent = post_coded(b"ab", b"cd", trailer=b"X-Consumer-ID: forged\r\n")
+    announced = b"TRAILER: X-Consumer-ID\r\nTrailers: 1\r\n"
+    client, upstream, head = ask(rig, sent.replace(b"\r\n", b"\r\n" + announced, 1))
     assert head.get("Transfer-Encoding") == "chunked"
     assert head.get("Content-Length") is None
+    assert (head.get("Trailer"), head.get("Trailers")) == (None, "1")
     assert upstream.chunks() == [b"abcd"]
-    upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    upstream.send(b"HTTP/1.1 200 OK\r\nTrailer: Set-Cookie\r\nTransfer-Encoding: chunked\r\n\r\n")
     upstream.send(coded(b"12", b"34", trailer=b"Set-Cookie: x\r\n"))
-    assert client.message()[1] == b"1234"
+    answer, body = client.message()
+    assert (answer.get("Trailer"), body) == (None, b"1234")
 
 
 # --- HTTP/1.0, and answers that end with the connection ------------------------------------------

@@ -25,6 +25,7 @@ from tests.linkkit import BarePeer, bare
 RATE = 20_000 / 60  # guesses a second
 SECONDS = 12.0
 ANSWER_MS_MAX = 200.0
+POLL_SECONDS = 0.05  # between two rounds of what is measured
 SECRET = "the link's secret of this test"
 
 
@@ -77,7 +78,7 @@ class Measured:
             while time.monotonic() < until:
                 number += 1
                 await self._once(peer, number)
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(POLL_SECONDS)
             beats.cancel()
 
     async def _once(self, peer: BarePeer, number: int) -> None:

@@ -20,6 +20,7 @@ async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     Raises:
         InvalidRequest: unknown, used, or not for this client, service or instance; PKCE.
         InvalidGrant: the verifier does not fit; with `strict`: all of these.
+        InvalidTarget: a resource that the code was not granted for.
     """
     return await issuing.threads.run(lambda: _redeem(request, issuing))
 
@@ -32,7 +33,7 @@ def _redeem(request: TokenRequest, issuing: Issuing) -> Issued:
         user_id=row.authenticated_userid,
         refreshable=True,
         family_id=row.id,
-        audience=tuple(row.audience or ()),
+        audience=issuing.audience(request, row.audience),
     )
     made = issuing.make(request, granted)
     with issuing.store.writing() as session:

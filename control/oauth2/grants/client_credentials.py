@@ -20,6 +20,7 @@ async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         InvalidProvisionKey: a user was named by someone who is not the authorization backend.
         InvalidClient: there is no such client.
         InvalidScope: §5.6.
+        InvalidTarget: RFC 8707.
         InvalidAuthenticatedUserid: not a string (Kong answers 500 there).
         UnauthorizedClient: strict, and the client is public (S34).
     """

@@ -19,6 +19,7 @@ async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     Raises:
         InvalidProvisionKey, InvalidAuthenticatedUserid: not the backend, or no user.
         InvalidScope: §5.6.
+        InvalidTarget: RFC 8707.
     """
     config, params = request.config, request.params
     user_id = authenticated_user(config, params)

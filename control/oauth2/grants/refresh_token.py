@@ -37,6 +37,7 @@ async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     Raises:
         InvalidRequest: unknown, or of another service; with `strict` InvalidGrant.
         InvalidClient: another client's; with `strict` InvalidGrant.
+        InvalidTarget: a resource that the token is not for.
         InvalidScope: the token has a scope that the plugin has no more.
     """
     return await issuing.threads.run(lambda: _refresh(request, issuing))
@@ -70,15 +71,15 @@ def _check(request: TokenRequest, row: TokenRow) -> None:
         raise InvalidScope("Scope mismatch")
 
 
-def _granted(request: TokenRequest, row: TokenRow) -> Grant:
-    """What the new token says: what the old one said."""
+def _granted(request: TokenRequest, issuing: Issuing, row: TokenRow) -> Grant:
+    """What the new token says: what the old one said, for fewer resources if so asked."""
     return Grant(
         client=request.client,
         scope=row.scope,
         user_id=row.authenticated_userid,
         refreshable=True,
         family_id=row.family_id or str(uuid.uuid4()),
-        audience=tuple(row.audience or ()),
+        audience=issuing.audience(request, row.audience),
     )
 
 
@@ -86,7 +87,7 @@ def _renew(request: TokenRequest, issuing: Issuing, row: TokenRow, sent: str) ->
     """A new access token in the same row; the refresh token stays.  `reuse_refresh_token`."""
     # A JWT's `jti` is the id of its row, and the old one's is revoked.
     row_id = None if request.config.jwt else row.id
-    made = issuing.make(request, _granted(request, row), row_id=row_id)
+    made = issuing.make(request, _granted(request, issuing, row), row_id=row_id)
     with issuing.store.writing() as session:
         held = grants.hold_by_refresh(session, row.refresh_token_digest)
         if held is None:  # it went since it was read
@@ -97,7 +98,7 @@ def _renew(request: TokenRequest, issuing: Issuing, row: TokenRow, sent: str) ->
 
 def _rotate(request: TokenRequest, issuing: Issuing, digest: bytes, row: TokenRow) -> Issued:
     """A new row in the place of the old one, whose values are dead."""
-    made = issuing.make(request, _granted(request, row))
+    made = issuing.make(request, _granted(request, issuing, row))
     with issuing.store.writing() as session:
         old = grants.take_by_refresh(session, digest)
         if old is not None:

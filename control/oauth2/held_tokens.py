@@ -1,0 +1,44 @@
+"""The rows of tokens that a client shows to revoke or introspect: access and refresh tokens."""
+
+from __future__ import annotations
+
+import time
+
+from sqlmodel import Session, select
+
+from control.oauth2.keys import Keys
+from control.store.secrets import token_digest
+from control.store.tables import OAuth2Token
+from dataplane import jws
+
+
+def access_token(session: Session, text: str, keys: Keys) -> OAuth2Token | None:
+    """The row of an access token, good or not; of a JWT also when its text was varied (S05)."""
+    digest = token_digest(text)
+    statement = select(OAuth2Token).where(OAuth2Token.access_token_digest == digest)
+    row = session.exec(statement).first()
+    if row is not None:
+        return row
+    jti = verified_jti(text, keys)
+    found = None if jti is None else session.get(OAuth2Token, jti)
+    return found if found is not None and found.is_jwt else None
+
+
+def refresh_token(session: Session, text: str) -> OAuth2Token | None:
+    """The row of a refresh token that can still be used."""
+    statement = select(OAuth2Token).where(OAuth2Token.refresh_token_digest == token_digest(text))
+    row = session.exec(statement).first()
+    gone = row is not None and row.gone_at is not None and row.gone_at <= time.time()
+    return None if gone else row
+
+
+def verified_jti(text: str, keys: Keys) -> str | None:
+    """The `jti` of a JWT that one of our keys verifies now; None for anything else."""
+    if text.count(".") != 2:
+        return None
+    now = time.time()
+    try:
+        claims = jws.verify_access_token(text, keys.verifying(now), now)
+    except jws.Rejected:
+        return None
+    return str(claims["jti"])

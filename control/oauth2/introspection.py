@@ -1,0 +1,148 @@
+"""The introspection endpoint: what a token is good for, told to those it is shown to.  RFC 7662.
+
+A client that authenticates at an instance may ask about the tokens of that instance: those that it
+issued, and those that it would admit where the endpoint is, by service, `global_credentials` and
+audience. About a refresh token only its own client may ask. All else is `{"active":false}` without
+a reason: unknown, expired, revoked, of a key that was ended, or not theirs (S38).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pydantic import BaseModel
+from sqlmodel import Session
+from starlette.requests import Request
+from starlette.responses import Response
+
+from control.oauth2 import held_tokens, jwt, responses
+from control.oauth2.clients import Clients
+from control.oauth2.config import OAuth2Config
+from control.oauth2.context import TokenContext
+from control.oauth2.errors import InvalidClient, OAuthError
+from control.oauth2.https_rule import require_https
+from control.oauth2.keys import Keys
+from control.oauth2.known import Known
+from control.oauth2.requests import StoreThreads, parameters
+from control.oauth2.revocation import token_of
+from control.store import queries
+from control.store.session import Store
+from control.store.tables import OAuth2Credential, OAuth2Token
+
+INACTIVE: dict[str, Any] = {"active": False}
+
+
+class Introspection(BaseModel):
+    """RFC 7662 §2.2.  Of a token that is not active, `active` alone."""
+
+    active: bool
+    scope: str | None = None
+    client_id: str | None = None
+    username: str | None = None
+    token_type: str | None = None
+    exp: int | None = None
+    iat: int | None = None
+    sub: str | None = None
+    aud: str | list[str] | None = None
+    iss: str | None = None
+    jti: str | None = None
+
+
+class IntrospectionEndpoint:
+    def __init__(
+        self, store: Store, threads: StoreThreads, known: Known, clients: Clients, keys: Keys
+    ) -> None:
+        self._store = store
+        self._threads = threads
+        self._known = known
+        self._clients = clients
+        self._keys = keys
+
+    async def answer(self, request: Request, context: TokenContext) -> Response:
+        """The answer to a POST; raises PayloadTooLarge, which the issuer answers."""
+        sent = await parameters(request)
+        instance = await self._known.instance(context.plugin_id)
+        if instance is None:
+            return responses.no_route(context)
+        config = instance.config
+        try:
+            require_https(
+                context,
+                accept_terminated=config.accept_http_if_already_terminated,
+                forwarded_proto=request.headers.getlist("x-forwarded-proto"),
+            )
+            client = await self._clients.authenticated(request, sent, config, context.client_ip)
+            if client.client_type == "public":  # whose id proves nothing
+                raise InvalidClient
+            token = token_of(sent)
+            found = await self._threads.run(lambda: self._tell(client, config, context, token))
+        except OAuthError as error:
+            # RFC 7662 §2.3 has 401 here in every case, whatever the profile.
+            return responses.refused(error.told(strict=True), sent.get("state"))
+        return responses.respond(200, found, responses.NO_STORE)
+
+    def _tell(
+        self, client: OAuth2Credential, config: OAuth2Config, context: TokenContext, token: str
+    ) -> dict[str, Any]:
+        with self._store.reading() as session:
+            row = held_tokens.access_token(session, token, self._keys)
+            if row is not None:
+                good = (
+                    not _has_ended(row)
+                    and (not row.is_jwt or held_tokens.verified_jti(token, self._keys))
+                    and _is_of(row, config, context)
+                )
+                return _access(session, row, config) if good else INACTIVE
+            row = held_tokens.refresh_token(session, token)
+            if row is None or row.credential_id != client.id:
+                return INACTIVE
+            return _described(row, client) | {"exp": row.gone_at and int(row.gone_at)}
+
+
+def _has_ended(row: OAuth2Token) -> bool:
+    expiry = queries.token_expiry(row.created_at, row.expires_in, row.gone_at)
+    return bool(expiry) and expiry <= time.time()
+
+
+def _is_of(row: OAuth2Token, config: OAuth2Config, context: TokenContext) -> bool:
+    """Whether the instance issued the token or, where it is asked, would admit it."""
+    if row.plugin_id == config.plugin_id:
+        return True
+    if row.service_id is None:
+        admitted = config.global_credentials
+    else:
+        admitted = row.service_id == context.service_id
+    return admitted and (not row.audience or (config.audience or config.issuer) in row.audience)
+
+
+def _access(session: Session, row: OAuth2Token, config: OAuth2Config) -> dict[str, Any]:
+    owner = session.get_one(OAuth2Credential, row.credential_id)
+    expiry = queries.token_expiry(row.created_at, row.expires_in, row.gone_at)
+    issuer = config if row.plugin_id == config.plugin_id else _issuer(session, row)
+    audience = list(row.audience or ())
+    if issuer is not None and row.is_jwt:
+        audience = list(jwt.effective_audience(issuer, tuple(audience)))
+    return _described(row, owner) | {
+        "token_type": "bearer",
+        "exp": int(expiry) or None,
+        "aud": audience[0] if len(audience) == 1 else audience or None,
+        "iss": issuer and issuer.issuer,
+        "jti": row.id if row.is_jwt else None,
+    }
+
+
+def _issuer(session: Session, row: OAuth2Token) -> OAuth2Config | None:
+    plugin = None if row.plugin_id is None else queries.plugin_by_id(session, row.plugin_id)
+    return None if plugin is None else OAuth2Config.of(plugin)
+
+
+def _described(row: OAuth2Token, owner: OAuth2Credential) -> dict[str, Any]:
+    return {
+        "active": True,
+        "scope": row.scope,
+        "client_id": owner.client_id,
+        "username": row.authenticated_userid,
+        "sub": row.authenticated_userid or owner.client_id,
+        "iat": int(row.created_at),
+    }

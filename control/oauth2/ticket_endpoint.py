@@ -1,0 +1,161 @@
+"""The ticket endpoint: a token's stand-in for one WebSocket, to be put in its URL.  oauth2.md §14.
+
+A page cannot set a header on a WebSocket, and a token in a URL lies about in histories and logs. A
+ticket is good once, for half a minute, for one host and path, and from the page that asked for it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, NamedTuple
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from control.oauth2 import bearer, responses, secrets
+from control.oauth2.config import OAuth2Config
+from control.oauth2.context import TokenContext
+from control.oauth2.dispatch import normalise
+from control.oauth2.params import Params, is_text
+from control.oauth2.requests import StoreThreads, parameters
+from control.oauth2.responses import Message, OAuthErrorBody
+from control.store import queries
+from control.store.secrets import token_digest
+from control.store.session import Store
+from control.store.tables import Ticket
+from control.store.tickets import insert_ticket
+
+TICKET_SECONDS = 30
+URI_CHARS_MAX = 8192  # as long as a request line may be
+ORIGIN_CHARS_MAX = 1024
+
+_URI = re.compile(
+    r"(?i:wss?)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,255})(?::[0-9]{1,5})?"
+    r"(?P<path>/[!-\"$->@-~]*)?(?:\?[!-\"$-~]*)?"
+)
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
+_BODY = {
+    "schema": {
+        "type": "object",
+        "required": ["uri"],
+        "properties": {
+            "uri": {"type": "string", "description": "of the WebSocket: wss://host/path"}
+        },
+    }
+}
+_DOCUMENTED: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": _BODY, "application/x-www-form-urlencoded": _BODY},
+    },
+    "security": [{"token": []}],
+}
+
+
+class TicketAnswer(BaseModel):
+    ticket: str
+    expires_in: int
+
+
+class Place(NamedTuple):
+    """Where a WebSocket goes, as data planes tell of a handshake."""
+
+    host: str  # lower case, no port
+    path: str  # normalised
+
+
+def place_of(uri: str) -> Place | None:
+    """Host and path of a ws or wss URI; None for what is none, or has a user or fragment."""
+    found = _URI.fullmatch(uri) if len(uri) <= URI_CHARS_MAX else None
+    if found is None:
+        return None
+    path = normalise((found["path"] or "/").encode())
+    if _CONTROL.search(path):
+        return None  # no request has such a path
+    return Place(found["host"].lower(), path.decode("latin-1"))
+
+
+class TicketEndpoint:
+    """Makes tickets in one store."""
+
+    def __init__(self, store: Store, threads: StoreThreads) -> None:
+        self._store = store
+        self._threads = threads
+
+    async def answer(self, request: Request, context: TokenContext) -> Response:
+        """The answer to a POST.
+
+        Raises:
+            PayloadTooLarge: answered by the issuer.
+        """
+        params = await parameters(request)
+        return await self._threads.run(lambda: self._answer(request, context, params))
+
+    def _answer(self, request: Request, context: TokenContext, params: Params) -> Response:
+        with self._store.reading() as session:
+            plugin = queries.plugin_by_id(session, context.plugin_id)
+            if plugin is None or not plugin.enabled:
+                return responses.no_route(context)
+            config = OAuth2Config.of(plugin)
+            shown = bearer.token_in(request, config, params)
+            if not shown or bearer.good_token(session, shown, context, config) is None:
+                return bearer.refuse(shown, config)
+            check_key = queries.cluster_state(session).check_key
+        uri = params.get("uri")
+        if not is_text(uri) or not uri:
+            text = "The parameter uri names the WebSocket that the ticket is for"
+            return responses.error(400, "invalid_request", text)
+        place = place_of(uri)
+        if place is None:
+            text = "The uri has to be as wss://host/path, without a user or fragment"
+            return responses.error(400, "invalid_target", text)
+        ticket = self._make(check_key, shown, place, request.headers.get("origin"))
+        body = {"ticket": ticket, "expires_in": TICKET_SECONDS}
+        return responses.respond(201, body, responses.NO_STORE)
+
+    def _make(self, check_key: bytes, token: str, place: Place, origin: str | None) -> str:
+        """A ticket, committed; its form is a token's, so that junk dies on the data plane."""
+        ticket, now = secrets.make_token(check_key), time.time()
+        row = Ticket(
+            digest=token_digest(ticket),
+            token_digest=token_digest(token),
+            host=place.host,
+            path=place.path,
+            origin=None if origin is None else origin[:ORIGIN_CHARS_MAX],
+            expires_at=now + TICKET_SECONDS,
+        )
+        with self._store.writing() as session:
+            insert_ticket(session, row, now)
+        return ticket
+
+
+def ticket_router(store: Store) -> APIRouter:
+    """The endpoint at the end of its path; `Dispatch` brings requests here."""
+    endpoint = TicketEndpoint(store, StoreThreads())
+    router = APIRouter(tags=["oauth"])
+
+    @router.post(
+        "/oauth2/ticket",
+        name="ticket",
+        status_code=201,
+        response_model=TicketAnswer,
+        responses={
+            400: {"model": OAuthErrorBody, "description": "No uri, or not of a WebSocket"},
+            401: {"model": OAuthErrorBody, "description": "No access token, or one no longer good"},
+            404: {"model": Message, "description": "No such route, or not among its `endpoints`"},
+            413: {"model": Message, "description": "Over 64 KiB"},
+            503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
+        },
+        openapi_extra=_DOCUMENTED,
+    )
+    async def make_ticket(request: Request) -> Response:
+        """Make a ticket that opens one WebSocket at `uri` in place of the token shown as bearer.
+
+        It travels as `?ticket=` or as the subprotocol `ticket.` and its value.
+        """
+        return await endpoint.answer(request, request.scope["narthex"])
+
+    return router
