@@ -30,7 +30,7 @@ from control.oauth2.https_rule import require_https
 from control.oauth2.issuing import Issuing, bound_service
 from control.oauth2.known import Known
 from control.oauth2.params import Sent, is_set, is_text
-from control.oauth2.requests import parameters
+from control.oauth2.requests import StoreThreads, parameters
 from control.oauth2.token_request import TokenRequest
 from control.store import grants
 from control.store.grants import NewCode
@@ -60,8 +60,11 @@ class Authorization:
 class AuthorizeEndpoint:
     """Makes codes, and tokens of the implicit grant, in one store."""
 
-    def __init__(self, known: Known, issuing: Issuing, clients: ClientAuth) -> None:
+    def __init__(
+        self, known: Known, threads: StoreThreads, issuing: Issuing, clients: ClientAuth
+    ) -> None:
         self._known = known
+        self._threads = threads
         self._issuing = issuing
         self._clients = clients
 
@@ -98,7 +101,7 @@ class AuthorizeEndpoint:
         error, state = checked.error, asked.sent.get("state")
         if error is None:
             try:
-                return await self._grant(asked, checked)
+                return await self._threads.run(lambda: self._grant(asked, checked))
             except IntegrityError:  # the client was deleted since it was read
                 return responses.refused(InvalidClient(), state)
             except OAuthError as refusal:  # of the resources, RFC 8707
@@ -108,14 +111,13 @@ class AuthorizeEndpoint:
         told = {"error": error.code, "error_description": error.description, "state": state}
         return _redirect(400, redirects.with_query(checked.target, told))
 
-    async def _grant(self, asked: Authorization, checked: Checked) -> Response:
+    def _grant(self, asked: Authorization, checked: Checked) -> Response:
         assert checked.target is not None
         state = {"state": asked.sent.get("state")}
         if asked.sent.get("response_type") == "code":
-            threads = self._issuing.threads
-            code = {"code": await threads.run(lambda: self._make_code(asked, checked))}
+            code = {"code": self._make_code(asked, checked)}
             return _redirect(200, redirects.with_query(checked.target, code | state))
-        issued = await implicit.grant(asked.request, self._issuing, asked.user_id, checked.scope)
+        issued = implicit.grant(asked.request, self._issuing, asked.user_id, checked.scope)
         told: Mapping[str, Any] = {
             "access_token": issued.access_token,
             "expires_in": issued.expires_in or None,

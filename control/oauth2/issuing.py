@@ -5,15 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from control.oauth2 import jwt, resources, secrets
 from control.oauth2.claims import Claims
 from control.oauth2.config import OAuth2Config
 from control.oauth2.errors import NoService
 from control.oauth2.keys import Keys
-from control.oauth2.requests import StoreThreads
-from control.oauth2.together import Together
 from control.oauth2.token_request import TokenRequest
 from control.store import grants, queries
 from control.store.changes import IssuedToken
@@ -57,11 +55,9 @@ class Made:
 class Issuing:
     """Issues tokens from one store."""
 
-    def __init__(self, store: Store, threads: StoreThreads, keys: Keys) -> None:
+    def __init__(self, store: Store, keys: Keys) -> None:
         self.store = store
-        self.threads = threads
         self._keys = keys
-        self._together: Together[Made] = Together(store, threads, self.insert)
 
     def access_token(self, request: TokenRequest, claims: Claims) -> str:
         """The value of a new access token: the one place where it is made.
@@ -98,18 +94,6 @@ class Issuing:
             refresh_token=random_text() if refreshable else None,
         )
         return Made(request, grant, claims, issued)
-
-    async def issue(self, request: TokenRequest, grant: Grant) -> Issued:
-        """Make a token for whom the request asks and commit it; others may share the transaction.
-
-        Raises:
-            NoService, InvalidRequest, InvalidTarget: as `make` and `audience`.
-        """
-
-        def make() -> Made:
-            return self.make(request, replace(grant, audience=self.audience(request)))
-
-        return (await self._together.write(make)).issued
 
     def insert(
         self, session: WriteSession, made: Made, *, replaces: IssuedToken | None = None
@@ -170,7 +154,7 @@ def _tell(
     A JWT is verified without its row, so they need not hear of it, unless it moves the sessions of
     other tokens of its client.
     """
-    told = replace(token, audience=jwt.effective_audience(config, token.audience))
+    told = token._replace(audience=jwt.effective_audience(config, token.audience))
     if not config.jwt or config.session_follow == "credential":
         session.note_token(told)
     if replaces is not None:

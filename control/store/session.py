@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, replace
@@ -22,7 +22,17 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from cryptography.fernet import MultiFernet
-from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, make_url, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Insert,
+    create_engine,
+    delete,
+    event,
+    insert,
+    make_url,
+    update,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlmodel import Session, col, select
 
@@ -72,6 +82,17 @@ class WriteSession(Session):
         self._refreshed: list[Refreshed] = []
         self._revocations: list[Revoked] = []
         self._checks: dict[Callable[[Session], None], None] = {}
+        self._rows: dict[Insert, list[dict[str, Any]]] = {}  # by the statement that inserts them
+
+    def insert_later(self, statement: Insert, row: dict[str, Any]) -> None:
+        """Insert a row together with the others of its statement, at the next flush."""
+        self._rows.setdefault(statement, []).append(row)
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        super().flush(objects)
+        rows, self._rows = self._rows, {}
+        for statement, values in rows.items():
+            self.connection().execute(statement, values)
 
     def before_commit(self, check: Callable[[Session], None]) -> None:
         """Have `check` look at all that was written; what it raises rolls the transaction back.
@@ -131,9 +152,9 @@ class WriteSession(Session):
             )
             self._drop_expired_revocations()
         version = state.config_version
-        tokens = tuple(replace(token, version=version) for token in self._tokens.values())
+        tokens = tuple(token._replace(version=version) for token in self._tokens.values())
         refreshed = tuple(
-            replace(item, token=replace(item.token, version=version)) for item in self._refreshed
+            replace(item, token=item.token._replace(version=version)) for item in self._refreshed
         )
         if not wanted.get()():
             raise GivenUp

@@ -12,7 +12,7 @@ from control.store.grants import CodeRow
 from control.store.secrets import token_digest
 
 
-async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
+def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     """A token and a refresh token for the user who authorized the client.
 
     With `strict` a code that was used already ends what came of it (S22).
@@ -22,10 +22,6 @@ async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         InvalidGrant: the verifier does not fit; with `strict`: all of these.
         InvalidTarget: a resource that the code was not granted for.
     """
-    return await issuing.threads.run(lambda: _redeem(request, issuing))
-
-
-def _redeem(request: TokenRequest, issuing: Issuing) -> Issued:
     row = _find(request, issuing)
     granted = Grant(
         client=request.client,

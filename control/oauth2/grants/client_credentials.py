@@ -8,13 +8,13 @@ from control.oauth2.errors import (
     InvalidProvisionKey,
     UnauthorizedClient,
 )
-from control.oauth2.issuing import Grant, Issued, Issuing
+from control.oauth2.issuing import Grant, Issuing, Made
 from control.oauth2.params import is_set, is_text
 from control.oauth2.token_request import TokenRequest
 
 
-async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
-    """A token without a refresh token.
+def make(request: TokenRequest, issuing: Issuing) -> Made:
+    """A token without a refresh token, not stored yet.
 
     Raises:
         InvalidProvisionKey: a user was named by someone who is not the authorization backend.
@@ -37,4 +37,6 @@ async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         raise InvalidAuthenticatedUserid("authenticated_userid must be a string")
     if user_id is not None and scopes.too_long(user_id):
         raise InvalidAuthenticatedUserid("authenticated_userid is too long")
-    return await issuing.issue(request, Grant(client=client, scope=scope, user_id=user_id))
+    audience = issuing.audience(request)
+    granted = Grant(client=client, scope=scope, user_id=user_id, audience=audience)
+    return issuing.make(request, granted)

@@ -6,6 +6,11 @@ from control.oauth2.issuing import Grant, Issued, Issuing
 from control.oauth2.token_request import TokenRequest
 
 
-async def grant(request: TokenRequest, issuing: Issuing, user_id: str, scope: str | None) -> Issued:
+def grant(request: TokenRequest, issuing: Issuing, user_id: str, scope: str | None) -> Issued:
     """A token without a refresh token.  The backend has been authenticated, the client has not."""
-    return await issuing.issue(request, Grant(client=request.client, scope=scope, user_id=user_id))
+    audience = issuing.audience(request)
+    granted = Grant(client=request.client, scope=scope, user_id=user_id, audience=audience)
+    made = issuing.make(request, granted)
+    with issuing.store.writing() as session:
+        issuing.insert(session, made)
+    return made.issued

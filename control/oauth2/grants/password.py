@@ -13,7 +13,7 @@ from control.oauth2.issuing import Grant, Issued, Issuing
 from control.oauth2.token_request import TokenRequest
 
 
-async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
+def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     """A token and a refresh token for the user whom the backend names.
 
     Raises:
@@ -30,5 +30,9 @@ async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         user_id=user_id,
         refreshable=True,
         family_id=str(uuid.uuid4()),
+        audience=issuing.audience(request),
     )
-    return await issuing.issue(request, granted)
+    made = issuing.make(request, granted)
+    with issuing.store.writing() as session:
+        issuing.insert(session, made)
+    return made.issued

@@ -31,7 +31,7 @@ from control.store.session import WriteSession
 SPENT_SECONDS_MAX = 400 * 86400.0
 
 
-async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
+def grant(request: TokenRequest, issuing: Issuing) -> Issued:
     """A new access token, and a new refresh token unless they are reused.
 
     Raises:
@@ -40,10 +40,6 @@ async def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         InvalidTarget: a resource that the token is not for.
         InvalidScope: the token has a scope that the plugin has no more.
     """
-    return await issuing.threads.run(lambda: _refresh(request, issuing))
-
-
-def _refresh(request: TokenRequest, issuing: Issuing) -> Issued:
     config, sent = request.config, request.params.get("refresh_token")
     if not is_text(sent) or not sent:
         raise _invalid(request)
