@@ -9,7 +9,6 @@ import ssl
 import threading
 import time
 import uuid
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -902,7 +901,7 @@ def test_push_replays_no_token_that_changed_while_it_was_read(
     def overtaken(session: Any) -> Any:
         found = list(reading(session))
         with store.writing() as writing:
-            token = replace(found[0], scope="less")
+            token = found[0]._replace(scope="less")
             writing.note_token(token)
         return found
 
@@ -1063,7 +1062,7 @@ def test_push_hands_a_token_request_to_the_issuer(store: Store) -> None:
 def issued(**changed: Any) -> tuple[wire.TokenReply, dict[str, Any]]:
     """The reply of a faulty issuer, and its body."""
     app = changed.pop("app")
-    reply = run(issuer.answer(app, request(**changed)))
+    reply = run(issuer.answer(issuer.Issuer(app), request(**changed)))
     return reply, json.loads(reply.body)
 
 
@@ -1248,7 +1247,7 @@ def test_push_says_goodbye_when_it_ends(store: Store) -> None:
 def test_push_raises_when_its_port_is_taken(store: Store) -> None:
     async def work() -> None:
         async with pushing(store) as push:
-            other = hub.Push(store, echo, SECRET)
+            other = hub.Push(store, issuer.Issuer(echo), SECRET)
             with pytest.raises(OSError):
                 await other.serve("127.0.0.1", push.port)
 
