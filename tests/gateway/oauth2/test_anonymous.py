@@ -16,7 +16,8 @@ from tests.gateway.oauth2.answers import (
     refused,
     unauthorized,
 )
-from tests.gateway.oauth2.kit import USER, Api, App, Site, unique
+from tests.gateway.oauth2.apis import USER, Api, App, unique
+from tests.gateway.oauth2.kit import Site
 from tests.harness import eventually
 
 UNKNOWN = "A" * 32

@@ -14,7 +14,8 @@ from tests.gateway.oauth2.answers import (
     refused,
     unauthorized,
 )
-from tests.gateway.oauth2.kit import Api, App, Site, bearer, unique
+from tests.gateway.oauth2.apis import Api, App, bearer, unique
+from tests.gateway.oauth2.kit import Site
 from tests.harness import eventually
 
 BOUND = 5.0  # seconds until a deletion holds everywhere: B of the security checklist

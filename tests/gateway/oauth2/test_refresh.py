@@ -14,16 +14,8 @@ from tests.gateway.oauth2.answers import (
     issued,
     refused,
 )
-from tests.gateway.oauth2.kit import (
-    PKCE,
-    STRICT,
-    USER,
-    Api,
-    App,
-    Site,
-    at_once,
-    bearer,
-)
+from tests.gateway.oauth2.apis import PKCE, STRICT, USER, Api, App, bearer
+from tests.gateway.oauth2.kit import Site, at_once
 
 PARALLEL = 50
 SCOPE_MISMATCH = ("invalid_scope", "Scope mismatch")

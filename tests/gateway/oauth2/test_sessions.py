@@ -14,7 +14,8 @@ from websockets.frames import Close
 from websockets.sync.client import ClientConnection, connect
 
 from tests.gateway.oauth2.answers import issued
-from tests.gateway.oauth2.kit import App, Site, Sockets, bearer
+from tests.gateway.oauth2.apis import App, Sockets, bearer
+from tests.gateway.oauth2.kit import Site
 from tests.harness import eventually
 
 UNKNOWN = "A" * 32
@@ -160,6 +161,25 @@ def test_newer_token_of_the_credential_moves_sessions_where_they_follow_it(
     assert closing(ends).code == 4401
     echoes(kept)
     assert closing(kept).code == 4401
+
+
+def test_newer_token_that_is_another_users_or_says_more_moves_nothing(
+    site: Site, opened: Opened
+) -> None:
+    sockets = site.sockets(token_expiration=3, session_follow="credential")
+    apps = [site.app() for _ in range(3)]
+
+    def ask(app: App, **params: Any) -> str:
+        return str(issued(sockets.issuer.password(app, **params))["access_token"])
+
+    kept, wider, other = (opened(sockets, ask(app, scope="email profile")) for app in apps)
+    begun = time.time()
+    eventually(lambda: time.time() > begun + 1, 5)
+    ask(apps[0], scope="email")
+    ask(apps[1], scope="email profile user.email")
+    ask(apps[2], scope="email", authenticated_userid="somebody else")
+    assert closing(wider).code == closing(other).code == 4401
+    echoes(kept)
 
 
 def test_revoked_token_takes_its_sessions_along_though_there_is_a_newer_one(

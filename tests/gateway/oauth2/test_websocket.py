@@ -15,7 +15,8 @@ from tests.gateway.oauth2.answers import (
     issued,
     unauthorized,
 )
-from tests.gateway.oauth2.kit import FORM_TYPE, UPGRADE, USER, Api, App, Site, Sockets, bearer
+from tests.gateway.oauth2.apis import FORM_TYPE, UPGRADE, USER, Api, App, Sockets, bearer
+from tests.gateway.oauth2.kit import Site
 from tests.harness import eventually
 
 UNKNOWN = "A" * 32
