@@ -208,7 +208,7 @@ def test_disabled_plugin_lets_everybody_in(site: Site) -> None:
 
 def test_expiry_is_looked_at_on_every_request(site: Site, app: App) -> None:
     """A token that is known and used all the time expires like any other."""
-    sockets = site.sockets(token_expiration=1)
+    sockets = site.sockets(token_expiration=2)
     token = sockets.issuer.access(app)
     seen: list[int] = []
 

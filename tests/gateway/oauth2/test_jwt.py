@@ -289,7 +289,7 @@ def test_s37_token_is_refused_once_what_it_depends_on_is_gone(site: Site, by: st
 
 
 def test_s08_token_is_refused_once_it_expired(site: Site, app: App) -> None:
-    api = api_of(site, token_expiration=1)
+    api = api_of(site, token_expiration=2)
     token = token_of(api, app)
     assert api.get(token).status == 200
     api.until(401, token)

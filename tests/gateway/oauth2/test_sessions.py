@@ -96,7 +96,7 @@ def test_session_ends_with_what_it_depends_on(site: Site, opened: Opened, what: 
 
 def test_ignored_expiry_leaves_sessions_open(site: Site, app: App, opened: Opened) -> None:
     """Shown beside one that ends: both have the same token."""
-    closed, kept = site.sockets(token_expiration=1), site.sockets(session_expiry="ignore")
+    closed, kept = site.sockets(token_expiration=2), site.sockets(session_expiry="ignore")
     token = closed.issuer.access(app)
     ends, stays = opened(closed, token), opened(kept, token)
     assert closing(ends).code == 4401
@@ -105,12 +105,12 @@ def test_ignored_expiry_leaves_sessions_open(site: Site, app: App, opened: Opene
 
 
 def test_session_max_age_ends_any_session(site: Site, app: App, opened: Opened) -> None:
-    sockets = site.sockets(session_max_age=1)
+    sockets = site.sockets(session_max_age=2)
     begun = time.time()
     socket = opened(sockets, sockets.issuer.access(app))
     echoes(socket)
     assert closing(socket).code == 4401
-    assert begun + 0.9 <= time.time() <= begun + 1 + LATE + 1
+    assert begun + 1.9 <= time.time() <= begun + 2 + LATE
 
 
 # --- refresh -------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def test_connection_stays_http_after_a_refusal(site: Site, sockets: Sockets, tok
 
 
 def test_expired_token_opens_no_websocket(site: Site, app: App) -> None:
-    sockets = site.sockets(token_expiration=1)
+    sockets = site.sockets(token_expiration=2)
     token = sockets.issuer.access(app)
     assert sockets.handshake(token).status == 101
 
