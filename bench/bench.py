@@ -48,10 +48,10 @@ class Bench(contextlib.ExitStack):
 
     def __init__(self, sizes: Sizes, with_peers: bool = True) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.with_peers = sizes, with_peers
         work = tempfile.TemporaryDirectory(prefix="narthex-bench-", ignore_cleanup_errors=True)
         self._work = Path(self.enter_context(work))
-        self._identity = Identity(self._work)
+        self.identity = Identity(self._work)
         self._programs = compile_programs(HERE.parent / "build" / "bench")
         self.peers = installed() if with_peers else []
         self._running: dict[str, Proxy] = {}
@@ -99,7 +99,7 @@ class Bench(contextlib.ExitStack):
             words = [self._programs["floor"], str(port), str(self.echo_port), name]
             process = self._spawn(words, stack, port)
             return Proxy(name, port, 0, [process.pid], "/", "")
-        command = PEERS[name](Place(folder, port, tls_port, self.echo_port, self._identity))
+        command = PEERS[name](Place(folder, port, tls_port, self.echo_port, self.identity))
         process = self._spawn(command.words, stack, port)
         process.wait_port(tls_port)
         return Proxy(name, port, tls_port, family(process.pid), "/", command.header)
@@ -117,6 +117,11 @@ class Bench(contextlib.ExitStack):
             port=proxy.tls_port if tls else proxy.port, tls=1 if tls else None, path=proxy.path,
             header=proxy.header or None, sources=SOURCES, **options,
         )  # fmt: skip
+
+    def post(self, pids: list[int], **options: Any) -> dict[str, Any]:
+        """One run of POSTs over TLS, charged to these processes."""
+        sizes = {"seconds": self.sizes.seconds, "warm": self.sizes.warm}
+        return Load(self._programs["load"], "post", pids, tls=1, **sizes, **options).result()
 
     def once(self, proxy: Proxy, mode: str, tls: bool = False, **options: Any) -> float:
         """CPU microseconds a unit, of one run."""

@@ -3,8 +3,9 @@
  *   load echo       each connection keeps `window` messages of `size` bytes in flight
  *   load handshake  connect, upgrade, reset, again: `connections` of them at a time
  *   load hold       open `connections` and leave them alone; Pings are answered
+ *   load post       each connection POSTs `body`, a form, again and again; the answer must be 200
  *
- * Options are name=value: port, path, header ('Name: value', may be repeated), connections, window,
+ * Options are name=value: port, path, body, header ('Name: value', may be repeated), connections, window,
  * size, seconds, warm (seconds before it counts), units (so many and then end, for counting
  * instructions; in place of seconds), sources (so many addresses from 127.0.0.2 on), tls=1,
  * pid (may be repeated: whose CPU time is charged), go=1 (wait for a line on standard input).
@@ -36,11 +37,11 @@ typedef struct {
     uint64_t began[];      /* ns, when each message in flight was due; `window` of them */
 } client;
 
-static enum { ECHO, HANDSHAKE, HOLD } mode;
+static enum { ECHO, HANDSHAKE, HOLD, POST } mode;
 static int port, connections = 64, window = 1, sources, tls, go;
 static long size = 64, units;
 static double seconds = 2, warm = 0.3;
-static const char *path = "/";
+static const char *path = "/", *body = "";
 static char headers[8192];
 static int pids[PIDS_MAX], pid_count;
 
@@ -279,7 +280,41 @@ static bool read_answer(client *c) {
     return is_open(c, scratch, more);
 }
 
+/* POST: one request at a time on a connection. */
+static bool ask(client *c) {
+    c->began[0] = now();
+    c->answer_size = 0;
+    return give(c, request, request_size) == (ssize_t)request_size;
+}
+
+static bool read_reply(client *c) {
+    ssize_t got = take(c, c->answer + c->answer_size, ANSWER_MAX - c->answer_size);
+    if (got <= 0) return got < 0 && errno == EAGAIN;
+    c->answer_size += got;
+    c->answer[c->answer_size] = 0;
+    char *stop = strstr(c->answer, "\r\n\r\n"), *length = strcasestr(c->answer, "\r\ncontent-length:");
+    if (!stop) return c->answer_size < ANSWER_MAX;
+    status = atoi(c->answer + strlen("HTTP/1.1 "));
+    if (status != 200 || !length || length > stop) {
+        refused++;
+        return false;
+    }
+    size_t whole = stop + 4 - c->answer + atol(length + strlen("\r\ncontent-length:"));
+    if (c->answer_size != whole) return c->answer_size < whole && whole < ANSWER_MAX;
+    if (counting) {
+        done++;
+        note_latency(now() - c->began[0]);
+    }
+    return ask(c);
+}
+
 static bool upgrade(client *c) {
+    if (mode == POST) {
+        opening--;
+        opened++;
+        c->at = OPEN;
+        return true;
+    }
     c->at = UPGRADING;
     return give(c, request, request_size) == (ssize_t)request_size;
 }
@@ -299,13 +334,14 @@ static bool connected(client *c) {
 }
 
 static bool serve(client *c, uint32_t events) {
-    if (c->at == CONNECTING && (!connected(c) || !tls)) return c->at == UPGRADING;
+    if (c->at == CONNECTING && (!connected(c) || !tls)) return c->at == UPGRADING || c->at == OPEN;
     if (c->at == SECURING) {
         int result = SSL_do_handshake(c->ssl);
         if (result == 1) return upgrade(c);
         return tls_result(c, result) < 0 && errno == EAGAIN;
     }
     if (c->at == UPGRADING) return read_answer(c);
+    if (mode == POST) return read_reply(c);
     if (events & EPOLLOUT && !pump(c)) return false;
     for (int reads = 0; reads < 8; reads++) {
         ssize_t got = take(c, scratch, SCRATCH);
@@ -354,6 +390,7 @@ static void option(const char *text) {
         }
     }
     if (!strcmp(name, "path")) path = value;
+    else if (!strcmp(name, "body")) body = value;
     else if (!strcmp(name, "size")) size = atol(value);
     else if (!strcmp(name, "units")) units = atol(value);
     else if (!strcmp(name, "seconds")) seconds = atof(value);
@@ -403,6 +440,7 @@ static void fill(void) {
     for (int i = 0; i < connections; i++) {
         client *c = clients[i];
         if (mode == HANDSHAKE) restart(c);
+        if (mode == POST && c->at == OPEN && !ask(c)) fail(c);
         if (mode != ECHO || c->at != OPEN) continue;
         for (int k = 0; k < window; k++) due(c, time);
         if (!pump(c)) fail(c);
@@ -415,10 +453,11 @@ static bool all_done(void) {
 
 int main(int argc, char **argv) {
     if (argc < 2) {
-        fprintf(stderr, "usage: load echo|handshake|hold port=PORT [name=value...]: see load.c\n");
+        fprintf(stderr, "usage: load echo|handshake|hold|post port=PORT [name=value...]: see load.c\n");
         return 2;
     }
-    mode = !strcmp(argv[1], "echo") ? ECHO : !strcmp(argv[1], "handshake") ? HANDSHAKE : HOLD;
+    mode = !strcmp(argv[1], "echo") ? ECHO : !strcmp(argv[1], "handshake") ? HANDSHAKE
+           : !strcmp(argv[1], "post") ? POST : HOLD;
     for (int i = 2; i < argc; i++) option(argv[i]);
     if (window < 1 || window > WINDOW_MAX || connections < 1) option("window out of bounds");
     prepare();
@@ -426,6 +465,11 @@ int main(int argc, char **argv) {
                             "GET %s HTTP/1.1\r\nHost: localhost:%d\r\nUpgrade: websocket\r\n"
                             "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
                             "Sec-WebSocket-Version: 13\r\n%s\r\n", path, port, headers);
+    if (mode == POST)
+        request_size = snprintf(request, sizeof request,
+                                "POST %s HTTP/1.1\r\nHost: localhost:%d\r\n%s"
+                                "Content-Type: application/x-www-form-urlencoded\r\n"
+                                "Content-Length: %zu\r\n\r\n%s", path, port, headers, strlen(body), body);
     if (tls) {
         context = must(SSL_CTX_new(TLS_client_method()));
         SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);

@@ -17,7 +17,13 @@ from bench.works import Goal, Row
 
 BEGIN = "<!-- bench: begin. `make bench` writes what stands between these two lines. -->"
 END = "<!-- bench: end -->"
-TITLES = {OURS: "Narthex", "nginx": "nginx", "haproxy": "HAProxy", "envoy": "Envoy"}
+TITLES = {
+    OURS: "Narthex",
+    "nginx": "nginx",
+    "haproxy": "HAProxy",
+    "envoy": "Envoy",
+    "oidc-provider": "node-oidc-provider",
+}
 
 
 def table(rows: Sequence[Row], peers: Sequence[str]) -> str:

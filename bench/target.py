@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +27,12 @@ from typing import Any
 if __package__ in (None, ""):  # run by its file name
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.tools import Process, Trouble, free_ports, quiet_environment
+from bench.tools import Process, Trouble, family, free_ports, quiet_environment
 
 SECONDS_TO_START = 60
 SLOWER = 10  # times that, under valgrind
 PATH = "/anything"
+TOKEN_PATH = "/token/oauth2/token"
 
 
 class Gateway:
@@ -105,8 +107,14 @@ class Gateway:
         made = self.post("/consumers/alex/oauth2", {"name": "bench"})
         self.client = {name: made[name] for name in ("client_id", "client_secret")}
         body = self.client | {"grant_type": "client_credentials"}
-        url = f"https://127.0.0.1:{self.tls_port}/token/oauth2/token"
+        url = f"https://127.0.0.1:{self.tls_port}{TOKEN_PATH}"
         self.header = f"Authorization: Bearer {self._once_up(url, body)['access_token']}"
+        self.token_request = urllib.parse.urlencode(body)
+
+    @property
+    def family(self) -> list[int]:
+        """The processes of the gateway, the supervisor's first."""
+        return [pid for process in self._processes for pid in family(process.pid)]
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Create an entity by the Admin API; what it refuses is said in its words."""

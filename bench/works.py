@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import storm
+from bench import issue, storm
 from bench.bench import FLOORS, OURS, Bench, Proxy
 from bench.follow import SESSIONS_EACH, measure, quantile
 from bench.tools import memory_kib, watched_by_epoll
@@ -183,6 +183,15 @@ def pings(bench: Bench) -> list[Row]:
     return [Row(what, "% of a core", {OURS: percent}, (Goal(0.5),), note + lost)]
 
 
+def tokens(bench: Bench) -> list[Row]:
+    """CPU of all our processes for a token, beside node-oidc-provider's."""
+    found = issue.measure(bench)
+    figures = {name: one.cpu_us for name, one in found.items()}
+    note = "; ".join(f"{name}: {one}" for name, one in found.items())
+    what = f"`tokens`: client_credentials over TLS, {issue.CONNECTIONS} connections"
+    return [Row(what, "µs", figures, (Goal(1.00, (issue.THEIRS,)),), note)]
+
+
 def follow(bench: Bench) -> list[Row]:
     """From a token's revocation to the Close of its sessions, on two data planes."""
     count = bench.sizes.revocations
@@ -226,6 +235,7 @@ WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "wss-idle": wss_idle,
     "workers": workers,
     "pings": pings,
+    "tokens": tokens,
     "follow": follow,
     "storms": storms,
 }

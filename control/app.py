@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -22,11 +22,13 @@ from control.admin.router import documented_models, install
 from control.admin.signing_keys import DOCUMENTED as SIGNING_KEYS_DOCUMENTED
 from control.admin.signing_keys import signing_keys_router
 from control.guard import Guard
+from control.oauth2.direct import Direct
 from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
 from control.oauth2.issuer_routes import IssuerRoutes
 from control.oauth2.sessions_endpoint import MoveSessions, sessions_router
 from control.oauth2.throttle import Throttle
 from control.oauth2.ticket_endpoint import ticket_router
+from control.push.issuer import Issuer
 from control.settings import Settings
 from control.store.session import Store
 
@@ -55,28 +57,23 @@ def create_issuer(
     throttle: Throttle | None = None,
     key_publish_seconds: int = KEY_PUBLISH_SECONDS,
     move_sessions: MoveSessions | None = None,
-) -> ASGIApp:
+) -> Issuer:
     """The OAuth endpoints, for the link and for ISSUER_LISTEN.
 
     `move_sessions` has every data plane move live sessions to another token (`Push`).
     """
     routes = IssuerRoutes(store)
-    app = issuer_app(store, routes, throttle, key_publish_seconds, move_sessions)
-    return Shield(Dispatch(app, store, routes))
+    router = token_router(store, routes, throttle, key_publish_seconds)
+    app = issuer_app(router, sessions_router(store, move_sessions), ticket_router(store))
+    dispatch = Shield(Dispatch(app, store, routes))
+    return Issuer(dispatch, Direct(router.routes, EXCEPTION_HANDLERS))
 
 
-def issuer_app(
-    store: Store,
-    routes: IssuerRoutes,
-    throttle: Throttle | None = None,
-    key_publish_seconds: int = KEY_PUBLISH_SECONDS,
-    move_sessions: MoveSessions | None = None,
-) -> FastAPI:
+def issuer_app(*routers: APIRouter) -> FastAPI:
     """The OAuth endpoints by themselves, without `Dispatch` before them."""
     app = _fastapi(EXCEPTION_HANDLERS)
-    app.include_router(token_router(store, routes, throttle, key_publish_seconds))
-    app.include_router(sessions_router(store, move_sessions))
-    app.include_router(ticket_router(store))
+    for router in routers:
+        app.include_router(router)
     return app
 
 
@@ -92,7 +89,9 @@ def admin_app(
     app.include_router(dataplanes_router(dataplanes))
     app.include_router(signing_keys_router(store, key_publish_seconds))
     app.include_router(declarative.router(store))
-    described = [*app.routes, *issuer_app(store, IssuerRoutes(store)).routes]
+    oauth = token_router(store, IssuerRoutes(store), None, key_publish_seconds)
+    issuer = issuer_app(oauth, sessions_router(store, None), ticket_router(store))
+    described = [*app.routes, *issuer.routes]
     app.openapi = lambda: _document(app, described)  # type: ignore[method-assign]
     return app
 

@@ -7,6 +7,7 @@ publishes by one pointer store and frees after a grace period.
 
 import ipaddress
 import os
+import re
 import threading
 import uuid
 from collections import deque
@@ -78,6 +79,7 @@ _VERDICTS = {
     "unknown": VERDICT_UNKNOWN,
     "unavailable": VERDICT_UNAVAILABLE,
 }
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _MOVES = {"refreshed": MOVE_REFRESHED, "renewed": MOVE_RENEWED, "asked": MOVE_ASKED}
 _UNFORWARDED = {b"connection", b"content-length", b"server", b"date", b"transfer-encoding"}
 
@@ -442,7 +444,7 @@ cdef class Engine:
         for name, value in headers:
             if name.lower() in _UNFORWARDED:
                 continue
-            if any(byte < 32 or byte == 127 for byte in name + value.replace(b"\t", b" ")):
+            if _CONTROL.search(value) or _CONTROL.search(name):
                 raise ValueError(f"header {name!r} has a control byte")
             lines.append(name + b": " + value)
         if status == 204 or status == 304:  # RFC 9110 §8.6

@@ -46,7 +46,7 @@ cdef void _token_in_query(Worker* worker, Visit* visit) noexcept nogil:
 
 
 cdef int _body_kind(const Visit* visit) noexcept nogil:
-    """SOURCE_FORM or SOURCE_JSON when a body of this request may hold the token, else 0.  §6.1."""
+    """The kind of body that this request has, when it may hold the token; else 0.  §6.1."""
     cdef const HttpField* field = visit_field(visit, HTTP_FIELD_CONTENT_TYPE)
     cdef const uint8_t* type
     cdef uint32_t size = 0
@@ -64,12 +64,19 @@ cdef int _body_kind(const Visit* visit) noexcept nogil:
         return SOURCE_FORM
     if same_name(type, size, <const uint8_t*>b"application/json", 16):
         return SOURCE_JSON
+    if same_name(type, size, <const uint8_t*>b"multipart/form-data", 19):
+        return SOURCE_MULTIPART
     return SOURCE_NONE
 
 
 cdef bint _token_in_body(Worker* worker, Visit* visit) noexcept nogil:
-    """Look for the token in the body.  Returns False when that is not here yet."""
+    """Look for the token in the body, which overrides the query's (§3.1).
+
+    Returns False when that is not here yet.
+    """
     cdef int kind = _body_kind(visit)
+    cdef const HttpField* type
+    cdef Span boundary, found
     cdef int count
     if kind == SOURCE_NONE:
         return True
@@ -77,16 +84,21 @@ cdef bint _token_in_body(Worker* worker, Visit* visit) noexcept nogil:
         return False
     if kind == SOURCE_FORM:
         count = form_value(
-            visit.body.data, visit.body.size, token_param(), worker.compose + AT_TOKEN,
-            &visit.token,
+            visit.body.data, visit.body.size, token_param(), worker.compose + AT_TOKEN, &found
         )
-        if count > 1:
-            visit.token.size = 0
+    elif kind == SOURCE_JSON:
+        count = json_token(visit.body.data, visit.body.size, &found)
     else:
-        count = json_token(visit.body.data, visit.body.size, &visit.token)
-    if count:
-        visit.source = <uint8_t>kind
-        visit.in_form = kind == SOURCE_FORM
+        type = visit_field(visit, HTTP_FIELD_CONTENT_TYPE)
+        header_param(visit.head + type.value_off, type.value_len, b"boundary", &boundary)
+        count = multipart_token(visit.body.data, visit.body.size, &boundary, &found)
+    if count == 0:
+        return True
+    if count > 1 and kind != SOURCE_JSON:  # a list; of JSON's members the last counts
+        found.size = 0
+    visit.token = found
+    visit.source = <uint8_t>kind
+    visit.in_form = kind == SOURCE_FORM
     return True
 
 
@@ -123,12 +135,7 @@ cdef bint _in_request(Worker* worker, Visit* visit) noexcept nogil:
         _token_in_query(worker, visit)
     if nx_likely(visit.policy.flags & POLICY_WS):
         return True
-    if visit.source == SOURCE_NONE:
-        return _token_in_body(worker, visit)
-    visit.in_form = (
-        visit.policy.flags & POLICY_HIDE_CREDENTIALS and _body_kind(visit) == SOURCE_FORM
-    )
-    return not visit.in_form or visit.body.size != 0  # §6.4: a copy there is hidden too
+    return _token_in_body(worker, visit)
 
 
 # --- what only browsers need, §14 --------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Parameters in queries, form bodies and JSON, as far as one of them may be the token or a ticket.
+"""Parameters in queries and bodies, as far as one of them may be the token or a ticket.
 
 Nothing is validated beyond what finding one takes: what goes on to the upstream is the
 upstream's to read, and a token found in broken JSON must be as good as any.
@@ -158,3 +158,110 @@ cdef int json_token(const uint8_t* text, uint32_t size, Span* token) noexcept no
         at = _value(text, at, size)
         if at >= size or text[at] != 44:
             return count
+
+
+# --- multipart --------------------------------------------------------------------------------------
+
+
+cdef bint _is_named(
+    const uint8_t* text, uint32_t size, const char* name, uint32_t name_size
+) noexcept nogil:
+    """Whether this begins with a name in lower case, however it is spelt itself."""
+    cdef uint32_t i
+    if size < name_size:
+        return False
+    for i in range(name_size):
+        if (text[i] | 0x20 if 65 <= text[i] <= 90 else text[i]) != <uint8_t>name[i]:
+            return False
+    return True
+
+
+cdef void header_param(
+    const uint8_t* value, uint32_t size, const char* name, Span* found
+) noexcept nogil:
+    cdef uint32_t name_size = <uint32_t>strlen(name)
+    cdef uint32_t at = 0
+    cdef uint32_t end
+    cdef bint plain
+    found.size = 0
+    while True:
+        while at < size and value[at] != 59:
+            if value[at] == 34:
+                at = _string(value, at, size, &plain)
+            at += 1
+        at += 1
+        while at < size and (value[at] == 32 or value[at] == 9):
+            at += 1
+        if at >= size:
+            return
+        if _is_named(value + at, size - at, name, name_size):
+            at += name_size
+            if at < size and value[at] == 61:
+                break
+    at += 1
+    if at < size and value[at] == 34:
+        end = _string(value, at, size, &plain)
+        if end == size:
+            return
+        at += 1
+    else:
+        end = at
+        while end < size and value[end] != 59 and value[end] != 32 and value[end] != 9:
+            end += 1
+    found.data = value + at
+    found.size = end - at
+
+
+cdef uint32_t _where(
+    const uint8_t* text, uint32_t at, uint32_t size, const void* wanted, uint32_t wanted_size
+) noexcept nogil:
+    """Where this stands next, from `at` on; `size` when nowhere."""
+    cdef const uint8_t* found
+    if at >= size:
+        return size
+    found = <const uint8_t*>memmem(text + at, size - at, wanted, wanted_size)
+    return <uint32_t>(found - text) if found != NULL else size
+
+
+cdef bint _is_token_part(const uint8_t* head, uint32_t size) noexcept nogil:
+    """Whether the head of a part names it `access_token`: Content-Disposition does.  RFC 7578 §4.2."""
+    cdef uint32_t at = 0
+    cdef uint32_t end
+    cdef Span name
+    while at < size:
+        end = _where(head, at, size, b"\r\n", 2)
+        if _is_named(head + at, end - at, b"content-disposition:", 20):
+            header_param(head + at, end - at, b"name", &name)
+            return name.size == 12 and memcmp(name.data, b"access_token", 12) == 0
+        at = end + 2
+    return False
+
+
+cdef int multipart_token(
+    const uint8_t* text, uint32_t size, const Span* boundary, Span* token
+) noexcept nogil:
+    cdef uint8_t mark[4 + BOUNDARY_MAX]  # what ends a part: a line's end belongs to it
+    cdef uint32_t mark_size = 4 + boundary.size
+    cdef uint32_t at, head, begin, end
+    cdef int count = 0
+    token.size = 0
+    if boundary.size == 0 or boundary.size > BOUNDARY_MAX:
+        return 0
+    memcpy(mark, b"\r\n--", 4)
+    memcpy(mark + 4, boundary.data, boundary.size)
+    if size >= mark_size - 2 and memcmp(text, mark + 2, mark_size - 2) == 0:
+        at = mark_size - 2
+    else:
+        at = _where(text, 0, size, mark, mark_size) + mark_size
+    while at + 2 <= size and memcmp(text + at, b"--", 2) != 0:
+        head = _where(text, at, size, b"\r\n", 2)
+        end = _where(text, head, size, mark, mark_size)
+        if end == size:
+            return count
+        begin = _where(text, head, end, b"\r\n\r\n", 4) + 4  # no further: else this is quadratic
+        if begin <= end and _is_token_part(text + head + 2, begin - head - 4):
+            count += 1
+            token.data = text + begin
+            token.size = end - begin
+        at = end + mark_size
+    return count

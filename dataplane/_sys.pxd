@@ -7,6 +7,9 @@ from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
 
 ctypedef Py_ssize_t ssize_t
 
+cdef extern from "<string.h>" nogil:
+    void* memmem(const void* text, size_t size, const void* wanted, size_t wanted_size)
+
 cdef extern from "<malloc.h>" nogil:
     int mallopt(int name, int value)
     int M_MMAP_THRESHOLD

@@ -11,6 +11,7 @@ cdef enum TokenSource:
     SOURCE_QUERY
     SOURCE_FORM  # of a body
     SOURCE_JSON  # likewise
+    SOURCE_MULTIPART  # likewise
     SOURCE_PROTOCOL  # Sec-WebSocket-Protocol; from here on: never goes on to the upstream
     SOURCE_TICKET  # `token` is then the ticket
     SOURCE_COOKIE

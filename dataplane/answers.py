@@ -23,22 +23,23 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from dataplane import jws, wire
 from dataplane.known import KnownTokens
-from dataplane.link import Link, LinkBusy, LinkDown
+from dataplane.link import Link
 from dataplane.names import Resolver
+from dataplane.requests import LinkBusy, LinkDown
 from dataplane.verify import Verifier
 
 if TYPE_CHECKING:
     from dataplane._engine import Engine
 
 QUESTIONS_PER_TURN = 256
-# At a time, of each kind.
-TASKS_MAX = {"token": 2048, "jwt": 1024, "ticket": 512, "request": 1024, "name": 1024}
+TASKS_MAX = {"token": 2048, "jwt": 1024, "ticket": 512, "name": 1024}  # at a time, of each
 JWTS_WAITING_MAX = 4096  # to be verified: some tenths of a second's work
 VERIFY_SECONDS = 0.002  # of verifying before the event loop goes on
 UNCHECKED_ASKS_MAX = 64  # asks at a time for tokens whose check failed: mostly junk
@@ -76,6 +77,7 @@ class Answers:
         self._link = link
         self._resolver = resolver
         self._tasks: dict[str, set[asyncio.Task[None]]] = {kind: set() for kind in TASKS_MAX}
+        self._replies: set[asyncio.Future[wire.TokenReply]] = set()  # to come, over the link
         self._unchecked = asyncio.Semaphore(UNCHECKED_ASKS_MAX)
         self._version = 0
         self._version_moved = asyncio.Event()
@@ -89,11 +91,14 @@ class Answers:
         for tasks in self._tasks.values():
             for task in tasks:
                 task.cancel()
+        for reply in self._replies:
+            reply.cancel()
 
     @property
     def pending(self) -> int:
         """Questions taken and not answered yet."""
-        return sum(map(len, self._tasks.values())) + len(self._jwts)
+        tasks = sum(map(len, self._tasks.values()))
+        return tasks + len(self._replies) + len(self._jwts)
 
     def applied(self, version: int) -> None:
         """The configuration of this version carries traffic: tokens that waited for it go on."""
@@ -283,36 +288,43 @@ class Answers:
             if token is None:
                 verdict = UNKNOWN
             elif await self._reach(token):
-                verdict = self._remembered(token.digest) or UNKNOWN
+                # A JWT was not put among the known ones: it proves itself, and here the ticket did.
+                known = self._remembered(token.digest)
+                verdict = known or (UNKNOWN if token.jti is None else self._accept(token))
         except (LinkDown, LinkBusy):
             pass
         except Exception as error:  # a fault of ours must not leave the session parked
             log.error("answer.fault", question="ticket", error=f"{type(error).__name__}: {error}")
         finally:
-            known = token.digest if token is not None and verdict == KNOWN else None
-            self._engine.answer_ticket(ref, verdict, known)
+            digest = token.digest if token is not None and verdict == KNOWN else None
+            self._engine.answer_ticket(ref, verdict, digest)
 
     # --- token requests ---
 
     def _request(self, ref: int, asked: dict[str, Any]) -> None:
-        if not self._link.connected or not self._begin("request", self._answer_request(ref, asked)):
-            self._refuse_request(ref)
-
-    async def _answer_request(self, ref: int, asked: dict[str, Any]) -> None:
-        answered = False
+        """Pass a request on; `_replied` hears of it, whatever comes of it."""
         try:
-            reply = await self._link.request(wire.TokenRequest(id=0, **asked))
+            reply = self._link.request(wire.TokenRequest(id=0, **asked))
+        except Exception as error:
+            if not isinstance(error, LinkDown | LinkBusy):  # of ours; the client is answered
+                log.error("answer.fault", question="request", error=repr(error))
+            self._refuse_request(ref)
+        else:
+            self._replies.add(reply)
+            reply.add_done_callback(partial(self._replied, ref))
+
+    def _replied(self, ref: int, future: asyncio.Future[wire.TokenReply]) -> None:
+        self._replies.discard(future)
+        if future.cancelled() or future.exception() is not None:
+            return self._refuse_request(ref)
+        reply = future.result()
+        try:
             # The engine frames the answer itself; what else the issuer said goes as it is.
             headers = [(n, v) for n, v in reply.headers if n.lower() not in FRAMING]
             self._engine.answer_request(ref, reply.status, headers, reply.body)
-            answered = True
-        except (LinkDown, LinkBusy):
-            pass
         except Exception as error:  # a header the engine refuses, or a fault of ours
             log.error("answer.fault", question="request", error=f"{type(error).__name__}: {error}")
-        finally:
-            if not answered:
-                self._refuse_request(ref)
+            self._refuse_request(ref)
 
     def _refuse_request(self, ref: int) -> None:
         body = {

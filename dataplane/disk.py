@@ -231,7 +231,8 @@ class DiskState:
         if self._thread is None and not self._closing:
             self._thread = threading.Thread(target=self._write_for_ever, name="state", daemon=True)
             self._thread.start()
-        self._more.notify_all()
+        if self._accepted == self._written + 1:  # else it is awake and lingers
+            self._more.notify_all()
 
     # --- writing, in the thread ---
 

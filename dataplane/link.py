@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import msgspec
 import structlog
@@ -28,26 +28,16 @@ from websockets.typing import Subprotocol
 from dataplane import wire
 from dataplane.dial import REASON_CHARS_MAX, LinkFault, backoff_seconds, decode, introduce, why_lost
 from dataplane.disk import DiskState, Loaded
+from dataplane.requests import LinkBusy, LinkDown, Requests
 
 CONNECT_SECONDS = 5.0  # TCP, TLS and the HTTP handshake
 SILENCE_SECONDS = 6.0  # without a message (a heartbeat at least) the link counts as lost
 QUESTION_SECONDS = 2.0
 QUESTIONS_IN_FLIGHT_MAX = 10_000
 REDEEMS_IN_FLIGHT_MAX = 256
-REPLY_SECONDS = wire.TOKEN_REQUEST_SECONDS + 0.5  # the control plane gives up first, in words
 COUNTERS_SECONDS = 10.0
 
-_Answer = TypeVar("_Answer")
-
 log = structlog.get_logger()
-
-
-class LinkDown(Exception):
-    """The control plane cannot be asked now, or did not answer in time."""
-
-
-class LinkBusy(Exception):
-    """As much is in flight as is allowed."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +99,7 @@ class Link:
         self._last_id = 0
         self._questions: dict[bytes, _Question] = {}  # by digest
         self._asked: dict[int, _Question] = {}  # the same ones by id
-        self._requests: dict[int, asyncio.Future[wire.TokenReply]] = {}
+        self.requests = Requests()
         self._redeems: dict[int, asyncio.Future[wire.Token | None]] = {}
 
     # --- state from the disk ---
@@ -171,16 +161,15 @@ class Link:
             del self._questions[question.digest]
             _fail(question.answer, LinkDown(f"no answer in {QUESTION_SECONDS:g} s"))
 
-    async def request(self, message: wire.TokenRequest) -> wire.TokenReply:
-        """The token endpoint's answer; `message.id` is replaced by one of ours.
+    def request(self, message: wire.TokenRequest) -> asyncio.Future[wire.TokenReply]:
+        """The issuer's answer to come: see `Requests.ask`.
 
         Raises:
-            LinkDown: no link, or no answer within REPLY_SECONDS.
-            LinkBusy: TOKEN_REQUESTS_IN_FLIGHT_MAX requests wait.
+            LinkDown, LinkBusy: it cannot be asked now.
         """
-        if len(self._requests) >= wire.TOKEN_REQUESTS_IN_FLIGHT_MAX:
-            raise LinkBusy("too many token requests in flight")
-        return await self._exchange(message, self._requests, REPLY_SECONDS)
+        if not self.connected:
+            raise LinkDown("the control plane cannot be reached")
+        return self.requests.ask(message)
 
     async def redeem(self, ticket: wire.Redeem) -> wire.Token | None:
         """The token of a ticket, which is spent by that; None when it is no good here.
@@ -193,35 +182,29 @@ class Link:
         """
         if len(self._redeems) >= REDEEMS_IN_FLIGHT_MAX:
             raise LinkBusy("too many tickets in flight")
-        return await self._exchange(ticket, self._redeems, QUESTION_SECONDS)
-
-    async def _exchange(
-        self,
-        message: wire.TokenRequest | wire.Redeem,
-        waiting: dict[int, asyncio.Future[_Answer]],
-        seconds: float,
-    ) -> _Answer:
-        """Send a message under an id of ours, and wait in `waiting` for what answers that."""
         if not self.connected:
             raise LinkDown("the control plane cannot be reached")
         self._last_id += 1
         id_ = self._last_id
-        future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        waiting[id_] = future
+        future: asyncio.Future[wire.Token | None] = asyncio.get_running_loop().create_future()
+        self._redeems[id_] = future
         try:
-            async with asyncio.timeout(seconds):
-                await self._send(msgspec.structs.replace(message, id=id_))
+            async with asyncio.timeout(QUESTION_SECONDS):
+                await self._send(msgspec.structs.replace(ticket, id=id_))
                 return await future
         except TimeoutError:
-            raise LinkDown(f"no answer in {seconds:g} s") from None
+            raise LinkDown(f"no answer in {QUESTION_SECONDS:g} s") from None
         finally:
-            del waiting[id_]
+            del self._redeems[id_]
 
     async def _send(self, message: wire.ToControl) -> None:
+        await self._send_bytes(wire.encode(message))
+
+    async def _send_bytes(self, data: bytes) -> None:
         if self._socket is None:
             raise LinkDown("the link was lost")
         try:
-            await self._socket.send(wire.encode(message))
+            await self._socket.send(data)
         except WebSocketException:
             raise LinkDown("the link was lost") from None
 
@@ -277,6 +260,7 @@ class Link:
         ) as connection:
             first = await introduce(connection, self._hello(), self._secret)
             self._socket = connection
+            self.requests.attach(self._send_bytes)
             reporting = asyncio.create_task(self._report(connection))
             try:
                 await self._handle(connection, first)
@@ -310,8 +294,7 @@ class Link:
         down = LinkDown("the link was lost")
         for question in self._questions.values():
             _fail(question.answer, down)
-        for request in self._requests.values():
-            _fail(request, down)
+        self.requests.detach()
         for redeem in self._redeems.values():
             _fail(redeem, down)
         self._questions.clear()
@@ -336,9 +319,10 @@ class Link:
             case wire.Answer():
                 self._take_answer(message)
             case wire.TokenReply():
-                reply = self._requests.get(message.id)
-                if reply is not None and not reply.done():
-                    reply.set_result(message)
+                self.requests.replied(message)
+            case wire.TokenReplies():
+                for reply in message.replies:
+                    self.requests.replied(reply)
             case wire.Redeemed():
                 if message.token is not None:
                     self._take_tokens([message.token])

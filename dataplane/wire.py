@@ -26,6 +26,8 @@ CHUNKS_MAX = SNAPSHOT_BYTES_MAX // CHUNK_BYTES
 MESSAGE_BYTES_MAX = 1024 * 1024  # any single message, chunks included
 TOKENS_PER_MESSAGE = 1000
 TOKEN_REQUESTS_IN_FLIGHT_MAX = 256  # a data plane
+TOKEN_REQUESTS_PER_MESSAGE = 64
+TOGETHER_BYTES = 256 * 1024  # requests or replies of one message, by their bodies and headers
 TOKEN_REQUEST_SECONDS = 2.0
 TOKEN_REQUEST_BODY_MAX = 64 * 1024
 HEARTBEAT_SECONDS = 1.0
@@ -372,6 +374,12 @@ class TokenReply(Struct, frozen=True):
     body: bytes
 
 
+class TokenReplies(Struct, frozen=True):
+    """Several at once: those that became ready together."""
+
+    replies: list[TokenReply]
+
+
 class Heartbeat(Struct, frozen=True):
     """Every HEARTBEAT_SECONDS: what the control plane holds, and its clock.
 
@@ -462,6 +470,12 @@ class TokenRequest(Struct, frozen=True):
     request_id: str = ""
 
 
+class TokenRequests(Struct, frozen=True):
+    """Several at once: those that came together.  At most TOKEN_REQUESTS_PER_MESSAGE."""
+
+    requests: list[TokenRequest]
+
+
 class Counters(Struct, frozen=True):
     """For `GET /dataplanes`: a few figures, every ten seconds."""
 
@@ -480,9 +494,12 @@ ToData = (
     | Answer
     | Redeemed
     | TokenReply
+    | TokenReplies
     | Heartbeat
 )
-ToControl = Hello | Proof | Ack | Nack | Question | Redeem | Moved | TokenRequest | Counters
+ToControl = (
+    Hello | Proof | Ack | Nack | Question | Redeem | Moved | TokenRequest | TokenRequests | Counters
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_data = msgspec.msgpack.Decoder(ToData)

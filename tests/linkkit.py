@@ -24,6 +24,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from control.push import Push
+from control.push.issuer import Issuer
 from control.store import Store, queries
 from control.store.tables import (
     Consumer,
@@ -181,7 +182,7 @@ async def pushing(
     **options: Any,
 ) -> AsyncIterator[Push]:
     """A served `Push` on a free port; a fault of it is raised at the end."""
-    push = Push(store, issuer, secret, **options)
+    push = Push(store, Issuer(issuer), secret, **options)
     task = asyncio.create_task(push.serve("127.0.0.1", 0, ssl))
     try:
         await until(lambda: push.listening.is_set() or task.done())
@@ -199,6 +200,7 @@ class BarePeer:
         self.connection = connection
         self.nonce = secrets.token_bytes(wire.NONCE_BYTES)
         self.heard: list[wire.ToData] = []
+        self._waiting: list[Any] = []  # came together with what was heard last
         self.assembler = wire.SnapshotAssembler()
 
     async def send(self, message: wire.ToControl) -> None:
@@ -208,9 +210,13 @@ class BarePeer:
         """The next message of this kind; the ones before it are kept in `heard`."""
         async with asyncio.timeout(seconds):
             while True:
-                data = await self.connection.recv()
-                assert isinstance(data, bytes)
-                message = wire.decode_to_data(data)
+                if not self._waiting:
+                    data = await self.connection.recv()
+                    assert isinstance(data, bytes)
+                    message = wire.decode_to_data(data)
+                    together = isinstance(message, wire.TokenReplies)
+                    self._waiting += message.replies if together else [message]
+                message = self._waiting.pop(0)
                 self.heard.append(message)
                 if isinstance(message, kind):
                     return message
@@ -345,7 +351,9 @@ class BareControl:
                 await connection.send(wire.encode(wire.Heartbeat(self.epoch, 0, 0, 0.0)))
             self.connection = connection
             async for data in connection:
-                self.heard.append(self._decode(data))
+                message = self._decode(data)
+                together = isinstance(message, wire.TokenRequests)
+                self.heard += message.requests if together else [message]
 
     @staticmethod
     def _decode(data: str | bytes) -> wire.ToControl:

@@ -127,8 +127,6 @@ class Plugins(Resource):
         return {}
 
     def written(self, session: WriteSession, row: Row, previous: Row | None) -> None:
-        if previous is None:  # an id that was deleted before may come back
-            queries.forget_revocation(session, "plugin", uuid.UUID(row["id"]).bytes)
         PLUGIN_TYPES[row["name"]].written(session, row["config"])
 
     def deleting(self, session: WriteSession, row: Row) -> None:

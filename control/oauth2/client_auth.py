@@ -134,6 +134,9 @@ class ClientAuth:
         name = shown.lookup_key
         if name is None:
             return None
+        if client is not None and _is_plainly_right(client, secret):  # nothing that may fail
+            self._let(f"client {name}", address)
+            return None
         async with self._turn(name, address):
             self._let(f"client {name}", address)
             if await self._is_right(client, secret):
@@ -198,12 +201,15 @@ class ClientAuth:
         stored = DECOY
         if client is not None and client.hash_secret:
             stored = client.client_secret
-        elif (
-            client is not None
-            and isinstance(secret, str)
-            and same(text, client.client_secret)
-            and not are_client_keys(client.client_secret)  # public: no secret of anybody
-        ):
+        elif client is not None and _is_plainly_right(client, secret):
             return True
         right = await self._verifier.verify(text, stored)
         return right and stored is not DECOY and isinstance(secret, str)
+
+
+def _is_plainly_right(client: OAuth2Credential, secret: object) -> bool:
+    """Whether this is the secret of a client that has one, and not hashed."""
+    stored = client.client_secret
+    if client.hash_secret or not isinstance(secret, str):
+        return False
+    return same(secret, stored) and not are_client_keys(stored)  # public: no secret of anybody

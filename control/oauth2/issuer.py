@@ -49,7 +49,7 @@ from control.oauth2.responses import AuthorizeAnswer, Message, OAuthErrorBody, T
 from control.oauth2.revocation import RevocationEndpoint, Revoked
 from control.oauth2.secrets import HashVerifier
 from control.oauth2.throttle import Throttle
-from control.oauth2.token_endpoint import GRANTS, TokenEndpoint
+from control.oauth2.token_endpoint import GRANT_TYPES, TokenEndpoint
 from control.store import queries
 from control.store.issuers import Place
 from control.store.session import Store
@@ -86,7 +86,7 @@ DOCUMENTED: dict[str, Any] = {
         "type": "object",
         "required": ["grant_type"],
         "properties": {
-            "grant_type": {"type": "string", "enum": list(GRANTS)},
+            "grant_type": {"type": "string", "enum": list(GRANT_TYPES)},
             **_CLIENT,
             "scope": _SCOPE,
             "resource": _RESOURCE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from control.oauth2 import jwt, resources, secrets
 from control.oauth2.claims import Claims
@@ -154,7 +154,7 @@ def _tell(
     A JWT is verified without its row, so they need not hear of it, unless it moves the sessions of
     other tokens of its client.
     """
-    told = replace(token, audience=jwt.effective_audience(config, token.audience))
+    told = token._replace(audience=jwt.effective_audience(config, token.audience))
     if not config.jwt or config.session_follow == "credential":
         session.note_token(told)
     if replaces is not None:

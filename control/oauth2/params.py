@@ -56,6 +56,8 @@ def is_text(value: object) -> TypeGuard[str]:
 
 def parse_pairs(data: bytes) -> Params:
     """`application/x-www-form-urlencoded` data, in a query or a body."""
+    if not data:
+        return {}
     params: Params = {}
     for pair in data.split(b"&", ARGS_MAX)[:ARGS_MAX]:
         name, equals, value = pair.partition(b"=")
@@ -65,6 +67,8 @@ def parse_pairs(data: bytes) -> Params:
 
 
 def _unquote(data: bytes) -> str:
+    if b"%" not in data and b"+" not in data:
+        return data.decode(errors="replace")
     # Through Latin-1, so that bytes which were not escaped count as the same bytes escaped.
     return (
         unquote_plus(data.decode("latin-1"), "latin-1").encode("latin-1").decode(errors="replace")

@@ -16,6 +16,7 @@ from control.oauth2.errors import OAuthError
 from control.oauth2.issuing import Issued
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _NAMES: dict[Endpoint, str] = {
     "authorize": "authorization",
     "revoke": "revocation",
@@ -133,7 +134,7 @@ def unavailable() -> Response:
 
 def respond(status: int, body: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
     """JSON without the members that have no value."""
-    text = json.dumps({k: v for k, v in body.items() if v is not None}, separators=(",", ":"))
+    text = _to_json({k: v for k, v in body.items() if v is not None})
     return Response(
         text,
         status,

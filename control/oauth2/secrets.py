@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from control.oauth2.errors import Overloaded
-from control.store.secrets import ALPHABET, hash_client_secret, random_text
+from control.store.secrets import CHARACTERS, hash_client_secret, random_text
 
 RANDOM_CHARS = 26  # 154 bits
 CHECK_CHARS = 6
@@ -60,7 +60,7 @@ def make_token(check_key: bytes) -> str:
 def check_chars(check_key: bytes, random_part: str) -> str:
     """The first six bytes of HMAC-SHA-256, each modulo 62 into the alphabet."""
     mac = hmac.digest(check_key, random_part.encode(), "sha256")
-    return "".join(ALPHABET[byte % len(ALPHABET)] for byte in mac[:CHECK_CHARS])
+    return mac[:CHECK_CHARS].translate(CHARACTERS).decode()
 
 
 def verify_hash(secret: str, phc: str) -> bool:

@@ -19,6 +19,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 WINDOW_SECONDS = 60.0
@@ -114,6 +115,7 @@ def key_of(name: str, network: str) -> bytes:
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
+@lru_cache(maxsize=1024)  # of at most a line each; whoever comes again and again is one of few
 def network_of(address: str) -> str:
     """What counts as one address: one IPv4 address, 2^64 IPv6 ones."""
     try:

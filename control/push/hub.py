@@ -55,7 +55,7 @@ class Push:
     def __init__(
         self,
         store: Store,
-        issuer: token_endpoint.ASGIApp,
+        issuer: token_endpoint.Issuer,
         secret: bytes,
         *,
         names: Collection[str] = (),
@@ -345,6 +345,9 @@ class Push:
                 self._questions.put(peer, message)
             case wire.TokenRequest():
                 self._take_request(peer, message)
+            case wire.TokenRequests():
+                for request in message.requests:
+                    self._take_request(peer, request)
             case wire.Redeem():
                 self._take_redeem(peer, message)
             case wire.Moved():
@@ -357,18 +360,19 @@ class Push:
     def _take_request(self, peer: Peer, request: wire.TokenRequest) -> None:
         if peer.requests_in_flight >= wire.TOKEN_REQUESTS_IN_FLIGHT_MAX:
             reply = token_endpoint.unavailable(request.id, "Too many token requests at a time")
-            peer.send(wire.encode(reply))
+            peer.reply(reply)
         else:
             peer.requests_in_flight += 1
-            self._spawn(peer, partial(self._answer_request, peer, request))
+            task = asyncio.create_task(self._answer_request(peer, request))
+            peer.tasks.add(task)
+            task.add_done_callback(peer.tasks.discard)
 
     async def _answer_request(self, peer: Peer, request: wire.TokenRequest) -> None:
         try:
             reply = await token_endpoint.answer(self._issuer, request)
         finally:
             peer.requests_in_flight -= 1
-        await asyncio.sleep(0)  # the token of this reply, committed in a thread, goes before it
-        peer.send(wire.encode(reply))
+        peer.reply(reply)
 
     def _take_redeem(self, peer: Peer, ticket: wire.Redeem) -> None:
         if peer.redeems_in_flight < REDEEMS_IN_FLIGHT_MAX:

@@ -97,6 +97,7 @@ class Peer:
         self._in_flight_since = 0.0
         self._next: Built | None = None
         self._wake = asyncio.Event()
+        self._replies: list[wire.TokenReply] = []
         sock = connection.transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             # What the kernel holds unsent goes before anything urgent: keep it short.
@@ -113,6 +114,20 @@ class Peer:
             self.slow = True
             self._urgent.clear()
             self.connection.transport.abort()
+
+    def reply(self, reply: wire.TokenReply) -> None:
+        """Send this reply with all others of this turn of the loop.
+
+        In the next one, so that the token it speaks of, which a thread committed, goes before it.
+        """
+        if not self._replies:
+            asyncio.get_running_loop().call_soon(self._send_replies)
+        self._replies.append(reply)
+
+    def _send_replies(self) -> None:
+        replies, self._replies = self._replies, []
+        for message in reply_messages(replies):
+            self.send(message)
 
     def offer(self, built: Built) -> None:
         """Send this snapshot, at once or after the one in flight."""
@@ -157,6 +172,24 @@ class Peer:
                 await self._wake.wait()
                 continue
             await self.connection.send(data)
+
+
+def reply_messages(replies: Sequence[wire.TokenReply]) -> list[bytes]:
+    """Encoded replies, as many together as a message takes."""
+    found: list[bytes] = []
+    part: list[wire.TokenReply] = []
+    size = 0
+    for reply in replies:
+        if part and size + len(reply.body) > wire.TOGETHER_BYTES:
+            found.append(_together(part))
+            part, size = [], 0
+        part.append(reply)
+        size += len(reply.body) + 512
+    return [*found, _together(part)] if part else found
+
+
+def _together(replies: list[wire.TokenReply]) -> bytes:
+    return wire.encode(replies[0] if len(replies) == 1 else wire.TokenReplies(replies))
 
 
 def token_messages(tokens: Sequence[wire.Token]) -> list[bytes]:

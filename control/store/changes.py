@@ -1,10 +1,10 @@
 """What a committed transaction did, for those who follow the store (the link)."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class IssuedToken:
+class IssuedToken(NamedTuple):
     """What an access token says.  `version`: the config version it needs to be understood."""
 
     digest: bytes  # SHA-256 of the token

@@ -367,7 +367,7 @@ def insert_token(
     now = time.time() if created_at is None else created_at
     gone_at = None if ttl is None else now + ttl
     row_id = token_id or str(uuid.uuid4())
-    session.connection().execute(
+    session.insert_later(
         _INSERT_TOKEN,
         {
             "id": row_id,

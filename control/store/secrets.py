@@ -8,7 +8,7 @@ import re
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _RANDOM_CHARS = 32  # 190 bits
-_CHARACTERS = bytes(ALPHABET.encode()[byte % len(ALPHABET)] for byte in range(256))
+CHARACTERS = bytes(ALPHABET.encode()[byte % len(ALPHABET)] for byte in range(256))
 _UNEVEN = bytes(range(256 - 256 % len(ALPHABET), 256))  # bytes that would favour the first ones
 
 # Kong's parameters; verification reads them back from the string.
@@ -22,7 +22,7 @@ def random_text(size: int = _RANDOM_CHARS) -> str:
     """Random characters of ALPHABET from the system's generator: client ids, secrets, codes."""
     found = b""
     while len(found) < size:
-        found += os.urandom(2 * size).translate(_CHARACTERS, _UNEVEN)
+        found += os.urandom(2 * size).translate(CHARACTERS, _UNEVEN)
     return found[:size].decode()
 
 

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, replace
@@ -22,7 +22,17 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from cryptography.fernet import MultiFernet
-from sqlalchemy import Connection, Engine, create_engine, delete, event, insert, make_url, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Insert,
+    create_engine,
+    delete,
+    event,
+    insert,
+    make_url,
+    update,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlmodel import Session, col, select
 
@@ -36,6 +46,14 @@ _BUSY_TIMEOUT_MS = 5000
 _CHECK_KEY_BYTES = 32
 _REVOCATIONS_DROPPED_MAX = 1000  # in one transaction
 _REVOCATION_GRACE_SECONDS = 3600  # clocks of data planes may be behind
+
+
+# Put together once: it takes longer than to run it, and every token that is issued needs it.
+_COUNTERS = (
+    ClusterState.__table__.c.config_version,  # type: ignore[attr-defined]
+    ClusterState.__table__.c.revocation_seq,  # type: ignore[attr-defined]
+)
+_STATE = select(*_COUNTERS)
 
 
 class StoreError(Exception):
@@ -64,6 +82,17 @@ class WriteSession(Session):
         self._refreshed: list[Refreshed] = []
         self._revocations: list[Revoked] = []
         self._checks: dict[Callable[[Session], None], None] = {}
+        self._rows: dict[Insert, list[dict[str, Any]]] = {}  # by the statement that inserts them
+
+    def insert_later(self, statement: Insert, row: dict[str, Any]) -> None:
+        """Insert a row together with the others of its statement, at the next flush."""
+        self._rows.setdefault(statement, []).append(row)
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        super().flush(objects)
+        rows, self._rows = self._rows, {}
+        for statement, values in rows.items():
+            self.connection().execute(statement, values)
 
     def before_commit(self, check: Callable[[Session], None]) -> None:
         """Have `check` look at all that was written; what it raises rolls the transaction back.
@@ -123,9 +152,9 @@ class WriteSession(Session):
             )
             self._drop_expired_revocations()
         version = state.config_version
-        tokens = tuple(replace(token, version=version) for token in self._tokens.values())
+        tokens = tuple(token._replace(version=version) for token in self._tokens.values())
         refreshed = tuple(
-            replace(item, token=replace(item.token, version=version)) for item in self._refreshed
+            replace(item, token=item.token._replace(version=version)) for item in self._refreshed
         )
         if not wanted.get()():
             raise GivenUp
@@ -141,17 +170,13 @@ class WriteSession(Session):
         self.execute(delete(Revocation).where(seq.in_(old.limit(_REVOCATIONS_DROPPED_MAX))))
 
     def _advance(self) -> Any:
-        columns = (
-            ClusterState.__table__.c.config_version,  # type: ignore[attr-defined]
-            ClusterState.__table__.c.revocation_seq,  # type: ignore[attr-defined]
-        )
         if not (self.config_changed or self._revocations):
-            return self.execute(select(*columns)).one()
+            return self.connection().execute(_STATE).one()
         statement = update(ClusterState).values(
             config_version=ClusterState.config_version + int(self.config_changed),
             revocation_seq=ClusterState.revocation_seq + len(self._revocations),
         )
-        return self.execute(statement.returning(*columns)).one()
+        return self.execute(statement.returning(*_COUNTERS)).one()
 
 
 class Store:

@@ -9,7 +9,6 @@ import ssl
 import threading
 import time
 import uuid
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +91,25 @@ def test_push_proves_the_secret_and_says_its_epoch_first(store: Store, credentia
             assert isinstance(first, wire.Heartbeat)
             assert (first.epoch, first.version) == (epoch(store), version(store))
             assert abs(first.now - time.time()) < 60
+
+    run(work())
+
+
+def test_heartbeat_says_when_all_revocations_went_before(store: Store, credential: str) -> None:
+    async def work() -> None:
+        revoke(store, *(issue(store, credential) for _ in range(5)))
+        async with pushing(store) as push, connected(push) as found:
+            beat = await found.hear(wire.Heartbeat)
+            assert not beat.settled and beat.revocation_seq == 5
+            while not beat.settled:
+                beat = await found.hear(wire.Heartbeat)
+            sent = [m for m in found.heard if isinstance(m, wire.Revocations)]
+            assert [r.seq for m in sent for r in m.revocations] == [1, 2, 3, 4, 5]
+        async with (
+            pushing(store) as push,
+            connected(push, epoch=epoch(store), revocation_seq=5) as known,
+        ):
+            assert (await known.hear(wire.Heartbeat)).settled
 
     run(work())
 
@@ -883,7 +901,7 @@ def test_push_replays_no_token_that_changed_while_it_was_read(
     def overtaken(session: Any) -> Any:
         found = list(reading(session))
         with store.writing() as writing:
-            token = replace(found[0], scope="less")
+            token = found[0]._replace(scope="less")
             writing.note_token(token)
         return found
 
@@ -1044,7 +1062,7 @@ def test_push_hands_a_token_request_to_the_issuer(store: Store) -> None:
 def issued(**changed: Any) -> tuple[wire.TokenReply, dict[str, Any]]:
     """The reply of a faulty issuer, and its body."""
     app = changed.pop("app")
-    reply = run(issuer.answer(app, request(**changed)))
+    reply = run(issuer.answer(issuer.Issuer(app), request(**changed)))
     return reply, json.loads(reply.body)
 
 
@@ -1229,7 +1247,7 @@ def test_push_says_goodbye_when_it_ends(store: Store) -> None:
 def test_push_raises_when_its_port_is_taken(store: Store) -> None:
     async def work() -> None:
         async with pushing(store) as push:
-            other = hub.Push(store, echo, SECRET)
+            other = hub.Push(store, issuer.Issuer(echo), SECRET)
             with pytest.raises(OSError):
                 await other.serve("127.0.0.1", push.port)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dataplane import wire
-from dataplane.link import LinkBusy, LinkDown
+from dataplane.requests import LinkBusy, LinkDown
 
 POLL_SECONDS = 0.001
 
@@ -250,8 +250,11 @@ class FakeLink:
         self.after_answer()
         return token
 
-    async def request(self, message: wire.TokenRequest) -> wire.TokenReply:
+    def request(self, message: wire.TokenRequest) -> asyncio.Future[wire.TokenReply]:
         self.requests.append(message)
+        return asyncio.ensure_future(self._reply())
+
+    async def _reply(self) -> wire.TokenReply:
         await self._answer()
         return self.reply
 

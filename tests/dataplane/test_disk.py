@@ -314,6 +314,46 @@ def test_flush_says_when_it_is_too_late(kept: Disk, monkeypatch: pytest.MonkeyPa
     state.close()
 
 
+@pytest.mark.parametrize("kind", ["jti", "credential", "consumer", "plugin"])
+def test_revocation_dropped_for_want_of_room_leaves_word_that_it_was(
+    kept: Disk, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A JWT that one of them was about must be asked for, which `ended.FORGOTTEN` says."""
+    monkeypatch.setattr(statelog, "REVOCATIONS_MAX", 3)
+    kept.begin()
+    ends = [wire.Revocation(n, kind, bytes([n]) * 16, LATER, version=10 + n) for n in range(1, 6)]
+    kept.write(lambda s: s.append_revocations(ends))
+    expected = [*ends[2:], wire.Revocation(0, "forgotten", b"", version=12)]
+    assert kept.load().revocations == expected
+    more = [wire.Revocation(n, kind, bytes([n]) * 16, LATER, version=10 + n) for n in range(6, 9)]
+    kept.write(lambda s: s.append_revocations(more))
+    assert kept.load().revocations == [*more, wire.Revocation(0, "forgotten", b"", version=15)]
+    assert kept.load().revocation_seq == 8
+
+
+def test_token_dropped_for_want_of_room_needs_no_word(
+    kept: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statelog, "REVOCATIONS_MAX", 1)
+    kept.begin()
+    ends = [end_of(token(), seq) for seq in (1, 2)]
+    kept.write(lambda s: s.append_revocations(ends))
+    assert kept.load().revocations == ends[1:]
+
+
+def test_fold_ends_tokens_with_the_plugin_that_issued_them(kept: Disk) -> None:
+    plugin = b"p" * 16
+    old, other = (wire.Token(bytes([n]) * 32, CREDENTIAL, LATER, plugin=p) for n, p in
+                  ((1, plugin), (2, b"q" * 16)))  # fmt: skip
+    new = wire.Token(b"n" * 32, CREDENTIAL, LATER, plugin=plugin)
+    kept.begin(old, other)
+    kept.write(
+        lambda s: s.append_revocations([wire.Revocation(1, "plugin", plugin, LATER)]),
+        lambda s: s.append_tokens([new]),
+    )
+    assert kept.load().tokens == [other, new]
+
+
 # --- crashes, damage, secrecy ---------------------------------------------------------------------
 
 

@@ -213,8 +213,97 @@ def test_body_without_one_good_token_is_a_401(rig: Rig, sent: tuple[bytes, bytes
     assert rig.upstream.untouched()
 
 
+BOUNDARY = b"Content-Type: multipart/form-data; boundary="
+PART = b'Content-Disposition: form-data; name="access_token"'
+
+
+def parts(*heads: bytes, value: bytes = b"%s", mark: bytes = b"xXx") -> bytes:
+    body = b"".join(b"--%s\r\n%s\r\n\r\n%s\r\n" % (mark, head, value) for head in heads)
+    return body + b"--%s--\r\n" % mark
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (b"xXx", parts(PART)),
+        (b'"xXx"', parts(PART)),
+        (b'"x X=;x"; charset=utf-8', parts(PART, mark=b"x X=;x")),
+        (b"xXx", b"preamble\r\n" + parts(PART) + b"epilogue"),
+        (b"xXx", parts(b"X: y\r\ncontent-disposition:form-data ; NAME=access_token; a=b")),
+        (b"xXx", parts(PART + b'; filename="a;b"\r\nContent-Type: text/plain')),
+        (b"xXx", parts(b'Content-Disposition: form-data; a="; name=x"; name="access_token"')),
+        (b"xXx", parts(b"Content-Disposition: form-data; name=x", PART)),
+        (b"xXx", parts(b"X: access_token", b"", PART)),
+        (b"y" * 70, parts(PART, mark=b"y" * 70)),
+    ],
+)
+def test_token_in_a_multipart_body_is_found_and_the_body_left_as_it_is(
+    rig: Rig, kind: bytes, text: bytes
+) -> None:
+    guard(rig, hide_credentials=True)
+    body = text.replace(b"%s", rig.token())
+    client = rig.client(post(body, BOUNDARY + kind))
+    upstream = rig.upstream.accept()
+    upstream.head()
+    assert upstream.exactly(len(body)) == body
+    upstream.send(OK)
+    assert client.message()[1] == b"ok"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (b"", parts(PART)),
+        (b'""', parts(PART)),
+        (b'"xXx', parts(PART)),
+        (b"other", parts(PART)),
+        (b"y" * 71, parts(PART, mark=b"y" * 71)),
+        (b"xXx", parts(PART, PART)),
+        (b"xXx", parts(PART)[:-7]),
+        (b"xXx", parts(PART)[:-30]),
+        (b"xXx", parts(PART).replace(b"\r\n\r\n", b"\r\n")),
+        (b"xXx", parts(b'Content-Disposition: form-data; name="access_token')),
+        (b"xXx", parts(b'Content-Disposition: form-data; filename="; name=access_token"')),
+        (b"xXx", parts(b'Content-Disposition: form-data; xname="access_token"')),
+        (b"xXx", parts(b"Content-Disposition: form-data; name")),
+        (b"xXx", parts(b"Content-Disposition: form-data; name=;;")),
+        (b"xXx", parts(b"X-Content-Disposition: form-data; name=access_token")),
+        (b"xXx", b"--xXx--\r\n" + parts(PART)),
+        (b"xXx", b"--xXx"),
+        (b"xXx", b"\r\n\r\n"),
+    ],
+)
+def test_multipart_body_without_one_whole_token_is_a_401(
+    rig: Rig, kind: bytes, text: bytes
+) -> None:
+    guard(rig)
+    client = rig.client(post(text.replace(b"%s", rig.token()), BOUNDARY + kind))
+    head, body = client.message()
+    assert (head.status, json.loads(body)["error"]) == (401, "invalid_request")
+    assert rig.upstream.untouched()
+
+
+def test_body_overrides_the_query(rig: Rig) -> None:
+    """oauth2.md §3.1; both are hidden then."""
+    guard(rig, hide_credentials=True)
+    token, junk = rig.token(), b"A" * 32
+    client = rig.client(post(b"access_token=" + junk, FORM, target=b"/?access_token=" + token))
+    assert client.message()[0].status == 401
+    client.send(post(b'{"access_token":7}', JSON, target=b"/?access_token=" + token))
+    assert client.message()[0].status == 401
+    client.send(post(b"a=b&access_token=" + token, FORM, target=b"/?access_token=" + junk + b"&c"))
+    upstream = rig.upstream.accept()
+    assert upstream.head().target == "/?c"
+    assert upstream.exactly(3) == b"a=b"
+    upstream.send(OK)
+    assert client.message()[0].status == 200
+    client.send(post(b"a=b", FORM, target=b"/?access_token=" + token))
+    assert upstream.head().target == "/"
+    assert upstream.exactly(3) == b"a=b"
+
+
 def test_bodies_are_not_looked_through_for_nothing(rig: Rig) -> None:
-    """Not of a GET, not chunked, not over 64 KiB, not where the token is elsewhere."""
+    """Not of a GET, not chunked, not over 64 KiB, not beside the header."""
     guard(rig)
     form = b"access_token=" + rig.token()
     for whole in (
@@ -222,7 +311,6 @@ def test_bodies_are_not_looked_through_for_nothing(rig: Rig) -> None:
         request(b"/", FORM, b"Transfer-Encoding: chunked", method=b"POST")
         + b"%x\r\n%s\r\n0\r\n\r\n" % (len(form), form),
         post(form + b"&x=" + b"y" * 65536, FORM),
-        post(form, FORM, target=b"/?access_token="),
         post(form, FORM, b"Authorization:"),
     ):
         head = rig.client(whole).message()[0]

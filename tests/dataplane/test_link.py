@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 
-from dataplane import dial, link, wire
+from dataplane import dial, link, requests, wire
 from dataplane.dial import LinkFault, backoff_seconds, client_tls
 from dataplane.disk import DiskState
-from dataplane.link import Link, LinkBusy, LinkDown
+from dataplane.link import Link
+from dataplane.requests import LinkBusy, LinkDown
 from tests.linkkit import Authority, BareControl, Seen, bare_control, linked, run, until
 
 KEY = Fernet(Fernet.generate_key())
@@ -324,6 +325,37 @@ def test_link_hands_on_tokens_and_revocations_in_order(tmp_path: Path) -> None:
     run(work())
 
 
+def test_link_hands_on_heartbeats_after_entering_their_epoch(tmp_path: Path) -> None:
+    heard: list[wire.Heartbeat] = []
+
+    async def work() -> None:
+        async with pair(tmp_path, on_heartbeat=heard.append) as (control, made, _):
+            beat = wire.Heartbeat(b"f" * 16, 1, 2, 3.0, settled=True)
+            await control.send(beat)
+            await until(lambda: heard[-1:] == [beat])
+            assert made.epoch == beat.epoch
+
+    run(work())
+
+
+def test_link_keeps_no_jwt_on_the_disk(tmp_path: Path) -> None:
+    opaque, jwt = token(), token(jti=ID)
+
+    async def before() -> None:
+        async with pair(tmp_path) as (control, _, seen):
+            await control.send(wire.Tokens([jwt, opaque]))
+            await until(lambda: len(seen.tokens) == 2)
+
+    async def after() -> None:
+        seen = Seen()
+        async with linked("ws://127.0.0.1:1", tmp_path, seen, KEY) as made:
+            await until(lambda: made.lost)
+            assert set(seen.tokens) == {opaque.digest}
+
+    run(before())
+    run(after())
+
+
 def test_link_keeps_what_it_heard_over_a_restart(tmp_path: Path) -> None:
     one, two, three = token(), token(), token()
     end = wire.Revocation(4, "token", one.digest)
@@ -530,7 +562,7 @@ def test_link_drops_a_control_plane_that_answers_with_another_token(tmp_path: Pa
 def test_requests_are_answered_each_by_its_own_reply(tmp_path: Path) -> None:
     async def work() -> None:
         async with pair(tmp_path) as (control, made, _):
-            asking = [asyncio.create_task(made.request(request(b"%d" % n))) for n in range(3)]
+            asking = [made.request(request(b"%d" % n)) for n in range(3)]
             heard = [await control.hear(wire.TokenRequest) for _ in range(3)]
             assert len({m.id for m in heard}) == 3
             await control.send(wire.TokenReply(99999, 500, [], b""))
@@ -543,7 +575,7 @@ def test_requests_are_answered_each_by_its_own_reply(tmp_path: Path) -> None:
 
 
 def test_request_without_reply_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "REPLY_SECONDS", 0.05)
+    monkeypatch.setattr(requests, "REPLY_SECONDS", 0.05)
 
     async def work() -> None:
         async with pair(tmp_path) as (_, made, _):
@@ -558,13 +590,13 @@ def test_requests_in_flight_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
     async def work() -> None:
         async with pair(tmp_path) as (control, made, _):
-            asking = asyncio.create_task(made.request(request()))
+            asking = made.request(request())
             message = await control.hear(wire.TokenRequest)
             with pytest.raises(LinkBusy):
                 await made.request(request())
             await control.send(wire.TokenReply(message.id, 200, [], b""))
             assert (await asking).status == 200
-            again = asyncio.create_task(made.request(request()))
+            again = made.request(request())
             await control.hear(wire.TokenRequest)
             again.cancel()
 
@@ -578,7 +610,7 @@ def test_link_fails_what_waits_when_it_is_lost_and_comes_back(tmp_path: Path) ->
     async def work() -> None:
         async with pair(tmp_path) as (control, made, _):
             asking = asyncio.create_task(made.ask(b"1" * 32))
-            requesting = asyncio.create_task(made.request(request()))
+            requesting = made.request(request())
             await control.hear(wire.Question)
             await control.hear(wire.TokenRequest)
             await control.hang_up()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
+import msgspec
 import pytest
 import structlog
 from cryptography.fernet import Fernet, MultiFernet
@@ -20,6 +21,7 @@ from cryptography.fernet import Fernet, MultiFernet
 from dataplane import plane as module
 from dataplane import wire
 from dataplane._policies import CHANGES, PARTING
+from dataplane.compile import CompileError
 from dataplane.disk import DiskState
 from dataplane.plane import Plane
 from dataplane.settings import Listener, load
@@ -129,6 +131,53 @@ async def test_snapshot_that_does_not_compile_leaves_the_last_one(
         plane.link._on_snapshot(make_snapshot(4))
     assert [tables.version for tables in engine.published] == [3]
     assert plane.status()["config"]["version"] == 3
+
+
+async def test_key_that_cannot_be_read_refuses_the_snapshot(
+    make_plane: Callable[..., Plane], engine: FakeEngine
+) -> None:
+    plane = make_plane()
+    broken = msgspec.structs.replace(
+        make_snapshot(3), keys=[wire.PublicKey("kid-of-it", "ES256", "{}")]
+    )
+    with pytest.raises(CompileError, match="kid-of-it"):
+        plane.link._on_snapshot(broken)
+    assert engine.published == []
+
+
+async def test_heartbeats_set_the_engines_clock_and_say_when_revocations_are_complete(
+    make_plane: Callable[..., Plane], engine: FakeEngine
+) -> None:
+    plane = make_plane()
+    now = time.time() + 3600
+    plane._on_heartbeat(wire.Heartbeat(b"e" * 16, 1, 0, now))
+    assert abs(engine.clock_offset - (now - time.clock_gettime(time.CLOCK_BOOTTIME))) < 1.0
+    assert abs(plane.clock.now() - time.time() - 3600) < 1.0
+    assert not plane.known.revocations_complete
+    plane._on_heartbeat(wire.Heartbeat(b"e" * 16, 1, 0, now, settled=True))
+    assert plane.known.revocations_complete
+    plane.known.clear()  # another epoch
+    assert not plane.known.revocations_complete
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_revocations_from_the_disk_are_complete_unless_the_log_is_damaged(
+    make_plane: Callable[..., Plane], tmp_path: Path, damaged: bool
+) -> None:
+    plane = make_plane()
+    plane.restore()
+    assert not plane.known.revocations_complete  # there is nothing yet
+    state = plane.link._state
+    state.forget(b"e" * 16)
+    state.save_snapshot(wire.pack_snapshot(make_snapshot(3)), b"e" * 16, 3)
+    assert state.flush(10)
+    state.close()
+    if damaged:
+        log = tmp_path / "state" / "stream.log"
+        log.write_bytes(log.read_bytes()[:-1] + b"x")
+    again = make_plane()
+    again.restore()
+    assert again.known.revocations_complete is not damaged
 
 
 async def test_tokens_and_revocations_reach_the_engine_in_order(

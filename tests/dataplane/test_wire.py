@@ -22,6 +22,7 @@ TO_DATA: list[Any] = [
     wire.Answer(9),
     wire.Answer(9, wire.Token(DIGEST, ID, 0.0)),
     wire.TokenReply(9, 200, [(b"a", b"b")], b"{}"),
+    wire.TokenReplies([wire.TokenReply(n, 200, [(b"a", b"b")], b"{}") for n in range(2)]),
     wire.Heartbeat(EPOCH, 3, 4, 5.5),
 ]
 TO_CONTROL: list[Any] = [
@@ -31,6 +32,7 @@ TO_CONTROL: list[Any] = [
     wire.Nack(3, "why"),
     wire.Question(9, DIGEST),
     wire.TokenRequest(9, ID, ID, "::1", True, "POST", "/oauth2/token", None, b"q", [(b"a", b"b")]),
+    wire.TokenRequests([wire.TokenRequest(9, ID, ID, "::1", True, "POST", "/t", body=b"b")]),
     wire.Counters(1, 2, 3.5),
 ]
 

@@ -146,6 +146,23 @@ def test_s14_s37_sessions_end_on_every_data_plane_within_a_second(
     assert refused(planes, row["access_token"])
 
 
+def test_s37_sessions_end_with_the_plugin_instance_that_issued_their_token(
+    planes: Planes, opened: ExitStack
+) -> None:
+    issued, by_hand = planes.grant(), planes.token_made_by_hand()
+    going = [opened.enter_context(s) for s in planes.sessions(issued["access_token"])]
+    staying = [opened.enter_context(s) for s in planes.sessions(by_hand["access_token"])]
+    (issuer,) = planes.control.admin.get("/routes/token-route/plugins").json()["data"]
+    began = time.monotonic()
+    assert planes.control.admin.delete(f"/plugins/{issuer['id']}").status_code == 204
+    for session in going:
+        ended(session, 4403, "issuer of the token is gone")
+    assert time.monotonic() - began <= B_SECONDS
+    for session in staying:
+        echoes(session)
+    assert refused(planes, issued["access_token"])
+
+
 def test_sessions_end_within_a_second_of_exp_on_every_data_plane(
     planes: Planes, opened: ExitStack
 ) -> None:

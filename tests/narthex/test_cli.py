@@ -303,12 +303,14 @@ def web() -> Iterator[Web]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            made.seen.append((self.path, self.headers["Content-Type"], body))
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            made.seen.append((self.path, self.headers.get("Content-Type", ""), body))
             self.send_response(made.status)
             self.send_header("Content-Length", str(len(made.answer)))
             self.end_headers()
             self.wfile.write(made.answer)
+
+        do_GET = do_DELETE = do_POST
 
         def log_message(self, *_: object) -> None:
             pass
@@ -448,6 +450,66 @@ def test_config_apply_says_which_entity_was_refused_and_why(
     assert run("config", "apply", "-", stdin="{}") == 1
     said = capsys.readouterr().err
     assert "nothing was changed: services example: schema violation (host: required)" in said
+
+
+# --- keys -----------------------------------------------------------------------------------------
+
+
+def signing_key(kid: str, status: str, **times: float) -> dict[str, Any]:
+    none = dict.fromkeys(("created_at", "active_at", "retired_at", "gone_at"))
+    return {"kid": kid, "alg": "ES256", "status": status, "public_jwk": {}} | none | times
+
+
+def test_keys_list_says_what_each_key_does_until_when(
+    run: Run, admin: Web, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.answer = json.dumps(
+        {
+            "data": [
+                signing_key("k1", "retired", gone_at=0.0),
+                signing_key("k2", "signing", active_at=86400.0),
+                signing_key("k3", "next", active_at=2 * 86400.0),
+            ]
+        }
+    ).encode()
+    assert run("keys", "list") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "k1 ES256 retired, verifies until 1970-01-01 00:00:00 UTC",
+        "k2 ES256 signing, since 1970-01-02 00:00:00 UTC",
+        "k3 ES256 next, signs from 1970-01-03 00:00:00 UTC",
+    ]
+    admin.answer = b'{"data": []}'
+    assert run("keys", "list") == 0
+    assert capsys.readouterr().out == "no key yet\n"
+
+
+def test_keys_rotate_asks_for_the_algorithm_it_is_told(
+    run: Run, admin: Web, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.answer = json.dumps({"data": [signing_key("k3", "next", active_at=0.0)]}).encode()
+    assert run("keys", "rotate", "--alg", "ES256") == 0
+    assert run("keys", "rotate") == 0
+    assert (
+        capsys.readouterr().out.splitlines()
+        == ["k3 ES256 next, signs from 1970-01-01 00:00:00 UTC"] * 2
+    )
+    path, kind = "/signing-keys/rotate", "application/json"
+    assert admin.seen == [(path, kind, b'{"alg": "ES256"}'), (path, kind, b"{}")]
+    admin.status, admin.answer = 400, b'{"message": "schema violation (alg: no)"}'
+    assert run("keys", "rotate", "--alg", "x") == 1
+    assert "refused: schema violation (alg: no)" in capsys.readouterr().err
+
+
+def test_keys_retire_ends_a_key_that_is_there(
+    run: Run, admin: Web, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.answer = json.dumps({"data": [signing_key("k/1", "signing", active_at=0.0)]}).encode()
+    assert run("keys", "retire", "k/1") == 0
+    assert capsys.readouterr().out == "retired k/1\n"
+    assert [path for path, _, _ in admin.seen] == ["/signing-keys", "/signing-keys/k%2F1"]
+    assert run("keys", "retire", "k2") == 1
+    assert "there is no key k2" in capsys.readouterr().err
+    assert len(admin.seen) == 3
 
 
 # --- a whole gateway that cannot start -----------------------------------------------------------

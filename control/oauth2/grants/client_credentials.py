@@ -8,13 +8,13 @@ from control.oauth2.errors import (
     InvalidProvisionKey,
     UnauthorizedClient,
 )
-from control.oauth2.issuing import Grant, Issued, Issuing
+from control.oauth2.issuing import Grant, Issuing, Made
 from control.oauth2.params import is_set, is_text
 from control.oauth2.token_request import TokenRequest
 
 
-def grant(request: TokenRequest, issuing: Issuing) -> Issued:
-    """A token without a refresh token.
+def make(request: TokenRequest, issuing: Issuing) -> Made:
+    """A token without a refresh token, not stored yet.
 
     Raises:
         InvalidProvisionKey: a user was named by someone who is not the authorization backend.
@@ -39,7 +39,4 @@ def grant(request: TokenRequest, issuing: Issuing) -> Issued:
         raise InvalidAuthenticatedUserid("authenticated_userid is too long")
     audience = issuing.audience(request)
     granted = Grant(client=client, scope=scope, user_id=user_id, audience=audience)
-    made = issuing.make(request, granted)
-    with issuing.store.writing() as session:
-        issuing.insert(session, made)
-    return made.issued
+    return issuing.make(request, granted)

@@ -14,7 +14,8 @@ from tests.harness import running_gateway
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("oauth2")
-    settings = {"TRUSTED_IPS": TRUSTED, "LOG_LEVEL": "debug"}
+    # Guessing is another test's matter: here one address asks wrongly hundreds of times.
+    settings = {"TRUSTED_IPS": TRUSTED, "LOG_LEVEL": "debug", "ADDRESS_FAILURES": "10000"}
     with (
         HttpUpstream() as http,
         WebSocketUpstream() as ws,

@@ -371,7 +371,8 @@ def test_ticket_needs_a_good_token(sockets: Sockets, sent: str | None) -> None:
 def test_ticket_needs_the_uri_of_a_websocket(sockets: Sockets, token: str, uri: Any) -> None:
     body = {"uri": uri} if uri is not None else {}
     answer = sockets.issuer.endpoint("ticket", json_body=body, headers=[bearer(token)])
-    assert (answer.status, answer.json["error"]) == (400, "invalid_request")
+    assert answer.status == 400
+    assert answer.json["error"] in ("invalid_request", "invalid_target")
 
 
 def test_ticket_is_no_bearer_token(sockets: Sockets, token: str) -> None:
@@ -447,9 +448,17 @@ def test_s95_no_carrier_reaches_an_error_or_a_log_line(
     assert sockets.handshake(headers=FROM_PAGE, target=f"?ticket={value}").status == 101
     assert sockets.handshake(headers=[offer("chat", "bearer", mine)]).status == 101
     assert sockets.handshake(headers=with_cookie(f"sid={mine}")).status == 101
-    written = "".join(process.output() for process in site.gateway.processes)
-    assert sockets.path in written
+
+    def written() -> str:
+        return "".join(process.output() for process in site.gateway.processes)
+
+    def told() -> bool:
+        lines = [line for line in written().splitlines() if sockets.route["id"] in line]
+        ended = sum("session.ended" in line for line in lines)
+        return ended >= 3 and any("handshake.refused" in line for line in lines)
+
+    eventually(told, 10, "log lines of these handshakes")
     metrics = site.gateway.status("/metrics").text
     for secret in (canary, mine, value):
-        assert secret not in written
+        assert secret not in written()
         assert secret not in metrics
