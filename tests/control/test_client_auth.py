@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from control.oauth2 import token_endpoint
 from control.oauth2.client_auth import Presented, presented
 from control.oauth2.grants import client_credentials
 from control.oauth2.secrets import HashVerifier
@@ -246,14 +245,14 @@ def test_client_deleted_while_its_token_is_made_gets_none(
     issuer: Issuing, app: OAuth2Credential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its row is gone by then, though the client was known a moment ago."""
-    issue = client_credentials.grant
+    make = client_credentials.make
 
-    def delete_then_issue(*args: Any) -> Any:
+    def delete_then_make(*args: Any) -> Any:
         with issuer.store.writing() as session:
             session.delete(session.get_one(OAuth2Credential, app.id))
-        return issue(*args)
+        return make(*args)
 
-    monkeypatch.setitem(token_endpoint.GRANTS, "client_credentials", delete_then_issue)
+    monkeypatch.setattr(client_credentials, "make", delete_then_make)
     refused(issuer.grant(), INVALID_CLIENT)
 
 

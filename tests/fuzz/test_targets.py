@@ -15,7 +15,11 @@ from tests.harness import ROOT
 TARGETS = sorted(path.stem for path in (ROOT / "tests" / "fuzz").glob("*.pyx"))
 SECONDS = "2"
 # Which target reads the bytes of which parser; a new one has to be put here, and thereby fuzzed.
-PARSERS = {"_http": {"http_head", "http_response", "http_chunked"}, "_frame": {"frame", "relay"}}
+PARSERS = {
+    "_http": {"http_head", "http_response", "http_chunked"},
+    "_frame": {"frame", "relay"},
+    "_carriers": {"carriers"},
+}
 HAS_CLANG = shutil.which("clang-14") is not None
 
 
