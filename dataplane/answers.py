@@ -288,14 +288,16 @@ class Answers:
             if token is None:
                 verdict = UNKNOWN
             elif await self._reach(token):
-                verdict = self._remembered(token.digest) or UNKNOWN
+                # A JWT was not put among the known ones: it proves itself, and here the ticket did.
+                known = self._remembered(token.digest)
+                verdict = known or (UNKNOWN if token.jti is None else self._accept(token))
         except (LinkDown, LinkBusy):
             pass
         except Exception as error:  # a fault of ours must not leave the session parked
             log.error("answer.fault", question="ticket", error=f"{type(error).__name__}: {error}")
         finally:
-            known = token.digest if token is not None and verdict == KNOWN else None
-            self._engine.answer_ticket(ref, verdict, known)
+            digest = token.digest if token is not None and verdict == KNOWN else None
+            self._engine.answer_ticket(ref, verdict, digest)
 
     # --- token requests ---
 

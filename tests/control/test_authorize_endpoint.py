@@ -52,10 +52,12 @@ def ask(issuer: Issuing, **params: Any) -> Answer:
 
 
 def redirected(answer: Answer, status: int = 200) -> str:
-    """The URI that is the whole of an answer."""
+    """The URI that is the whole of an answer, which nobody may keep (S30)."""
     assert answer.status == status, answer.body
     assert answer.json.keys() == {"redirect_uri"}
     assert (answer.headers["cache-control"], answer.headers["pragma"]) == ("no-store", "no-cache")
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+    assert answer.headers["x-content-type-options"] == "nosniff"
     assert "location" not in answer.headers
     return str(answer.json["redirect_uri"])
 

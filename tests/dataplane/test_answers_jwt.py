@@ -296,7 +296,7 @@ async def test_jwt_the_engine_cannot_hold_is_refused() -> None:
     async with bench() as b:
         configure(b)
 
-        def refuse(*_: object) -> None:
+        def refuse(*_: object, **__: object) -> None:
             raise ValueError("a scope is too long")
 
         b.engine.tokens.put = refuse  # type: ignore[method-assign]

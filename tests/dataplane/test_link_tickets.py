@@ -161,6 +161,20 @@ async def test_ticket_of_a_token_that_ended_meanwhile_is_unknown() -> None:
 
 
 @pytest.mark.anyio
+async def test_ticket_of_a_jwt_gives_the_engine_its_token_unless_it_ended() -> None:
+    """It is not among the known ones until it comes, and a ticket is as good as its coming."""
+    async with bench() as b:
+        jwt = make_token(2, jti=b"j" * 16, issuer="https://auth.example", kid="k1")
+        b.link.tickets[TICKET.digest] = jwt
+        assert await verdict(b) == ("known", jwt.digest)
+        assert b.known.get(jwt.digest) == jwt
+        ended = make_token(3, jti=b"e" * 16, issuer="https://auth.example", kid="k1")
+        b.known.revoke(wire.Revocation(1, "jti", b"e" * 16))
+        b.link.tickets[TICKET.digest] = ended
+        assert await verdict(b, 2) == ("unknown", None)
+
+
+@pytest.mark.anyio
 async def test_ticket_waits_for_the_configuration_of_its_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
