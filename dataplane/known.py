@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from dataplane import wire
 from dataplane.ended import FORGOTTEN, Ended
 
@@ -49,6 +51,7 @@ class KnownTokens:
         self.revocations_complete = False  # none so far is missing; set by whoever hears them
         self._consumers: dict[bytes, bytes] = {}  # by credential, of the applied snapshot
         self._of_consumer: dict[bytes, list[bytes]] = {}
+        self._issuers: dict[bytes, wire.OAuth2] = {}  # those that have a name, likewise
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -73,6 +76,17 @@ class KnownTokens:
             return False
         self._remember(token)
         return True
+
+    def as_verified(self, token: wire.Token) -> wire.Token | None:
+        """A JWT that the control plane vouches for, with what only its text and its issuer tell.
+
+        None when the instance that issued it has no name here, and so no JWTs.
+        """
+        issuer = self._issuers.get(token.plugin or b"")
+        if issuer is None or issuer.issuer is None:
+            return None
+        audience = token.audience or [issuer.audience or issuer.issuer]
+        return msgspec.structs.replace(token, issuer=issuer.issuer, audience=audience)
 
     def _remember(self, token: wire.Token) -> None:
         self._forget(token.digest)
@@ -159,6 +173,7 @@ class KnownTokens:
             of_consumer.setdefault(credential.consumer, []).append(credential.id)
         self._of_consumer = of_consumer
         self._consumers = {c.id: c.consumer for c in snapshot.credentials}
+        self._issuers = {p.plugin_id: p for p in snapshot.oauth2 if p.issuer is not None}
         keyless: list[bytes] = []
         for kid in self._of_kid.keys() - {key.kid for key in snapshot.keys}:
             keyless += self._of_kid[kid]

@@ -141,7 +141,7 @@ class TokenEndpoint:
 
         def store() -> None:
             with self._issuing.store.writing() as session:
-                queries.replace_client_secret(session, client.id, phc)
+                queries.renew_client_secret(session, client, phc)
 
         await self._threads.run(store)
         self._known.forget_client(client.client_id)

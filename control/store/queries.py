@@ -1,5 +1,6 @@
 """Every SELECT and UPDATE that is not generic over entities (those are in `rows`)."""
 
+import hmac
 import json
 import time
 import uuid
@@ -302,11 +303,16 @@ def consumer_by_id(session: Session, consumer_id: str) -> Consumer | None:
     return session.get(Consumer, consumer_id)
 
 
-def replace_client_secret(session: WriteSession, credential_id: str, phc: str) -> None:
-    """Store a secret hashed anew with today's parameters; it verifies as before."""
-    credential = session.get_one(OAuth2Credential, credential_id)
-    credential.client_secret = phc
-    session.add(credential)
+def renew_client_secret(session: WriteSession, held: OAuth2Credential, phc: str) -> None:
+    """Store the secret of `held` hashed anew with today's parameters; it verifies as before.
+
+    Nothing where the secret is another one by now, or the client is gone.
+    """
+    row = session.get(OAuth2Credential, held.id)
+    before = held.client_secret.encode()
+    if row is not None and hmac.compare_digest(row.client_secret.encode(), before):
+        row.client_secret = phc
+        session.add(row)
 
 
 # --- tokens ------------------------------------------------------------------------------------

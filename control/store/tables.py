@@ -303,6 +303,8 @@ class Ticket(SQLModel, table=True):
     host: str  # lower case, no port
     path: str
     origin: str | None = None
+    issuer: str | None = None  # as the token says, if it is a JWT; likewise `kid`
+    kid: str | None = None
     expires_at: float = Field(index=True)
 
 

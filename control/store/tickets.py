@@ -18,6 +18,8 @@ class TakenTicket(NamedTuple):
     path: str
     origin: str | None
     expires_at: float
+    issuer: str | None
+    kid: str | None
 
 
 def insert_ticket(session: Session, ticket: Ticket, now: float) -> None:

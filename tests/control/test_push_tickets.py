@@ -85,6 +85,18 @@ def test_ticket_gives_its_token_once(store: Store, credential: str) -> None:
     run(work())
 
 
+def test_ticket_of_a_jwt_says_whose_key_signed_it(store: Store, credential: str) -> None:
+    digest = make_ticket(store, issue(store, credential), issuer="https://auth.example", kid="k1")
+
+    async def work() -> None:
+        async with pushing(store) as push, connected(push) as peer:
+            found = await redeem(peer, digest)
+            assert found is not None
+            assert (found.issuer, found.kid) == ("https://auth.example", "k1")
+
+    run(work())
+
+
 @pytest.mark.parametrize(
     "shown",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 import time
@@ -11,7 +12,7 @@ import pytest
 from sqlmodel import select
 
 from control.oauth2.dispatch import normalise
-from control.oauth2.ticket_endpoint import Place, place_of
+from control.oauth2.ticket_endpoint import Place, place_of, signed_by
 from control.store import queries
 from control.store.secrets import token_digest
 from control.store.tables import OAuth2Credential, OAuth2Token, Plugin, Ticket
@@ -224,6 +225,14 @@ def test_both_planes_normalise_paths_alike() -> None:
         except HttpRefused:
             continue  # no request gets that far
         assert normalise(path) == expected, (seed, path)
+
+
+def test_jwt_says_who_issued_it_and_with_which_key() -> None:
+    parts = ({"alg": "ES256", "kid": "k1"}, {"iss": "https://auth.example", "sub": "\u00e4?~"})
+    encoded = [
+        base64.urlsafe_b64encode(json.dumps(p).encode()).rstrip(b"=").decode() for p in parts
+    ]
+    assert signed_by(".".join([*encoded, "c2ln"])) == ("https://auth.example", "k1")
 
 
 def test_other_methods_are_refused(issuer: Issuing) -> None:

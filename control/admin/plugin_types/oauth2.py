@@ -154,7 +154,9 @@ CONFIG = {
         default=["header", "query"],
         elements=Field(type="string", one_of=CARRIERS),
         len_min=1,
-        description="Where a token may be.",
+        description="Where a token may be. What is not header or query never goes upstream; "
+        "`cookie` needs `cookie_name`, and the plugin `websocket-session` with `allowed_origins` "
+        "on the same routes: without it no cookie is taken.",
     ),
     "subprotocol_prefix": Field(
         type="string",
@@ -164,7 +166,8 @@ CONFIG = {
     "cookie_name": Field(
         type="string",
         check=_check_header_name,
-        description="The cookie that carries the token, from listed origins.",
+        description="The cookie that carries the token; only from the `allowed_origins` of "
+        "`websocket-session`.",
     ),
     "endpoints": _choice(
         "kong",
