@@ -288,7 +288,9 @@ class Answers:
             if token is None:
                 verdict = UNKNOWN
             elif await self._reach(token):
-                verdict = self._of_ticket(token)
+                # A JWT was not put among the known ones: it proves itself, and here the ticket did.
+                known = self._remembered(token.digest)
+                verdict = known or (UNKNOWN if token.jti is None else self._accept(token))
         except (LinkDown, LinkBusy):
             pass
         except Exception as error:  # a fault of ours must not leave the session parked
@@ -296,13 +298,6 @@ class Answers:
         finally:
             digest = token.digest if token is not None and verdict == KNOWN else None
             self._engine.answer_ticket(ref, verdict, digest)
-
-    def _of_ticket(self, token: wire.Token) -> str:
-        """The verdict on a token that was just vouched for: a JWT's text does not come along."""
-        if token.jti is not None and self._known.get(token.digest) is None:
-            verified = self._known.as_verified(token)
-            return UNKNOWN if verified is None else self._accept(verified)
-        return self._remembered(token.digest) or UNKNOWN
 
     # --- token requests ---
 

@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from dataplane import wire
 from dataplane.ended import FORGOTTEN, Ended
 
@@ -76,17 +74,6 @@ class KnownTokens:
             return False
         self._remember(token)
         return True
-
-    def as_verified(self, token: wire.Token) -> wire.Token | None:
-        """A JWT that the control plane vouches for, with what only its text and its issuer tell.
-
-        None when the instance that issued it has no name here, and so no JWTs.
-        """
-        issuer = self._issuers.get(token.plugin or b"")
-        if issuer is None or issuer.issuer is None:
-            return None
-        audience = token.audience or [issuer.audience or issuer.issuer]
-        return msgspec.structs.replace(token, issuer=issuer.issuer, audience=audience)
 
     def _remember(self, token: wire.Token) -> None:
         self._forget(token.digest)

@@ -6,13 +6,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from dataplane import answers, wire
 from dataplane import link as module
 from dataplane.link import LinkBusy, LinkDown
-from tests.dataplane.fakes import make_snapshot, make_token
+from tests.dataplane.fakes import make_token
 from tests.dataplane.fakes import until as soon
 from tests.dataplane.test_answers import Bench, bench
 from tests.linkkit import BareControl, Seen, bare_control, linked, run, until
@@ -183,23 +182,3 @@ async def test_ticket_waits_for_the_configuration_of_its_token(
     async with bench() as b:
         b.link.tickets[TICKET.digest] = make_token(1, credential=9, version=5)
         assert await verdict(b) == ("unavailable", None)
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("named", [True, False], ids=["issuer", "no issuer"])
-async def test_ticket_of_a_jwt_is_good_where_its_issuer_is_known(named: bool) -> None:
-    plugin, jti = b"p" * 16, b"j" * 16
-    token = msgspec.structs.replace(TOKEN, plugin=plugin, jti=jti)
-    async with bench() as b:
-        issuer = wire.OAuth2(plugin, jwt=named, issuer="https://a.test" if named else None)
-        snapshot = make_snapshot(1, {1: 1})
-        b.known.apply_snapshot(msgspec.structs.replace(snapshot, oauth2=[issuer]))
-        b.link.tickets[TICKET.digest] = token
-        expected = ("known", token.digest) if named else ("unknown", None)
-        assert await verdict(b) == expected
-        held = b.engine.tokens.tokens
-        assert [t[6:8] for t in held.values()] == [("https://a.test", ["https://a.test"])] * named
-        b.known.revoke(wire.Revocation(1, "jti", jti))
-        b.link.tickets[TICKET.digest] = token
-        assert await verdict(b, 2) == ("unknown", None)
-        assert not held
