@@ -35,7 +35,7 @@ ALLOWED = {
     "control/admin/oauth2_tokens.py columns": MAY_READ_IT,
     "control/admin/oauth2_tokens.py written": MAY_READ_IT,
     "control/oauth2/sessions_endpoint.py answer": "digests of two tokens that the caller showed",
-    "dataplane/_forward.pyx _tells_token": "the client's own token, looked for in its own Referer",
+    "dataplane/_forward.pyx _holds": "the client's own token, looked for in its own Referer",
 }
 
 
