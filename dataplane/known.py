@@ -49,6 +49,7 @@ class KnownTokens:
         self.revocations_complete = False  # none so far is missing; set by whoever hears them
         self._consumers: dict[bytes, bytes] = {}  # by credential, of the applied snapshot
         self._of_consumer: dict[bytes, list[bytes]] = {}
+        self._issuers: dict[bytes, wire.OAuth2] = {}  # those that have a name, likewise
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -159,6 +160,7 @@ class KnownTokens:
             of_consumer.setdefault(credential.consumer, []).append(credential.id)
         self._of_consumer = of_consumer
         self._consumers = {c.id: c.consumer for c in snapshot.credentials}
+        self._issuers = {p.plugin_id: p for p in snapshot.oauth2 if p.issuer is not None}
         keyless: list[bytes] = []
         for kid in self._of_kid.keys() - {key.kid for key in snapshot.keys}:
             keyless += self._of_kid[kid]

@@ -19,6 +19,7 @@ PARSERS = {
     "_http": {"http_head", "http_response", "http_chunked"},
     "_frame": {"frame", "relay"},
     "_carriers": {"carriers"},
+    "_params": {"params"},
 }
 HAS_CLANG = shutil.which("clang-14") is not None
 

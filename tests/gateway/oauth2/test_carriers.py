@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.gateway.oauth2.answers import INVALID, MISSING, Answer, unauthorized
-from tests.gateway.oauth2.apis import UPGRADE, App, Sockets, bearer
+from tests.gateway.oauth2.apis import UPGRADE, App, Sockets, bearer, unique
 from tests.gateway.oauth2.kit import Site
 from tests.harness import eventually
 
@@ -329,6 +329,21 @@ def test_ticket_opens_one_websocket(
     before = len(site.ws.requests)
     unauthorized(use(), INVALID)
     assert len(site.ws.requests) == before
+
+
+def test_ticket_of_a_jwt_that_no_data_plane_has_seen_opens_a_websocket(
+    site: Site, app: App
+) -> None:
+    issuer = f"https://{unique('tickets')}.test"
+    sockets = site.sockets(
+        {"allowed_origins": [ORIGIN]}, token_format="jwt", issuer=issuer, **CONFIG
+    )
+    issued = sockets.issuer.client_credentials(app, scope="email")
+    mine = str(issued.json["access_token"])
+    value = ticket(sockets, mine)
+    answer = sockets.handshake(headers=FROM_PAGE, target=f"?ticket={value}")
+    assert answer.status == 101, answer.body
+    assert site.ws.last()["X-Authenticated-Scope"] == "email"
 
 
 def test_ticket_is_random_and_new_each_time(sockets: Sockets, token: str) -> None:
