@@ -532,9 +532,23 @@ def revocations_after(
     ]
 
 
-def last_successor(session: Session, revoked: Revoked) -> IssuedToken | None:
-    """The token that a refreshed one has become by now; None when it ended, or was no refresh."""
-    digest = revoked.successor
+def heirs(session: Session, revoked: Sequence[Revoked]) -> dict[bytes, IssuedToken]:
+    """What refreshed tokens have become by now, by the digests of those that did not end.
+
+    `revoked` in order: the newest is looked at first, so that a token which was refreshed many
+    times in a row is followed once, and not again from each of its steps.
+    """
+    found: dict[bytes, IssuedToken | None] = {}
+    for row in reversed(revoked):
+        if row.successor is not None:
+            known = row.successor in found
+            heir = found[row.successor] if known else _follow(session, row.successor)
+            found[row.key] = heir
+    return {digest: token for digest, token in found.items() if token is not None}
+
+
+def _follow(session: Session, digest: bytes | None) -> IssuedToken | None:
+    """The token with this digest, or what took its place; None when it ended."""
     for _ in range(REFRESHES_MAX):
         if digest is None:
             return None
