@@ -48,7 +48,7 @@ from control.store.tables import (
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
 REVOCATION_SECONDS_MIN = 60
 REFRESHES_MAX = 1000  # in a row, that a data plane may miss and its sessions still go over
-_SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
+SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
 _SEEN_DROPPED_MAX = 100  # by each new one
 
 # --- cluster state ---------------------------------------------------------------------------
@@ -506,7 +506,7 @@ def insert_seen_assertion(
     Raises:
         IntegrityError: it was used before.
     """
-    old = select(SeenAssertion.digest).where(SeenAssertion.expires_at < now - _SEEN_GRACE_SECONDS)
+    old = select(SeenAssertion.digest).where(SeenAssertion.expires_at < now - SEEN_GRACE_SECONDS)
     stale = col(SeenAssertion.digest).in_(old.limit(_SEEN_DROPPED_MAX))
     session.execute(delete(SeenAssertion).where(stale))
     session.connection().execute(
