@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from fastapi import APIRouter, Request
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -242,6 +242,8 @@ async def _no_service(_request: Request, _error: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
+    if type(error) not in (DatabaseError, OperationalError):
+        raise error  # a statement of ours was wrong
     return _no_database(request.scope, error)
 
 
@@ -257,6 +259,7 @@ EXCEPTION_HANDLERS: dict[Any, Any] = {
     PayloadTooLarge: _too_large,
     NoService: _no_service,
     OperationalError: _unavailable,
+    DatabaseError: _unavailable,  # one that is damaged
 }
 
 

@@ -6,8 +6,6 @@ ticket is good once, for half a minute, for one host and path, and from the page
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import time
 from typing import Any, NamedTuple
@@ -21,14 +19,17 @@ from control.oauth2 import bearer, responses, secrets
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.dispatch import normalise
+from control.oauth2.keys import Keys
 from control.oauth2.params import Params, is_text
 from control.oauth2.requests import StoreThreads, parameters
 from control.oauth2.responses import Message, OAuthErrorBody
 from control.store import queries
+from control.store.changes import IssuedToken
 from control.store.secrets import token_digest
 from control.store.session import Store
 from control.store.tables import Ticket
 from control.store.tickets import insert_ticket
+from dataplane import jws
 
 TICKET_SECONDS = 30
 URI_CHARS_MAX = 8192  # as long as a request line may be
@@ -80,19 +81,12 @@ def place_of(uri: str) -> Place | None:
     return Place(found["host"].lower(), path.decode("latin-1"))
 
 
-def signed_by(token: str) -> tuple[str, str]:
-    """Issuer and key id of a JWT that we made, so that nothing of it need be verified."""
-    header, claims = (
-        json.loads(base64.urlsafe_b64decode(part + "==")) for part in token.split(".")[:2]
-    )
-    return claims["iss"], header["kid"]
-
-
 class TicketEndpoint:
     """Makes tickets in one store."""
 
     def __init__(self, store: Store, threads: StoreThreads) -> None:
         self._store = store
+        self._keys = Keys(store)
         self._threads = threads
 
     async def answer(self, request: Request, context: TokenContext) -> Response:
@@ -111,8 +105,8 @@ class TicketEndpoint:
                 return responses.no_route(context)
             config = OAuth2Config.of(plugin)
             shown = bearer.token_in(request, config, params)
-            good = bearer.good_token(session, shown, context, config) if shown else None
-            if not shown or good is None:
+            good = shown and bearer.good_token(session, shown, context, config, self._keys)
+            if not shown or not good:
                 return bearer.refuse(shown, config)
             check_key = queries.cluster_state(session).check_key
         uri = params.get("uri")
@@ -123,35 +117,27 @@ class TicketEndpoint:
         if place is None:
             text = "The uri has to be as wss://host/path, without a user or fragment"
             return responses.error(400, "invalid_target", text)
-        names = signed_by(shown) if good.jti is not None else (None, None)
-        ticket = self._make(check_key, shown, place, request.headers.get("origin"), *names)
+        ticket, now = secrets.make_token(check_key), time.time()
+        row = _row(ticket, now, good, place, request.headers.get("origin"))
+        if good.jti is not None:  # what a JWT says by itself to whoever has it
+            row.issuer, row.kid = config.issuer, jws.kid_of(shown)
+            row.audience = list(good.audience)
+        with self._store.writing() as session:
+            insert_ticket(session, row, now)
         body = {"ticket": ticket, "expires_in": TICKET_SECONDS}
         return responses.respond(201, body, responses.NO_STORE)
 
-    def _make(
-        self,
-        check_key: bytes,
-        token: str,
-        place: Place,
-        origin: str | None,
-        issuer: str | None,
-        kid: str | None,
-    ) -> str:
-        """A ticket, committed; its form is a token's, so that junk dies on the data plane."""
-        ticket, now = secrets.make_token(check_key), time.time()
-        row = Ticket(
-            digest=token_digest(ticket),
-            token_digest=token_digest(token),
-            host=place.host,
-            path=place.path,
-            origin=None if origin is None else origin[:ORIGIN_CHARS_MAX],
-            issuer=issuer,
-            kid=kid,
-            expires_at=now + TICKET_SECONDS,
-        )
-        with self._store.writing() as session:
-            insert_ticket(session, row, now)
-        return ticket
+
+def _row(ticket: str, now: float, token: IssuedToken, place: Place, origin: str | None) -> Ticket:
+    """What is kept of a ticket, whose form is a token's, so that junk dies on the data plane."""
+    return Ticket(
+        digest=token_digest(ticket),
+        token_digest=token.digest,
+        host=place.host,
+        path=place.path,
+        origin=None if origin is None else origin[:ORIGIN_CHARS_MAX],
+        expires_at=now + TICKET_SECONDS,
+    )
 
 
 def ticket_router(store: Store) -> APIRouter:

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import OperationalError
 
 from control.oauth2.issuing import Issuing, Made
 from control.oauth2.requests import StoreThreads
-from control.store.session import GivenUp, wanted
+from control.store.session import wanted
 
 TOGETHER_MAX = 128
 
@@ -68,10 +68,10 @@ class TokenWriter:
             with self._issuing.store.writing() as session:
                 for made, _ in batch:
                     self._issuing.insert(session, made)
-        except (IntegrityError, GivenUp) as error:
-            return [error] if len(batch) == 1 else [self._write([one])[0] for one in batch]
-        except Exception as error:
+        except OperationalError as error:  # the database's: each would wait for it alone
             return [error] * len(batch)
+        except Exception as error:
+            return [error] if len(batch) == 1 else [self._write([one])[0] for one in batch]
         finally:
             wanted.reset(before)
         return [None] * len(batch)

@@ -40,7 +40,8 @@ class Tickets:
                 return wire.Redeemed(shown.id)
             if not self._recent.touched(token, since):
                 # A JWT says these by itself, to who has it.
-                token = replace(token, issuer=ticket.issuer, kid=ticket.kid)
+                audience = ticket.audience or token.audience
+                token = replace(token, issuer=ticket.issuer, kid=ticket.kid, audience=audience)
                 return wire.Redeemed(shown.id, token)
 
 

@@ -48,7 +48,7 @@ from control.store.tables import (
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
 REVOCATION_SECONDS_MIN = 60
 REFRESHES_MAX = 1000  # in a row, that a data plane may miss and its sessions still go over
-_SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
+SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
 _SEEN_DROPPED_MAX = 100  # by each new one
 
 # --- cluster state ---------------------------------------------------------------------------
@@ -506,7 +506,7 @@ def insert_seen_assertion(
     Raises:
         IntegrityError: it was used before.
     """
-    old = select(SeenAssertion.digest).where(SeenAssertion.expires_at < now - _SEEN_GRACE_SECONDS)
+    old = select(SeenAssertion.digest).where(SeenAssertion.expires_at < now - SEEN_GRACE_SECONDS)
     stale = col(SeenAssertion.digest).in_(old.limit(_SEEN_DROPPED_MAX))
     session.execute(delete(SeenAssertion).where(stale))
     session.connection().execute(
@@ -532,9 +532,23 @@ def revocations_after(
     ]
 
 
-def last_successor(session: Session, revoked: Revoked) -> IssuedToken | None:
-    """The token that a refreshed one has become by now; None when it ended, or was no refresh."""
-    digest = revoked.successor
+def heirs(session: Session, revoked: Sequence[Revoked]) -> dict[bytes, IssuedToken]:
+    """What refreshed tokens have become by now, by the digests of those that did not end.
+
+    `revoked` in order: the newest is looked at first, so that a token which was refreshed many
+    times in a row is followed once, and not again from each of its steps.
+    """
+    found: dict[bytes, IssuedToken | None] = {}
+    for row in reversed(revoked):
+        if row.successor is not None:
+            known = row.successor in found
+            heir = found[row.successor] if known else _follow(session, row.successor)
+            found[row.key] = heir
+    return {digest: token for digest, token in found.items() if token is not None}
+
+
+def _follow(session: Session, digest: bytes | None) -> IssuedToken | None:
+    """The token with this digest, or what took its place; None when it ended."""
     for _ in range(REFRESHES_MAX):
         if digest is None:
             return None

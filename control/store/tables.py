@@ -303,8 +303,9 @@ class Ticket(SQLModel, table=True):
     host: str  # lower case, no port
     path: str
     origin: str | None = None
-    issuer: str | None = None  # as the token says, if it is a JWT; likewise `kid`
+    issuer: str | None = None  # as the token says, if it is a JWT; likewise `kid` and `audience`
     kid: str | None = None
+    audience: list[str] | None = _json()
     expires_at: float = Field(index=True)
 
 

@@ -20,6 +20,7 @@ class TakenTicket(NamedTuple):
     expires_at: float
     issuer: str | None
     kid: str | None
+    audience: list[str] | None
 
 
 def insert_ticket(session: Session, ticket: Ticket, now: float) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import structlog
+from sqlalchemy import event
 from sqlmodel import select
 
 from control.push import moves
+from control.push.reading import Reader
 from control.store import IssuedToken, Store, queries
 from control.store.tables import OAuth2Token
 from dataplane import wire
@@ -89,6 +91,21 @@ def test_data_plane_that_was_away_hears_what_became_of_refreshed_tokens(
             assert [r.key for r in last.revocations] == [one, two, other, ended]
 
     run(work())
+
+
+def test_long_chain_of_refreshes_is_followed_once(store: Store, credential: str) -> None:
+    """A client may refresh as often as it likes: what is asked must not grow with the square."""
+    chain = [issue(store, credential)]
+    for _ in range(50):
+        chain.append(refresh(store, chain[-1]))
+    asked: list[str] = []
+    event.listen(store.engine, "before_cursor_execute", lambda *said: asked.append(said[2]))
+    moved, ended = asyncio.run(Reader(store).revocations_after(0, 40))  # the newest ten later
+    assert [item.old for item in moved] == [item.key for item in ended] == chain[:40]
+    assert {item.token.digest for item in moved} == {chain[-1]}
+    assert len(asked) <= 40
+    moved, ended = asyncio.run(Reader(store).revocations_after(40, 40))
+    assert [item.old for item in moved] == chain[40:50]
 
 
 def made(digest: bytes) -> IssuedToken:

@@ -74,6 +74,33 @@ def test_token_that_cannot_be_stored_takes_no_other_with_it(store: Store) -> Non
     assert stored(store, good, bad, also_good) == [True, False, True]
 
 
+def test_token_that_no_database_takes_takes_no_other_with_it(store: Store) -> None:
+    """Its scope is half a surrogate pair: no UTF-8 has that."""
+    credential = fill(store)
+
+    class Scoped(Plain):
+        def insert(self, session: Any, made: tuple[bytes, str]) -> None:
+            scope = "\ud800" if made[0] == bad else None
+            queries.insert_token(
+                session,
+                credential_id=credential,
+                access_token_digest=made[0],
+                expires_in=60,
+                scope=scope,
+            )
+
+    good, bad = (bytes([n]) * 32 for n in range(2))
+
+    async def work() -> list[Any]:
+        made = TokenWriter(Scoped(store), StoreThreads(1))  # type: ignore[arg-type]
+        asked = [made.insert((digest, credential)) for digest in (good, bad)]  # type: ignore[arg-type]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    outcomes = run(work())
+    assert [type(one) for one in outcomes] == [type(None), UnicodeEncodeError]
+    assert stored(store, good) == [True]
+
+
 def test_token_that_was_given_up_is_not_stored(store: Store) -> None:
     credential = fill(store)
     first, given_up, last = (bytes([n]) * 32 for n in range(3))

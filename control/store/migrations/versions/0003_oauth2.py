@@ -64,6 +64,7 @@ def upgrade() -> None:
         sa.Column("origin", sa.String(), nullable=True),
         sa.Column("issuer", sa.String(), nullable=True),
         sa.Column("kid", sa.String(), nullable=True),
+        sa.Column("audience", sa.JSON(), nullable=True),
         sa.Column("expires_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("digest", name="pk_oauth2_tickets"),
     )
