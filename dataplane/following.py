@@ -115,9 +115,15 @@ class Following:
         return self._siblings.get(_group(token), {})
 
     def _covers(self, old: bytes, token: wire.Token) -> bool:
-        """Whether `old` is good still, and allows whatever the newer one does."""
+        """Whether `old` is good still, and allows whatever the newer one does, nowhere else.
+
+        A token of fewer audiences may be no good where the sessions are.
+        """
         known = self._known.get(old)
         if known is None or old == token.digest:
+            return False
+        audience = set(known.audience)
+        if token.audience and not (audience and audience <= set(token.audience)):
             return False
         return set((token.scope or "").split()) <= set((known.scope or "").split())
 

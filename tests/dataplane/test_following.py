@@ -93,6 +93,27 @@ def test_narrower_scope_takes_over_and_wider_does_not(bench: Bench) -> None:
     assert (how, old.digest in olds) == ("renewed", True)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "moves"),
+    [
+        ([], [], True),
+        (["a"], ["a"], True),
+        (["a"], ["b", "a"], True),
+        (["a"], [], True),
+        (["a", "b"], ["a"], False),
+        (["a"], ["b"], False),
+        ([], ["a"], False),
+    ],
+)
+def test_token_takes_over_only_where_it_is_meant_for_all_that_the_older_one_is(
+    bench: Bench, old: list[str], new: list[str], moves: bool
+) -> None:
+    bench.configure()
+    bench.issue(1, audience=old)
+    bench.issue(2, audience=new)
+    assert len(bench.told()) == moves
+
+
 def test_token_that_ended_is_not_taken_over_from(bench: Bench) -> None:
     bench.configure()
     old = bench.issue(1)
