@@ -277,6 +277,16 @@ def test_clock_set_forward_ends_what_has_expired(rig: Rig, sessions: Sessions) -
     assert echoes(*staying)
 
 
+def test_clock_that_runs_ahead_in_small_steps_ends_what_has_expired(
+    rig: Rig, sessions: Sessions
+) -> None:
+    pair = sessions.open(1, expires_at=time.time() + 100)
+    right = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    for step in range(1, 1001):
+        rig.engine.set_clock_offset(right + 0.15 * step)
+    assert told(*pair, 4401, EXPIRED)
+
+
 def test_clock_set_back_lets_sessions_live_on(rig: Rig, sessions: Sessions) -> None:
     ends_at = time.time() + 0.6
     pair = sessions.open(1, expires_at=ends_at)
