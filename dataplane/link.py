@@ -93,6 +93,7 @@ class Link:
         self._on_heartbeat = on_heartbeat
         self._counters = counters
         self._restored = False
+        self._has_all = False  # the disk lacks no revocation, as far as this process is to see to it
         self._worked = False  # the connection got past the proofs
         self._socket: ClientConnection | None = None
         self._assembler = wire.SnapshotAssembler()
@@ -109,6 +110,7 @@ class Link:
         self._restored = True
         loaded = self._state.load()
         self.epoch, self.revocation_seq = loaded.epoch, loaded.revocation_seq
+        self._has_all = loaded.complete
         if loaded.snapshot is not None:
             try:
                 self._on_snapshot(loaded.snapshot)
@@ -331,6 +333,9 @@ class Link:
                     redeem.set_result(message.token)
             case wire.Heartbeat():
                 self._enter(message.epoch)
+                if message.settled and not self._has_all:
+                    self._has_all = True
+                    self._state.note_whole()
                 if self._on_heartbeat is not None:
                     self._on_heartbeat(message)
             case _:
