@@ -93,7 +93,7 @@ class Link:
         self._on_heartbeat = on_heartbeat
         self._counters = counters
         self._restored = False
-        self._has_all = False  # the disk lacks no revocation, as far as this process is to see to it
+        self._has_all = False  # no revocation is missing on the disk that was heard before
         self._worked = False  # the connection got past the proofs
         self._socket: ClientConnection | None = None
         self._assembler = wire.SnapshotAssembler()
