@@ -354,15 +354,19 @@ class Link:
 
     def _take_tokens(self, tokens: list[wire.Token]) -> None:
         self._on_tokens(tokens)
-        self._state.append_tokens([token for token in tokens if token.jti is None])
+        self._keep(tokens)
         for token in tokens:
             self._resolve(token.digest, token)
+
+    def _keep(self, tokens: list[wire.Token]) -> None:
+        """On the disk; a JWT proves itself after a restart too."""
+        self._state.append_tokens([token for token in tokens if token.jti is None])
 
     def _take_superseded(self, message: wire.Superseded) -> None:
         """Kept as what it comes to: a token, and after a refresh the end of the one before it."""
         if self._on_superseded is not None:
             self._on_superseded(message)
-        self._state.append_tokens([message.token])
+        self._keep([message.token])
         if message.id == 0:
             end = wire.Revocation(self.revocation_seq, "token", message.old)
             self._state.append_revocations([end])

@@ -375,7 +375,8 @@ def test_link_keeps_no_jwt_on_the_disk(tmp_path: Path) -> None:
 
     async def before() -> None:
         async with pair(tmp_path) as (control, _, seen):
-            await control.send(wire.Tokens([jwt, opaque]))
+            heir = wire.Superseded(secrets.token_bytes(32), jwt)
+            await control.send(heir, wire.Tokens([jwt, opaque]))
             await until(lambda: len(seen.tokens) == 2)
 
     async def after() -> None:
