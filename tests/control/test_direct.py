@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy.exc import DatabaseError, OperationalError, ProgrammingError
 
 from control.oauth2 import client_auth
+from control.oauth2.requests import WholeRequest
 from control.push.issuer import Issuer
 from control.store import queries
 from control.store.tables import OAuth2Credential
@@ -117,3 +118,13 @@ def test_database_and_our_own_faults_read_the_same(
     assert alike(issuer, CREDENTIALS) == status
     monkeypatch.setattr(client_auth, "presented", broken)
     assert alike(issuer, CREDENTIALS) == status
+
+
+def test_headers_are_found_as_starlette_finds_them() -> None:
+    raw = [(b"a", b"1"), (b"b", b"\xe9"), (b"a", b"2")]
+    request = WholeRequest({"type": "http", "headers": raw}, b"")
+    assert request.headers.get("A") == "1"
+    assert request.headers.get("b") == "é"
+    assert request.headers.get("c", "none") == "none"
+    assert request.headers.getlist("A") == ["1", "2"]
+    assert request.headers.getlist("c") == []
