@@ -9,8 +9,6 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
@@ -20,7 +18,6 @@ from control.oauth2 import redirects
 from control.oauth2.config import OAuth2Config
 from control.oauth2.errors import (
     InvalidClient,
-    InvalidProvisionKey,
     InvalidRequest,
     OAuthError,
     Overloaded,
@@ -144,25 +141,21 @@ class ClientAuth:
             self._failed(f"client {name}", address, credential=client.id if client else None)
         return InvalidClient(from_header=shown.from_header) if client is not None else None
 
-    @contextmanager
-    def counting_provision_keys(
-        self, config: OAuth2Config, params: Params, address: str
-    ) -> Iterator[None]:
-        """Count what ends in InvalidProvisionKey as a failure of the plugin's backend.
+    def count_provision_key(self, config: OAuth2Config, params: Params, address: str) -> None:
+        """Count a wrong provision key as a failure of the plugin's backend.
+
+        To be called before anything is waited for: guesses at once are as many as one by one.
 
         Raises:
             TooManyFailures: a key was sent, and too many were wrong before it.
         """
-        if not is_set(params.get("provision_key")):
-            yield
+        key = params.get("provision_key")
+        if not is_set(key):
             return
         name = f"plugin {config.plugin_id}"
         self._let(name, address)
-        try:
-            yield
-        except InvalidProvisionKey:
+        if not config.knows_provision_key(key):
             self._failed(name, address, plugin=config.plugin_id)
-            raise
 
     async def renewed(self, client: OAuth2Credential, shown: Presented) -> str | None:
         """A hash to store in place of one made with other parameters than today's.  §5.2 step 6.

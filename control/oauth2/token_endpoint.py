@@ -74,10 +74,11 @@ class TokenEndpoint:
                 forwarded_proto=request.headers.getlist("x-forwarded-proto"),
             )
             address = context.client_ip
-            with self._secrets.counting_provision_keys(config, sent, address):
-                client = await self._authenticate(request, config, sent, address)
-                asked = TokenRequest(config, context, sent, instance.check_key, client)
-                issued = await self._issue(asked)
+            if _names_a_user(sent):
+                self._secrets.count_provision_key(config, sent, address)
+            client = await self._authenticate(request, config, sent, address)
+            asked = TokenRequest(config, context, sent, instance.check_key, client)
+            issued = await self._issue(asked)
         except OAuthError as error:
             return responses.refused(error.told(strict=config.strict), state)
         scope = (issued.scope or "") if config.strict and _differs(issued.scope, sent) else None
@@ -155,6 +156,14 @@ def _grant_type_error(config: OAuth2Config, asked: object) -> OAuthError | None:
         "password": not config.enable_password_grant,
     }
     return UnsupportedGrantType() if not known or off.get(str(asked)) else None
+
+
+def _names_a_user(sent: Sent) -> bool:
+    """Whether the grant asks who sends this by the provision key."""
+    grant_type = sent.get("grant_type")
+    return grant_type == "password" or (
+        grant_type == CLIENT_CREDENTIALS and is_set(sent.get("authenticated_userid"))
+    )
 
 
 def _differs(scope: str | None, sent: Sent) -> bool:
