@@ -363,14 +363,14 @@ class Link:
         self._state.append_tokens([token for token in tokens if token.jti is None])
 
     def _take_superseded(self, message: wire.Superseded) -> None:
-        """Kept as what it comes to: a token, and after a refresh the end of the one before it."""
+        """A refresh is kept as what it comes to: a token, and the end of the one before it."""
         if self._on_superseded is not None:
             self._on_superseded(message)
-        self._keep([message.token])
         if message.id == 0:
+            self._keep([message.token])
             end = wire.Revocation(self.revocation_seq, "token", message.old)
             self._state.append_revocations([end])
-        self._resolve(message.token.digest, message.token)
+            self._resolve(message.token.digest, message.token)
 
     def report_moved(self, id_: int, sessions: int) -> None:
         """Answer a Superseded that has an id."""
