@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass, field
+from urllib.parse import unquote_plus
 from weakref import WeakValueDictionary
 
 import structlog
@@ -53,26 +54,27 @@ class Presented:
         return self.client_id if is_text(self.client_id) and self.client_id else None
 
 
-def presented(params: Params, header: str | None) -> Presented:
+def presented(params: Params, header: str | None, *, strict: bool = False) -> Presented:
     """The first source that applies: both parameters, the header, the id alone.  §5.2 step 3.
 
     A header that is there but is not Basic means that there is no client, whatever the parameters.
+    `strict`: what is in it is form-encoded, which Kong does not know of.  RFC 6749 §2.3.1
     """
     client_id, client_secret = params.get("client_id"), params.get("client_secret")
     if is_set(client_id) and is_set(client_secret):
         return Presented(client_id, client_secret)
     if header is None:
         return Presented(client_id)
-    client_id, client_secret = _decode_basic(header)
+    client_id, client_secret = _decode_basic(header, form=strict)
     return Presented(client_id, client_secret, from_header=True)
 
 
 def basic_client_id(header: str) -> str | None:
     """The client id in a Basic header; None when it is no such header."""
-    return _decode_basic(header)[0]
+    return _decode_basic(header, form=True)[0]
 
 
-def _decode_basic(header: str) -> tuple[str | None, str | None]:
+def _decode_basic(header: str, *, form: bool) -> tuple[str | None, str | None]:
     found = _BASIC.search(header)
     if found is None:
         return None, None
@@ -82,6 +84,8 @@ def _decode_basic(header: str) -> tuple[str | None, str | None]:
     except (binascii.Error, ValueError):
         return None, None
     client_id, colon, secret = decoded.decode(errors="replace").partition(":")
+    if form:
+        client_id, secret = unquote_plus(client_id), unquote_plus(secret)
     return client_id, secret if colon else None
 
 

@@ -286,13 +286,15 @@ class Dispatch:
             path, method = PATHS[endpoint], METHODS[endpoint]
             if endpoint in WITH_CORS:
                 response, send = await self._cors.answer(scope, send, context.route_id, method)
-            if response is None and scope["method"] != method:
+            asked = "GET" if scope["method"] == "HEAD" else scope["method"]
+            if response is None and asked != method:
                 response = await self._wrong_method(scope, context, endpoint)
         except OperationalError as error:
             response = _no_database(scope, error)
         if response is not None:
             return await response(scope, receive, send)
-        inner = {**scope, "path": path, "raw_path": path.encode(), "narthex": context}
+        located = {"path": path, "raw_path": path.encode(), "method": method}
+        inner = {**scope, **located, "narthex": context}
         await self._app(inner, receive, send)
 
     def _resolve(self, scope: Scope, raw_path: bytes) -> TokenContext | None:

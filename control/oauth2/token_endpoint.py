@@ -94,10 +94,10 @@ class TokenEndpoint:
         """
         header = request.headers.get(config.auth_header_name)
         if config.strict:
-            wrong = strict.request_error(sent, header) or strict.grant_type_error(sent)
+            wrong = strict.request_error(sent, header) or strict.missing_error(sent)
             if wrong is not None:
                 raise wrong
-        shown, client = await self._clients.find(sent, header)
+        shown, client = await self._clients.find(sent, header, strict=config.strict)
         error = _grant_type_error(config, sent.get("grant_type"))
         if sent.get("grant_type") != CLIENT_CREDENTIALS:
             error = (
