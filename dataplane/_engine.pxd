@@ -27,6 +27,7 @@ cdef class Engine:
     cdef list unposted  # by worker: notes that found its inbox full, in their order
     cdef bint offset_known
     cdef int64_t boottime_offset_ms  # of the control plane's clock to CLOCK_BOOTTIME
+    cdef int64_t least_offset_ms  # of the time to CLOCK_MONOTONIC since sessions were looked through
     cdef bint _set_clock(self)
     cdef int _post(
         self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text

@@ -273,13 +273,19 @@ cdef class Engine:
             close(self.question_fd)
 
     cdef bint _set_clock(self):
-        """Whether it was set forward by more than a blink since the last look."""
-        cdef uint64_t now_ms = clock_ms(CLOCK_REALTIME)
-        cdef uint64_t offset = self.shared.realtime_offset_ms
+        """Whether it has gone forward by more than a blink, at once or little by little, since
+        deadlines were looked at."""
+        cdef int64_t now_ms = clock_ms(CLOCK_REALTIME)
+        cdef int64_t offset
         if self.offset_known:
-            now_ms = clock_ms(CLOCK_BOOTTIME) + <uint64_t>self.boottime_offset_ms
-        nx_store_u64(&self.shared.realtime_offset_ms, now_ms - clock_ms(CLOCK_MONOTONIC))
-        return <int64_t>(self.shared.realtime_offset_ms - offset) > CLOCK_STEP_MS
+            now_ms = clock_ms(CLOCK_BOOTTIME) + self.boottime_offset_ms
+        offset = now_ms - <int64_t>clock_ms(CLOCK_MONOTONIC)
+        nx_store_u64(&self.shared.realtime_offset_ms, <uint64_t>offset)
+        if offset - self.least_offset_ms > CLOCK_STEP_MS:
+            self.least_offset_ms = offset
+            return True
+        self.least_offset_ms = min(self.least_offset_ms, offset)
+        return False
 
     def set_clock_offset(self, double seconds):
         """Take CLOCK_BOOTTIME and so much for the time, no longer the system's wall clock."""

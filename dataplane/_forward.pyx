@@ -106,15 +106,9 @@ cdef bint _is_hidden(const Visit* visit, const uint8_t* part, uint32_t size) noe
     )
 
 
-cdef bint _holds(const uint8_t* text, uint32_t size, const Span* token) noexcept nogil:
+cdef inline bint _holds(const uint8_t* text, uint32_t size, const Span* token) noexcept nogil:
     """Whether the token stands somewhere in a text."""
-    cdef uint32_t at
-    if token.size == 0 or token.size > size:
-        return False
-    for at in range(size - token.size + 1):
-        if memcmp(text + at, token.data, token.size) == 0:
-            return True
-    return False
+    return token.size != 0 and memmem(text, size, token.data, token.size) != NULL
 
 
 cdef void _put_query(Writer* out, const Visit* visit) noexcept nogil:

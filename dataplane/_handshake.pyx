@@ -349,14 +349,16 @@ cdef void _note_policy(Worker* worker, Request* request, const Visit* visit) noe
     if visit.policy.flags & POLICY_WS:
         request.is_handshake = 1
     request.has_token = visit.claims != NULL
+    request.has_consumer = visit.principal != NULL
     if visit.principal != NULL:
         memcpy(request.consumer, visit.principal.consumer, 16)
         memcpy(request.credential, visit.principal.credential, 16)
-        request.has_consumer = 1
+    else:  # what it was before it was judged anew does not count
+        memset(request.consumer, 0, 16)
+        memset(request.credential, 0, 16)
+    memset(&request.grant, 0, sizeof(Grant))  # it is in no list yet
     if visit.claims != NULL:
         memcpy(request.grant.digest, visit.digest, 32)
         memcpy(request.grant.jti, visit.claims.jti, 16)
         memcpy(request.grant.plugin, visit.claims.plugin, 16)
         request.grant.expires_at = visit.claims.expires_at
-    else:
-        memset(&request.grant, 0, sizeof(Grant))  # judged anew: it is in no list yet

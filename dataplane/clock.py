@@ -53,10 +53,6 @@ class Clock:
             self._changed(offset)
             self._say_skew(self.now() - self._wall())
 
-    def forget(self) -> None:
-        """The next heartbeat is of another clock, maybe; the offset stays until it comes."""
-        self._heard.clear()
-
     def _say_skew(self, ahead: float) -> None:
         skewed = abs(ahead) > SKEW_SECONDS
         if skewed and not self._skewed:

@@ -77,6 +77,7 @@ class DiskState:
         self._dir = directory
         self._cipher = fernet
         self._log_fd = -1  # -1: a fresh log is begun before the next record
+        self._lost = False  # the log lacks something that this process was handed
         self._log_bytes = 0
         self._log_chain = 0
         self._epoch = b""
@@ -101,7 +102,7 @@ class DiskState:
         epoch = generation.epoch if generation else b""
         self._epoch = epoch
         fold = self._load_log({c.id: c.consumer for c in snapshot.credentials} if snapshot else {})
-        complete = fold is not None and fold.epoch == epoch
+        complete = fold is not None and fold.epoch == epoch and not fold.lost
         if fold is None or (snapshot is not None and fold.epoch != epoch):
             fold = Fold()
             self._close_log()
@@ -113,7 +114,7 @@ class DiskState:
             revocations=list(fold.revocations.values()),
             epoch=epoch,
             version=generation.version if generation else 0,
-            revocation_seq=fold.seq,
+            revocation_seq=0 if fold.lost else fold.seq,  # so that all are sent again
             complete=complete,
         )
 
@@ -198,6 +199,10 @@ class DiskState:
             self._entries, self._items = [Entry(epoch=epoch)], 0
             self._hand_over()
 
+    def note_whole(self) -> None:
+        """All revocations that matter were handed over since `load`."""
+        self._append([Entry(whole=True)], 0)
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until what was handed over before this call is on the disk; False: too late."""
         with self._more:
@@ -221,7 +226,7 @@ class DiskState:
             self._items += items
             if self._items > PENDING_MAX:
                 log.error("state.overrun", waiting=self._items, effect="tokens are not kept")
-                self._entries, self._items = [Entry(epoch=self._epoch)], 0
+                self._entries, self._items = [Entry(epoch=self._epoch, lost=True)], 0
             else:
                 self._entries += entries
             self._hand_over()
@@ -258,15 +263,22 @@ class DiskState:
         """Append and sync; a log that cannot be written is removed, lest it outlive its truth."""
         try:
             for entry in entries:
+                if entry.epoch is not None:
+                    self._lost = entry.lost
+                if entry.whole and self._lost:
+                    continue
                 if entry.epoch is not None or self._log_fd < 0:
-                    self._begin_log(Fold([entry], epoch=epoch))
+                    fold = Fold([entry], epoch=epoch)
+                    fold.lost = fold.lost or not (entry.whole or entry.epoch is not None)
+                    self._begin_log(fold)
                 else:
                     self._append_record(entry)
-            if entries:
+            if entries and self._log_fd >= 0:
                 os.fdatasync(self._log_fd)
             if self._log_bytes > LOG_BYTES_MAX:
                 self._fold_log()
         except Exception as error:  # whatever it was, the thread has more to write
+            self._lost = True
             self._drop_log()
             log.error("state.unwritable", file=str(self._dir / _LOG), why=str(error))
 

@@ -80,10 +80,9 @@ class Ended:
         """Until when the token is known to be refused; None when it is not."""
         return self._until(self._tokens.get(digest))
 
-    def jwt_until(self, token: wire.Token, consumer: bytes | None) -> float | None:
-        """Likewise for a JWT that may be seen for the first time; `consumer`: its credential's."""
-        assert token.jti is not None
-        until = self.token_until(token.digest) or self._until(self._jtis.get(token.jti))
+    def until(self, token: wire.Token, consumer: bytes | None) -> float | None:
+        """Likewise for one that may be seen for the first time; `consumer`: its credential's."""
+        until = self.token_until(token.digest) or self._until(self._jtis.get(token.jti or b""))
         if until is not None:
             return until
         owners = {"credential": token.credential, "plugin": token.plugin, "consumer": consumer}

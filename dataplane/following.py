@@ -115,7 +115,7 @@ class Following:
         return self._siblings.get(_group(token), {})
 
     def _covers(self, old: bytes, token: wire.Token) -> bool:
-        """Whether `old` is good still and allows whatever the newer one does, where that does.
+        """Whether `old` is good still, and allows whatever the newer one does, nowhere else.
 
         A token of fewer audiences may be no good where the sessions are.
         """

@@ -415,7 +415,8 @@ def verify(
 
 
 _SHAPE = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+# With the end of an unfinished one: else it would be looked for again from each quote in it.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _NODE = re.compile(r"[\[{]")
 # Each changes how the rest is to be read or where the key comes from; we know none.  S02.
 _REFUSED = {"crit", "b64", "jku", "x5u", "x5c", "jwk", "zip"}

@@ -70,7 +70,7 @@ class KnownTokens:
 
         Raises ValueError as `put`.
         """
-        if self.jwt_ended_until(token) is not None:
+        if self.has_ended(token):
             return False
         self._remember(token)
         return True
@@ -124,9 +124,9 @@ class KnownTokens:
         """Until when this token is known to be refused; None when it is not."""
         return self._ended.token_until(digest)
 
-    def jwt_ended_until(self, token: wire.Token) -> float | None:
-        """Likewise for a JWT, known or not: by its digest, its jti and whose it is."""
-        return self._ended.jwt_until(token, self._consumers.get(token.credential))
+    def has_ended(self, token: wire.Token) -> bool:
+        """Whether this token, known or not, or whose it is, is known to have ended."""
+        return self._ended.until(token, self._consumers.get(token.credential)) is not None
 
     def unsure(self, token: wire.Token) -> bool:
         """Whether the end of this JWT may not be known here, so that it must be asked for."""

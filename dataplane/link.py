@@ -93,6 +93,7 @@ class Link:
         self._on_heartbeat = on_heartbeat
         self._counters = counters
         self._restored = False
+        self._has_all = False  # no revocation is missing on the disk that was heard before
         self._worked = False  # the connection got past the proofs
         self._socket: ClientConnection | None = None
         self._assembler = wire.SnapshotAssembler()
@@ -109,6 +110,7 @@ class Link:
         self._restored = True
         loaded = self._state.load()
         self.epoch, self.revocation_seq = loaded.epoch, loaded.revocation_seq
+        self._has_all = loaded.complete
         if loaded.snapshot is not None:
             try:
                 self._on_snapshot(loaded.snapshot)
@@ -331,6 +333,9 @@ class Link:
                     redeem.set_result(message.token)
             case wire.Heartbeat():
                 self._enter(message.epoch)
+                if message.settled and not self._has_all:
+                    self._has_all = True
+                    self._state.note_whole()
                 if self._on_heartbeat is not None:
                     self._on_heartbeat(message)
             case _:
@@ -349,19 +354,23 @@ class Link:
 
     def _take_tokens(self, tokens: list[wire.Token]) -> None:
         self._on_tokens(tokens)
-        self._state.append_tokens([token for token in tokens if token.jti is None])
+        self._keep(tokens)
         for token in tokens:
             self._resolve(token.digest, token)
 
+    def _keep(self, tokens: list[wire.Token]) -> None:
+        """On the disk; a JWT proves itself after a restart too."""
+        self._state.append_tokens([token for token in tokens if token.jti is None])
+
     def _take_superseded(self, message: wire.Superseded) -> None:
-        """Kept as what it comes to: a token, and after a refresh the end of the one before it."""
+        """A refresh is kept as what it comes to: a token, and the end of the one before it."""
         if self._on_superseded is not None:
             self._on_superseded(message)
-        self._state.append_tokens([message.token])
         if message.id == 0:
+            self._keep([message.token])
             end = wire.Revocation(self.revocation_seq, "token", message.old)
             self._state.append_revocations([end])
-        self._resolve(message.token.digest, message.token)
+            self._resolve(message.token.digest, message.token)
 
     def report_moved(self, id_: int, sessions: int) -> None:
         """Answer a Superseded that has an id."""

@@ -137,9 +137,14 @@ class Plane:
                 self.following.issued(token)
 
     def _on_superseded(self, message: wire.Superseded) -> None:
-        self._on_tokens([message.token])
-        if message.id == 0:  # else the client only said where its sessions belong
+        if message.id == 0:
+            self._on_tokens([message.token])
             self.known.supersede(message.old)
+        elif self.known.has_ended(message.token):
+            # The client only said where its sessions belong. That it could is some time ago: it
+            # makes no token good again, and no session goes over to one that is not.
+            self.link.report_moved(message.id, 0)
+            return
         self.following.superseded(message)
 
     def _on_revocations(self, revocations: list[wire.Revocation]) -> None:

@@ -85,6 +85,8 @@ class Entry(msgspec.Struct, omit_defaults=True):
 
     epoch: bytes | None = None  # all before is void; `revocation_seq` counts from here
     revocation_seq: int = 0
+    lost: bool = False  # with `epoch`: revocations of it that were heard are missing
+    whole: bool = False  # from here on none is
     tokens: list[wire.Token] = []
     revocations: list[wire.Revocation] = []
 
@@ -102,7 +104,8 @@ class Fold:
 
     def __init__(self, entries: Iterable[Entry] = (), epoch: bytes = b"") -> None:
         self.epoch = epoch
-        self.seq = 0
+        self.seq = 0  # the highest; where `lost`, there may be holes below
+        self.lost = False
         self.tokens: dict[bytes, wire.Token] = {}  # by digest, oldest first
         self.revocations: dict[tuple[str, bytes], wire.Revocation] = {}
         self._born: dict[bytes, int] = {}  # digest → place in the log
@@ -117,6 +120,9 @@ class Fold:
             self._dropped += len(self.tokens) + len(self.revocations)
             self.tokens, self.revocations, self._born, self._ended = {}, {}, {}, {}
             self.epoch, self.seq = entry.epoch, entry.revocation_seq
+            self.lost = entry.lost
+        if entry.whole:
+            self.lost = False
         for token in entry.tokens:
             self._place += 1
             self._dropped += self.tokens.pop(token.digest, None) is not None
@@ -170,7 +176,7 @@ class Fold:
 
     def entries(self) -> Iterable[Entry]:
         """The shortest log that says the same."""
-        yield Entry(epoch=self.epoch, revocation_seq=self.seq)
+        yield Entry(epoch=self.epoch, revocation_seq=self.seq, lost=self.lost)
         settled = [r for r in self.revocations.values() if r.kind != "consumer"]
         for revocations in parts(settled):
             yield Entry(revocations=revocations)

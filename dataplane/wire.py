@@ -350,7 +350,8 @@ class Superseded(Struct, frozen=True):
 
     Without an `id` a refresh, and the old token is no good any more: its revocation follows, and a
     data plane that missed both gets both when it comes back.  With an `id` the client moved its
-    sessions, the old token stays as it was, and Moved tells how many went over.
+    sessions, the old token stays as it was, and Moved tells how many went over; `token` was good
+    when the client asked, which says nothing of now.
     """
 
     old: bytes  # digest

@@ -36,7 +36,6 @@ ALLOWED = {
     "control/admin/oauth2_tokens.py columns": MAY_READ_IT,
     "control/admin/oauth2_tokens.py written": MAY_READ_IT,
     "control/oauth2/sessions_endpoint.py answer": "digests of two tokens that the caller showed",
-    "dataplane/_forward.pyx _holds": "the client's own token, looked for in its own Referer",
 }
 
 

@@ -527,6 +527,51 @@ def test_log_that_cannot_be_written_is_removed(kept: Disk, monkeypatch: pytest.M
     assert kept.load().tokens == [one]
 
 
+@pytest.mark.parametrize("trouble", ["full", "overrun", "damage"])
+def test_log_that_lost_revocations_has_all_of_them_sent_again(
+    trouble: str, kept: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came after the loss says nothing of what went before: a JWT lives by what is missing."""
+    ends = [wire.Revocation(seq, "jti", secrets.token_bytes(16), LATER) for seq in range(1, 5)]
+    kept.begin()
+    kept.write(lambda s: s.append_revocations(ends[:1]))
+    if trouble == "damage":
+        (kept.folder / "stream.log").write_bytes(b"x" * 50)
+    state = DiskState(kept.folder, KEY)
+    state.load()
+    with monkeypatch.context() as troubled:
+        if trouble == "full":
+            troubled.setattr(disk.os, "write", no_space)
+        elif trouble == "overrun":
+            troubled.setattr(disk, "PENDING_MAX", 0)
+        state.append_revocations(ends[1:3])
+        assert state.flush(10)
+    state.append_revocations(ends[3:])
+    assert state.flush(10)
+    if trouble != "damage":
+        state.note_whole()  # of what it heard since its start: not true of the log any more
+        assert state.flush(10)
+    state.close()
+    loaded = kept.load()
+    assert (loaded.epoch, loaded.revocation_seq, loaded.complete) == (EPOCH, 0, False)
+
+    kept.write(lambda s: s.append_revocations(ends[:2]))  # all are on their way
+    assert kept.load().revocation_seq == 0
+    kept.write(lambda s: s.append_revocations(ends[2:]), lambda s: s.note_whole())
+    loaded = kept.load()
+    assert (loaded.revocation_seq, loaded.complete) == (4, True)
+    assert {r.key for r in loaded.revocations} == {r.key for r in ends}
+
+
+def test_log_begun_by_what_says_that_nothing_is_missing_is_whole(kept: Disk) -> None:
+    kept.begin()
+    (kept.folder / "stream.log").unlink()
+    kept.write(lambda s: s.note_whole())
+    assert kept.load().complete
+    kept.write(lambda s: s.append_tokens([token()]))
+    assert kept.load().complete
+
+
 def test_log_that_cannot_even_be_removed_ends_no_thread(
     kept: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

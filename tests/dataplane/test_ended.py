@@ -25,7 +25,7 @@ def jwt(version: int = 5, jti: bytes = JTI, digest: bytes = b"d" * 32) -> wire.T
 
 def test_nothing_has_ended_at_first() -> None:
     memory = Memory()
-    assert memory.ended.jwt_until(jwt(), CONSUMER) is None
+    assert memory.ended.until(jwt(), CONSUMER) is None
     assert memory.ended.token_until(b"d" * 32) is None
     assert not memory.ended.unsure(jwt(0))
     assert len(memory.ended) == 0
@@ -35,19 +35,19 @@ def test_end_of_a_jti_covers_every_digest_of_it() -> None:
     memory = Memory()
     memory.ended.end_jti(JTI, NOW + 50, 6)
     for digest in (b"d" * 32, b"e" * 32):
-        assert memory.ended.jwt_until(jwt(digest=digest), CONSUMER) == NOW + 50
-    assert memory.ended.jwt_until(jwt(jti=b"k" * 16), CONSUMER) is None
+        assert memory.ended.until(jwt(digest=digest), CONSUMER) == NOW + 50
+    assert memory.ended.until(jwt(jti=b"k" * 16), CONSUMER) is None
     memory.time = NOW + 50
-    assert memory.ended.jwt_until(jwt(), CONSUMER) is None
+    assert memory.ended.until(jwt(), CONSUMER) is None
 
 
 def test_end_of_one_text_is_no_end_of_another() -> None:
     memory = Memory()
     memory.ended.end_token(b"d" * 32, 0.0)
-    assert memory.ended.jwt_until(jwt(), None) == math.inf
-    assert memory.ended.jwt_until(jwt(digest=b"e" * 32), None) is None
+    assert memory.ended.until(jwt(), None) == math.inf
+    assert memory.ended.until(jwt(digest=b"e" * 32), None) is None
     memory.ended.revive(b"d" * 32)
-    assert memory.ended.jwt_until(jwt(), None) is None
+    assert memory.ended.until(jwt(), None) is None
 
 
 @pytest.mark.parametrize(
@@ -58,19 +58,19 @@ def test_end_of_an_owner_covers_what_was_made_before_and_nothing_since(
 ) -> None:
     memory = Memory()
     memory.ended.end_owner(kind, id_, NOW + 50, 6)
-    assert memory.ended.jwt_until(jwt(5), CONSUMER) == NOW + 50
-    assert memory.ended.jwt_until(jwt(6), CONSUMER) is None
+    assert memory.ended.until(jwt(5), CONSUMER) == NOW + 50
+    assert memory.ended.until(jwt(6), CONSUMER) is None
     memory.ended.end_owner(kind, id_, 0.0, 0)  # by a control plane that does not say when
-    assert memory.ended.jwt_until(jwt(10**9), CONSUMER) == math.inf
+    assert memory.ended.until(jwt(10**9), CONSUMER) == math.inf
     memory.ended.clear()
-    assert memory.ended.jwt_until(jwt(5), CONSUMER) is None
+    assert memory.ended.until(jwt(5), CONSUMER) is None
 
 
 def test_id_of_one_kind_is_none_of_another() -> None:
     memory = Memory()
     memory.ended.end_owner("plugin", CREDENTIAL, 0.0, 6)
     memory.ended.end_owner("credential", CONSUMER, 0.0, 6)
-    assert memory.ended.jwt_until(jwt(), CONSUMER) is None
+    assert memory.ended.until(jwt(), CONSUMER) is None
 
 
 def test_what_is_forgotten_for_want_of_room_makes_unsure() -> None:
@@ -78,7 +78,7 @@ def test_what_is_forgotten_for_want_of_room_makes_unsure() -> None:
     for number in range(4):
         memory.ended.end_jti(bytes([number]) * 16, NOW + 50, 10 + number)
     assert memory.ended.forgotten == 11
-    assert memory.ended.jwt_until(jwt(jti=bytes([0]) * 16), None) is None
+    assert memory.ended.until(jwt(jti=bytes([0]) * 16), None) is None
     assert memory.ended.unsure(jwt(11)) and not memory.ended.unsure(jwt(12))
     memory.ended.clear()
     assert not memory.ended.unsure(jwt(0))

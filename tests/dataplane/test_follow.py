@@ -277,6 +277,16 @@ def test_clock_set_forward_ends_what_has_expired(rig: Rig, sessions: Sessions) -
     assert echoes(*staying)
 
 
+def test_clock_that_runs_ahead_in_small_steps_ends_what_has_expired(
+    rig: Rig, sessions: Sessions
+) -> None:
+    pair = sessions.open(1, expires_at=time.time() + 100)
+    right = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    for step in range(1, 1001):
+        rig.engine.set_clock_offset(right + 0.15 * step)
+    assert told(*pair, 4401, EXPIRED)
+
+
 def test_clock_set_back_lets_sessions_live_on(rig: Rig, sessions: Sessions) -> None:
     ends_at = time.time() + 0.6
     pair = sessions.open(1, expires_at=ends_at)
@@ -551,3 +561,42 @@ def test_handshake_given_up_leaves_nothing_in_the_index(
     until(lambda: rig.engine.counters()["connections"] == 0)
     rig.engine.end_tokens([digest(rig.token(1, put=False))])
     assert rig.count("ends")["revoked"] == 0
+
+
+def test_handshake_that_waits_is_judged_by_what_its_token_is_when_it_goes_on(rig: Rig) -> None:
+    """Its right ended while it waited, and is there again: that of an instance put back, say."""
+    rig.publish(service(rig.upstream.port, host="up.test"), route(paths=["/"]), plugin())
+    client = rig.client(handshake(b"/", bearer(rig.token(plugin=uid(77)))))
+    kind, ref, _ = rig.question()
+    assert kind == "name"
+    rig.engine.end_sessions(plugins=[uid(77)])
+    heard(rig)
+    rig.names.set_addresses("up.test", [("127.0.0.1", False)])
+    rig.engine.answer_name(ref, True)
+    upstream = rig.upstream.accept()
+    upstream.head()
+    upstream.send(switching())
+    assert client.head().status == 101
+    assert echoes(client, upstream)
+    rig.engine.end_sessions(plugins=[uid(77)])
+    assert told(client, upstream, 4403, b"issuer of the token is gone")
+
+
+def test_session_is_not_that_of_who_asked_before_its_route_was_opened(rig: Rig) -> None:
+    rig.publish(service(rig.upstream.port, host="up.test"), route(paths=["/"]), plugin())
+    client = rig.client(handshake(b"/", bearer(rig.token())))
+    ref = rig.question()[1]
+    rig.open_route({"host": "up.test"})
+    rig.names.set_addresses("up.test", [("127.0.0.1", False)])
+    rig.engine.answer_name(ref, True)
+    upstream = rig.upstream.accept()
+    upstream.head()
+    upstream.send(switching())
+    assert client.head().status == 101
+    rig.engine.end_sessions(consumers=[CONSUMER])
+    heard(rig)
+    assert echoes(client, upstream)
+    client.send(close(1000, mask=MASK))
+    assert upstream.frame().code == 1000
+    upstream.send(close(1000, mask=None))
+    assert rig.record("ended")["consumer"] is None

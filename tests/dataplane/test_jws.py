@@ -237,6 +237,14 @@ def test_s10_deep_header_costs_under_a_millisecond(opening: bytes, depth: int) -
     assert best < 0.001
 
 
+@pytest.mark.parametrize("start", [b'"', b'{"', b'{"a":"', b'["a","'])
+@pytest.mark.parametrize("more", [b'\\"', b'\\\\"', b'\\\n"', b"\\", b'"'], ids=repr)
+def test_s10_string_without_an_end_costs_under_a_millisecond(start: bytes, more: bytes) -> None:
+    token = f"{tokens.encode((start + more * 5_900)[:5_900])}.e30.AA"
+    best = min(timed(token) for _ in range(5))
+    assert best < 0.001
+
+
 def timed(token: str) -> float:
     began = time.perf_counter()
     why(token)

@@ -18,6 +18,7 @@ from dataplane.dial import LinkFault, backoff_seconds, client_tls
 from dataplane.disk import DiskState
 from dataplane.link import Link
 from dataplane.requests import LinkBusy, LinkDown
+from tests.dataplane.fakes import make_snapshot
 from tests.linkkit import Authority, BareControl, Seen, bare_control, linked, run, until
 
 KEY = Fernet(Fernet.generate_key())
@@ -338,12 +339,44 @@ def test_link_hands_on_heartbeats_after_entering_their_epoch(tmp_path: Path) -> 
     run(work())
 
 
+def test_disk_is_told_when_revocations_that_it_lacked_were_sent_again(tmp_path: Path) -> None:
+    ends = [wire.Revocation(seq, "jti", bytes([seq]) * 16) for seq in (1, 2)]
+
+    async def work(settled: bool, *sent: wire.Revocation) -> None:
+        async with pair(tmp_path) as (control, _, seen):
+            await control.send(wire.Revocations(list(sent)))
+            await control.send(wire.Heartbeat(control.epoch, 0, 2, 0.0, settled=settled))
+            await control.send(wire.Tokens([mark := token()]))
+            await until(lambda: mark.digest in seen.tokens)
+
+    def kept() -> tuple[int, bool]:
+        state = DiskState(tmp_path / "state", KEY)
+        try:
+            loaded = state.load()
+        finally:
+            state.close()
+        return loaded.revocation_seq, loaded.complete
+
+    state = DiskState(tmp_path / "state", KEY)
+    state.save_snapshot(wire.pack_snapshot(make_snapshot(3)), b"e" * 16, 3)
+    state.close()
+    run(work(True, *ends))
+    assert kept() == (2, True)
+    log = tmp_path / "state" / "stream.log"
+    log.write_bytes(b"x" * log.stat().st_size)
+    run(work(False, ends[1]))
+    assert kept() == (0, False)
+    run(work(True, *ends))
+    assert kept() == (2, True)
+
+
 def test_link_keeps_no_jwt_on_the_disk(tmp_path: Path) -> None:
     opaque, jwt = token(), token(jti=ID)
 
     async def before() -> None:
         async with pair(tmp_path) as (control, _, seen):
-            await control.send(wire.Tokens([jwt, opaque]))
+            heir = wire.Superseded(secrets.token_bytes(32), jwt)
+            await control.send(heir, wire.Tokens([jwt, opaque]))
             await until(lambda: len(seen.tokens) == 2)
 
     async def after() -> None:
@@ -405,7 +438,7 @@ def test_link_keeps_a_refresh_as_a_token_and_the_end_of_another(tmp_path: Path) 
         seen = Seen()
         async with linked("ws://127.0.0.1:1", tmp_path, seen, KEY) as made:
             await until(lambda: made.lost)
-            assert set(seen.tokens) == {old.digest, new.digest}
+            assert set(seen.tokens) == {new.digest}
             assert [r.key for r in seen.revocations] == [old.digest]
             assert made.revocation_seq == 0
 

@@ -235,6 +235,36 @@ async def test_readiness_tells_of_the_link_without_turning_red(
     assert plane.readiness().notes == []
 
 
+@pytest.mark.parametrize("what", ["token", "jti", "credential", "consumer", "plugin"])
+async def test_sessions_that_a_client_moves_make_no_token_good_again(
+    what: str, make_plane: Callable[..., Plane], engine: FakeEngine
+) -> None:
+    """The message was on its way when the token ended."""
+    plane = make_plane()
+    plane.link._on_snapshot(make_snapshot(3, {1: 2}))
+    token = make_token(1, credential=1, version=3)
+    token = msgspec.structs.replace(
+        token, plugin=b"p" * 16, jti=b"j" * 16 if what == "jti" else None
+    )
+    reported: list[tuple[int, int]] = []
+    plane.following._report = plane.link.report_moved = (  # type: ignore[method-assign]
+        lambda id_, sessions: reported.append((id_, sessions))
+    )
+    message = wire.Superseded(b"o" * 32, token, 5)
+    plane.link._on_superseded(message)  # type: ignore[misc]
+    assert [how for how, *_ in engine.followed] == ["asked"] and not reported
+    assert plane.known.get(token.digest) is None and not engine.tokens.tokens
+    keys = {
+        "token": token.digest, "jti": token.jti, "credential": token.credential,
+        "consumer": make_snapshot(3, {1: 2}).consumers[0].id, "plugin": token.plugin,
+    }  # fmt: skip
+    plane._on_revocations([wire.Revocation(1, what, keys[what] or b"", 0.0, 4)])
+    plane.link._on_superseded(msgspec.structs.replace(message, id=6))  # type: ignore[misc]
+    assert reported == [(6, 0)]
+    assert [how for how, *_ in engine.followed].count("asked") == 1
+    assert plane.known.get(token.digest) is None and not engine.tokens.tokens
+
+
 class Running:
     """A plane that runs with a status listener, in the test's loop."""
 

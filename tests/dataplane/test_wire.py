@@ -2,7 +2,8 @@
 
 import os
 import zlib
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -185,6 +186,13 @@ def test_proof_differs_by_secret_role_and_nonces() -> None:
     assert len(set(said)) == 16
     assert all(len(proof) == 32 for proof in said)
     assert wire.prove(b"one", "data", b"h" * 32, b"w" * 32) in said
+
+
+def test_every_message_stands_in_the_theory_of_operation() -> None:
+    """docs/link.md has a row for each."""
+    text = (Path(__file__).parents[2] / "docs" / "link.md").read_text()
+    messages = (*get_args(wire.ToData), *get_args(wire.ToControl))
+    assert [m.__name__ for m in messages if f"| {m.__name__} |" not in text] == []
 
 
 def test_token_check_depends_on_key_and_random_part() -> None:
