@@ -52,6 +52,7 @@ class KnownTokens:
         self._consumers: dict[bytes, bytes] = {}  # by credential, of the applied snapshot
         self._of_consumer: dict[bytes, list[bytes]] = {}
         self._issuers: dict[bytes, wire.OAuth2] = {}  # those that have a name, likewise
+        self._kids: frozenset[str] = frozenset()  # of the keys that verify JWTs, likewise
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -80,10 +81,10 @@ class KnownTokens:
     def as_verified(self, token: wire.Token) -> wire.Token | None:
         """A JWT that the control plane vouches for, with what only its text and its issuer tell.
 
-        None when the instance that issued it has no name here, and so no JWTs.
+        None when the instance that issued it has no name here, and so no JWTs, or its key is gone.
         """
         issuer = self._issuers.get(token.plugin or b"")
-        if issuer is None or issuer.issuer is None:
+        if issuer is None or issuer.issuer is None or token.kid not in self._kids:
             return None
         audience = token.audience or [issuer.audience or issuer.issuer]
         return msgspec.structs.replace(token, issuer=issuer.issuer, audience=audience)
@@ -175,7 +176,8 @@ class KnownTokens:
         self._consumers = {c.id: c.consumer for c in snapshot.credentials}
         self._issuers = {p.plugin_id: p for p in snapshot.oauth2 if p.issuer is not None}
         keyless: list[bytes] = []
-        for kid in self._of_kid.keys() - {key.kid for key in snapshot.keys}:
+        self._kids = frozenset(key.kid for key in snapshot.keys)
+        for kid in self._of_kid.keys() - self._kids:
             keyless += self._of_kid[kid]
         self._end_all(keyless, 0)
         for gone in self._of_credential.keys() - self._consumers.keys():

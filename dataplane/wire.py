@@ -360,7 +360,10 @@ class Superseded(Struct, frozen=True):
 
 
 class Redeemed(Struct, frozen=True):
-    """Answer to Redeem.  `token` None: there is no such ticket, or not for this handshake."""
+    """Answer to Redeem.  `token` None: there is no such ticket, or not for this handshake.
+
+    Of a JWT `kid` is there, which no other message has: the JWT itself does not come along.
+    """
 
     id: int
     token: Token | None = None

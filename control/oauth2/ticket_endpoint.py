@@ -27,6 +27,7 @@ from control.store.secrets import token_digest
 from control.store.session import Store
 from control.store.tables import Ticket
 from control.store.tickets import insert_ticket
+from dataplane import jws
 
 TICKET_SECONDS = 30
 URI_CHARS_MAX = 8192  # as long as a request line may be
@@ -101,7 +102,8 @@ class TicketEndpoint:
                 return responses.no_route(context)
             config = OAuth2Config.of(plugin)
             shown = bearer.token_in(request, config, params)
-            if not shown or bearer.good_token(session, shown, context, config) is None:
+            token = shown and bearer.good_token(session, shown, context, config)
+            if not shown or not token:
                 return bearer.refuse(shown, config)
             check_key = queries.cluster_state(session).check_key
         uri = params.get("uri")
@@ -112,11 +114,14 @@ class TicketEndpoint:
         if place is None:
             text = "The uri has to be as wss://host/path, without a user or fragment"
             return responses.error(400, "invalid_target", text)
-        ticket = self._make(check_key, shown, place, request.headers.get("origin"))
+        kid = None if token.jti is None else jws.kid_of(shown)
+        ticket = self._make(check_key, shown, kid, place, request.headers.get("origin"))
         body = {"ticket": ticket, "expires_in": TICKET_SECONDS}
         return responses.respond(201, body, responses.NO_STORE)
 
-    def _make(self, check_key: bytes, token: str, place: Place, origin: str | None) -> str:
+    def _make(
+        self, check_key: bytes, token: str, kid: str | None, place: Place, origin: str | None
+    ) -> str:
         """A ticket, committed; its form is a token's, so that junk dies on the data plane."""
         ticket, now = secrets.make_token(check_key), time.time()
         row = Ticket(
@@ -125,6 +130,7 @@ class TicketEndpoint:
             host=place.host,
             path=place.path,
             origin=None if origin is None else origin[:ORIGIN_CHARS_MAX],
+            kid=kid,
             expires_at=now + TICKET_SECONDS,
         )
         with self._store.writing() as session:

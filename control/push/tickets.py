@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
+
 from control.push.questions import Recent
 from control.store.tickets import TakenTicket
 from dataplane import wire
@@ -34,8 +36,10 @@ class Tickets:
         while True:
             since = self._recent.moment
             (token,) = await self._lookup([ticket.token_digest])
-            if token is None or not self._recent.touched(token, since):
-                return wire.Redeemed(shown.id, token)
+            if token is None:
+                return wire.Redeemed(shown.id)
+            if not self._recent.touched(token, since):
+                return wire.Redeemed(shown.id, msgspec.structs.replace(token, kid=ticket.kid))
 
 
 def is_for(ticket: TakenTicket, shown: wire.Redeem, now: float) -> bool:

@@ -303,6 +303,7 @@ class Ticket(SQLModel, table=True):
     host: str  # lower case, no port
     path: str
     origin: str | None = None
+    kid: str | None = None  # of the key that signed the token, where that is a JWT
     expires_at: float = Field(index=True)
 
 

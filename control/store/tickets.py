@@ -18,6 +18,7 @@ class TakenTicket(NamedTuple):
     path: str
     origin: str | None
     expires_at: float
+    kid: str | None
 
 
 def insert_ticket(session: Session, ticket: Ticket, now: float) -> None:

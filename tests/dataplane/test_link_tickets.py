@@ -172,20 +172,48 @@ async def test_ticket_waits_for_the_configuration_of_its_token(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("named", [True, False], ids=["issuer", "no issuer"])
-async def test_ticket_of_a_jwt_is_good_where_its_issuer_is_known(named: bool) -> None:
-    plugin, jti = b"p" * 16, b"j" * 16
-    token = msgspec.structs.replace(TOKEN, plugin=plugin, jti=jti)
+@pytest.mark.parametrize("lacks", [None, "issuer", "key", "kid"])
+async def test_ticket_of_a_jwt_is_good_where_issuer_and_key_are_known(lacks: str | None) -> None:
+    token = msgspec.structs.replace(
+        TOKEN, plugin=b"p" * 16, jti=b"j" * 16, kid=None if lacks == "kid" else "k"
+    )
+    keys = [wire.PublicKey(kid, "ES256", "{}") for kid in ("k", "l")]
     async with bench() as b:
-        issuer = wire.OAuth2(plugin, jwt=named, issuer="https://a.test" if named else None)
-        snapshot = make_snapshot(1, {1: 1})
-        b.known.apply_snapshot(msgspec.structs.replace(snapshot, oauth2=[issuer]))
+
+        def apply(version: int, *keys: wire.PublicKey) -> list[bytes]:
+            issuer = None if lacks == "issuer" else "https://a.test"
+            oauth2 = [wire.OAuth2(b"p" * 16, issuer=issuer)]
+            made = make_snapshot(version, {1: 1})
+            return b.known.apply_snapshot(
+                msgspec.structs.replace(made, oauth2=oauth2, keys=list(keys))
+            )
+
+        apply(1, *keys[lacks == "key" :])
         b.link.tickets[TICKET.digest] = token
-        expected = ("known", token.digest) if named else ("unknown", None)
-        assert await verdict(b) == expected
+        good = ("known", token.digest)
+        assert await verdict(b) == (("unknown", None) if lacks else good)
         held = b.engine.tokens.tokens
-        assert [t[6:8] for t in held.values()] == [("https://a.test", ["https://a.test"])] * named
-        b.known.revoke(wire.Revocation(1, "jti", jti))
+        if lacks:
+            assert not held
+            return
+        assert held[token.digest][6:8] == ("https://a.test", ["https://a.test"])
         b.link.tickets[TICKET.digest] = token
-        assert await verdict(b, 2) == ("unknown", None)
+        assert await verdict(b, 2) == good
+        assert apply(2, keys[1]) == [token.digest]  # its key is withdrawn
         assert not held
+        b.link.tickets[TICKET.digest] = token
+        assert await verdict(b, 3) == ("unknown", None)
+
+
+@pytest.mark.anyio
+async def test_ticket_of_a_jwt_that_was_revoked_is_unknown() -> None:
+    token = msgspec.structs.replace(TOKEN, plugin=b"p" * 16, jti=b"j" * 16, kid="k")
+    oauth2 = [wire.OAuth2(b"p" * 16, issuer="https://a.test")]
+    keys = [wire.PublicKey("k", "ES256", "{}")]
+    async with bench() as b:
+        made = make_snapshot(1, {1: 1})
+        b.known.apply_snapshot(msgspec.structs.replace(made, oauth2=oauth2, keys=keys))
+        b.known.revoke(wire.Revocation(1, "jti", b"j" * 16))
+        b.link.tickets[TICKET.digest] = token
+        assert await verdict(b) == ("unknown", None)
+        assert not b.engine.tokens.tokens
