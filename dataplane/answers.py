@@ -288,9 +288,11 @@ class Answers:
             if token is None:
                 verdict = UNKNOWN
             elif await self._reach(token):
-                # A JWT was not put among the known ones: it proves itself, and here the ticket did.
+                # A JWT was not put among the known ones: it proves itself, and here the ticket did,
+                # though maybe before its key was withdrawn.
+                proved = token.jti is not None and self._known.has_key(token.kid)
                 known = self._remembered(token.digest)
-                verdict = known or (UNKNOWN if token.jti is None else self._accept(token))
+                verdict = known or (self._accept(token) if proved else UNKNOWN)
         except (LinkDown, LinkBusy):
             pass
         except Exception as error:  # a fault of ours must not leave the session parked

@@ -49,7 +49,7 @@ class KnownTokens:
         self.revocations_complete = False  # none so far is missing; set by whoever hears them
         self._consumers: dict[bytes, bytes] = {}  # by credential, of the applied snapshot
         self._of_consumer: dict[bytes, list[bytes]] = {}
-        self._issuers: dict[bytes, wire.OAuth2] = {}  # those that have a name, likewise
+        self._kids: frozenset[str] = frozenset()  # of the keys that verify JWTs, likewise
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -124,6 +124,10 @@ class KnownTokens:
         """Until when this token is known to be refused; None when it is not."""
         return self._ended.token_until(digest)
 
+    def has_key(self, kid: str | None) -> bool:
+        """Whether the applied configuration has this key: what it signed may be good."""
+        return kid in self._kids
+
     def has_ended(self, token: wire.Token) -> bool:
         """Whether this token, known or not, or whose it is, is known to have ended."""
         return self._ended.until(token, self._consumers.get(token.credential)) is not None
@@ -160,9 +164,9 @@ class KnownTokens:
             of_consumer.setdefault(credential.consumer, []).append(credential.id)
         self._of_consumer = of_consumer
         self._consumers = {c.id: c.consumer for c in snapshot.credentials}
-        self._issuers = {p.plugin_id: p for p in snapshot.oauth2 if p.issuer is not None}
         keyless: list[bytes] = []
-        for kid in self._of_kid.keys() - {key.kid for key in snapshot.keys}:
+        self._kids = frozenset(key.kid for key in snapshot.keys)
+        for kid in self._of_kid.keys() - self._kids:
             keyless += self._of_kid[kid]
         self._end_all(keyless, 0)
         for gone in self._of_credential.keys() - self._consumers.keys():

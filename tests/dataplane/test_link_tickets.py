@@ -6,12 +6,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from dataplane import answers, wire
 from dataplane import link as module
 from dataplane.link import LinkBusy, LinkDown
-from tests.dataplane.fakes import make_token
+from tests.dataplane.fakes import make_snapshot, make_token
 from tests.dataplane.fakes import until as soon
 from tests.dataplane.test_answers import Bench, bench
 from tests.linkkit import BareControl, Seen, bare_control, linked, run, until
@@ -164,6 +165,8 @@ async def test_ticket_of_a_token_that_ended_meanwhile_is_unknown() -> None:
 async def test_ticket_of_a_jwt_gives_the_engine_its_token_unless_it_ended() -> None:
     """It is not among the known ones until it comes, and a ticket is as good as its coming."""
     async with bench() as b:
+        keys = [wire.PublicKey("k1", "ES256", "{}")]
+        b.known.apply_snapshot(msgspec.structs.replace(make_snapshot(1, {1: 1}), keys=keys))
         jwt = make_token(2, jti=b"j" * 16, issuer="https://auth.example", kid="k1")
         b.link.tickets[TICKET.digest] = jwt
         assert await verdict(b) == ("known", jwt.digest)
@@ -172,6 +175,8 @@ async def test_ticket_of_a_jwt_gives_the_engine_its_token_unless_it_ended() -> N
         b.known.revoke(wire.Revocation(1, "jti", b"e" * 16))
         b.link.tickets[TICKET.digest] = ended
         assert await verdict(b, 2) == ("unknown", None)
+        b.link.tickets[TICKET.digest] = make_token(4, jti=b"f" * 16, kid="k2")
+        assert await verdict(b, 3) == ("unknown", None)  # its key is withdrawn
 
 
 @pytest.mark.anyio
