@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import sqlite3
+import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,10 +81,11 @@ class Site:
         connection = self._connect(tls, source)
         try:
             answer = self._exchange(connection, method, target, fields, data)
-        except (http.client.RemoteDisconnected, ConnectionError):
+        except (http.client.RemoteDisconnected, ConnectionError, ssl.SSLEOFError):
+            connection.close()  # or the next request would find it half used
             if not used:
                 raise
-            connection.close()  # the gateway had ended it while it was idle
+            # The gateway had ended it while it was idle.
             answer = self._exchange(connection, method, target, fields, data)
         if answer.status == 101:
             connection.close()
