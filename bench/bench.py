@@ -80,9 +80,10 @@ class Bench(contextlib.ExitStack):
 
     @contextlib.contextmanager
     def two_dataplanes(self) -> Iterator[tuple[Gateway, list[int]]]:
-        """A gateway with a second data plane, and the ports of both."""
+        """A gateway with a second data plane, and the ports of both; no session is pinged."""
         folders = [Path(tempfile.mkdtemp(prefix=f"{OURS}-", dir=self._work)) for _ in range(2)]
-        gateway = Gateway(folders[0], self.echo_port)
+        quiet = {"name": "websocket-session", "config": {"ping_interval": 0}}
+        gateway = Gateway(folders[0], self.echo_port, plugins=[quiet])
         try:
             yield gateway, [gateway.port, gateway.add_dataplane(folders[1])]
         finally:

@@ -103,6 +103,7 @@ def by_admin(gateway: Gateway, token: dict[str, Any]) -> Request:
 
 def by_client(gateway: Gateway, token: dict[str, Any]) -> Request:
     plain = socket.create_connection(("127.0.0.1", gateway.tls_port), 10)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its hello is not acked at once
     connection = ssl._create_unverified_context().wrap_socket(plain)
     body = urlencode({**gateway.client, "token": token["access_token"]})
     head = (

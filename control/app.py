@@ -37,6 +37,13 @@ KEY_PUBLISH_SECONDS = 3600  # the setting's default
 
 _TOKEN_PATH = re.compile(r"(/oauth2_tokens/)[^/]+")
 
+_FAULT = {  # headers of a 500, which may be an OAuth endpoint's (S30)
+    "Content-Type": "application/json; charset=utf-8",
+    "Cache-Control": "no-store",
+    "Pragma": "no-cache",
+    "X-Content-Type-Options": "nosniff",
+}
+
 log = structlog.get_logger("control")
 
 
@@ -159,7 +166,7 @@ def _path(scope: Scope) -> str:
 
 async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
     """500 that tells the caller nothing of our insides (S97); `Shield` logs the rest."""
-    return JSONResponse({"message": "An unexpected error occurred"}, 500)
+    return JSONResponse({"message": "An unexpected error occurred"}, 500, _FAULT)
 
 
 class Shield:

@@ -10,10 +10,6 @@ token that counted came by; so what is found and what is left out is told by the
         ticket.V, chat         V                                    chat goes on
 """
 
-cdef const char* ENCODED_PREFIX = b"base64url.bearer.authorization.k8s.io."
-cdef const char* TICKET_PREFIX = b"ticket."
-
-
 # --- subprotocols -----------------------------------------------------------------------------------
 
 
@@ -21,7 +17,7 @@ cdef inline bint _is_space(uint8_t byte) noexcept nogil:
     return byte == 32 or byte == 9
 
 
-cdef inline bint _begins(const Span* text, const void* prefix, uint32_t size) noexcept nogil:
+cdef inline bint _begins(const Span* text, const char* prefix, uint32_t size) noexcept nogil:
     return text.size >= size and memcmp(text.data, prefix, size) == 0
 
 
@@ -37,17 +33,19 @@ cdef int _kind(ProtocolWalk* walk, const ProtocolRules* rules) noexcept nogil:
     if rules.tokens and walk.expects and not marker:
         walk.value = element[0]
         return PROTOCOL_TOKEN
-    if rules.tickets and _begins(element, TICKET_PREFIX, TICKET_PREFIX_LEN):
+    if rules.tickets and _begins(element, b"ticket.", TICKET_PREFIX_LEN):
         _behind(&walk.value, element, TICKET_PREFIX_LEN)
         return PROTOCOL_TICKET
     if not rules.tokens:
         return PROTOCOL_THEIRS
     if marker:
         return PROTOCOL_MARKER
-    if _begins(element, ENCODED_PREFIX, ENCODED_PREFIX_LEN):
+    if _begins(element, b"base64url.bearer.authorization.k8s.io.", ENCODED_PREFIX_LEN):
         _behind(&walk.value, element, ENCODED_PREFIX_LEN)
         return PROTOCOL_ENCODED
-    if rules.prefix.size and _begins(element, rules.prefix.data, rules.prefix.size):
+    if rules.prefix.size and _begins(
+        element, <const char*>rules.prefix.data, rules.prefix.size
+    ):
         _behind(&walk.value, element, rules.prefix.size)
         return PROTOCOL_TOKEN if walk.value.size else PROTOCOL_MARKER
     return PROTOCOL_THEIRS

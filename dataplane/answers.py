@@ -288,21 +288,17 @@ class Answers:
             if token is None:
                 verdict = UNKNOWN
             elif await self._reach(token):
-                verdict = self._of_ticket(token)
+                # A JWT was not put among the known ones: it proves itself, and here the ticket did.
+                proved = token.jti is not None and self._known.has_key_of(token)
+                known = self._remembered(token.digest)
+                verdict = known or (self._accept(token) if proved else UNKNOWN)
         except (LinkDown, LinkBusy):
             pass
         except Exception as error:  # a fault of ours must not leave the session parked
             log.error("answer.fault", question="ticket", error=f"{type(error).__name__}: {error}")
         finally:
-            known = token.digest if token is not None and verdict == KNOWN else None
-            self._engine.answer_ticket(ref, verdict, known)
-
-    def _of_ticket(self, token: wire.Token) -> str:
-        """The verdict on a token that was just vouched for: a JWT's text does not come along."""
-        if token.jti is not None and self._known.get(token.digest) is None:
-            verified = self._known.as_verified(token)
-            return UNKNOWN if verified is None else self._accept(verified)
-        return self._remembered(token.digest) or UNKNOWN
+            digest = token.digest if token is not None and verdict == KNOWN else None
+            self._engine.answer_ticket(ref, verdict, digest)
 
     # --- token requests ---
 

@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from dataplane import wire
 from dataplane.ended import FORGOTTEN, Ended
 
@@ -51,7 +49,6 @@ class KnownTokens:
         self.revocations_complete = False  # none so far is missing; set by whoever hears them
         self._consumers: dict[bytes, bytes] = {}  # by credential, of the applied snapshot
         self._of_consumer: dict[bytes, list[bytes]] = {}
-        self._issuers: dict[bytes, wire.OAuth2] = {}  # those that have a name, likewise
         self._kids: frozenset[str] = frozenset()  # of the keys that verify JWTs, likewise
 
     def __len__(self) -> int:
@@ -77,17 +74,6 @@ class KnownTokens:
             return False
         self._remember(token)
         return True
-
-    def as_verified(self, token: wire.Token) -> wire.Token | None:
-        """A JWT that the control plane vouches for, with what only its text and its issuer tell.
-
-        None when the instance that issued it has no name here, and so no JWTs, or its key is gone.
-        """
-        issuer = self._issuers.get(token.plugin or b"")
-        if issuer is None or issuer.issuer is None or token.kid not in self._kids:
-            return None
-        audience = token.audience or [issuer.audience or issuer.issuer]
-        return msgspec.structs.replace(token, issuer=issuer.issuer, audience=audience)
 
     def _remember(self, token: wire.Token) -> None:
         self._forget(token.digest)
@@ -142,6 +128,10 @@ class KnownTokens:
         """Whether this token, known or not, or whose it is, is known to have ended."""
         return self._ended.until(token, self._consumers.get(token.credential)) is not None
 
+    def has_key_of(self, token: wire.Token) -> bool:
+        """Whether the key that a JWT is said to be signed with still verifies."""
+        return token.issuer is not None and token.kid in self._kids
+
     def unsure(self, token: wire.Token) -> bool:
         """Whether the end of this JWT may not be known here, so that it must be asked for."""
         return not self.revocations_complete or self._ended.unsure(token)
@@ -174,7 +164,6 @@ class KnownTokens:
             of_consumer.setdefault(credential.consumer, []).append(credential.id)
         self._of_consumer = of_consumer
         self._consumers = {c.id: c.consumer for c in snapshot.credentials}
-        self._issuers = {p.plugin_id: p for p in snapshot.oauth2 if p.issuer is not None}
         keyless: list[bytes] = []
         self._kids = frozenset(key.kid for key in snapshot.keys)
         for kid in self._of_kid.keys() - self._kids:

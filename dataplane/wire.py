@@ -362,7 +362,7 @@ class Superseded(Struct, frozen=True):
 class Redeemed(Struct, frozen=True):
     """Answer to Redeem.  `token` None: there is no such ticket, or not for this handshake.
 
-    Of a JWT `kid` is there, which no other message has: the JWT itself does not come along.
+    Of a JWT `issuer` and `kid` are there as nowhere else: the JWT itself does not come along.
     """
 
     id: int

@@ -32,10 +32,10 @@ CYTHON = sorted((ROOT / "dataplane").glob("*.p[xy][dx]"))
 MAY_READ_IT = "whoever calls the Admin API may read and write what is compared"
 ALLOWED = {
     "control/admin/oauth2_credentials.py _stored_secret": MAY_READ_IT,
+    "control/admin/oauth2_tokens.py check": MAY_READ_IT,
     "control/admin/oauth2_tokens.py columns": MAY_READ_IT,
     "control/admin/oauth2_tokens.py written": MAY_READ_IT,
     "control/oauth2/sessions_endpoint.py answer": "digests of two tokens that the caller showed",
-    "dataplane/_forward.pyx _tells_token": "the client's own token, looked for in its own Referer",
 }
 
 

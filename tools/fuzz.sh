@@ -47,7 +47,7 @@ install_tools() {
 copy_sources() {
     local file
     mkdir -p "$out/include"
-    for file in dataplane/_http*.p* dataplane/_{frame,session,walk}.p*; do
+    for file in dataplane/_http*.p* dataplane/_{frame,session,walk,carriers,params}.p*; do
         sed -E '/^from dataplane\._(frame|session) cimport/d' "$file" >"$out/include/${file##*/}"
     done
 }

@@ -77,8 +77,11 @@ class OAuth2Tokens(Resource):
         return [(dict.fromkeys(key, _HIDDEN), where) for key, where in super().unique_keys(values)]
 
     def check(self, session: Session, values: Values, previous: Row | None) -> Fields:
-        if previous is None or not previous["is_jwt"] or values["access_token"] is not None:
+        if previous is None or not previous["is_jwt"]:
             return {}
+        text = values["access_token"]
+        if text is not None and token_digest(text) != previous["access_token_digest"]:
+            return {}  # another token, which ends the JWT
         said = self.shown(previous)
         errors: Fields = {
             name: "cannot be changed: the JWT says it"

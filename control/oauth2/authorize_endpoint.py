@@ -87,8 +87,8 @@ class AuthorizeEndpoint:
             )
             if config.strict and (error := strict.repetition_error(sent)):
                 raise error
-            with self._clients.counting_provision_keys(config, sent, context.client_ip):
-                user_id = authenticated_user(config, sent)
+            self._clients.count_provision_key(config, sent, context.client_ip)
+            user_id = authenticated_user(config, sent)
         except OAuthError as refusal:
             return responses.refused(refusal, state)
         client_id = sent.get("client_id")

@@ -9,9 +9,8 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from urllib.parse import unquote_plus
 from weakref import WeakValueDictionary
 
 import structlog
@@ -20,7 +19,6 @@ from control.oauth2 import redirects
 from control.oauth2.config import OAuth2Config
 from control.oauth2.errors import (
     InvalidClient,
-    InvalidProvisionKey,
     InvalidRequest,
     OAuthError,
     Overloaded,
@@ -56,26 +54,27 @@ class Presented:
         return self.client_id if is_text(self.client_id) and self.client_id else None
 
 
-def presented(params: Params, header: str | None) -> Presented:
+def presented(params: Params, header: str | None, *, strict: bool = False) -> Presented:
     """The first source that applies: both parameters, the header, the id alone.  §5.2 step 3.
 
     A header that is there but is not Basic means that there is no client, whatever the parameters.
+    `strict`: what is in it is form-encoded, which Kong does not know of.  RFC 6749 §2.3.1
     """
     client_id, client_secret = params.get("client_id"), params.get("client_secret")
     if is_set(client_id) and is_set(client_secret):
         return Presented(client_id, client_secret)
     if header is None:
         return Presented(client_id)
-    client_id, client_secret = _decode_basic(header)
+    client_id, client_secret = _decode_basic(header, form=strict)
     return Presented(client_id, client_secret, from_header=True)
 
 
 def basic_client_id(header: str) -> str | None:
     """The client id in a Basic header; None when it is no such header."""
-    return _decode_basic(header)[0]
+    return _decode_basic(header, form=True)[0]
 
 
-def _decode_basic(header: str) -> tuple[str | None, str | None]:
+def _decode_basic(header: str, *, form: bool) -> tuple[str | None, str | None]:
     found = _BASIC.search(header)
     if found is None:
         return None, None
@@ -85,6 +84,8 @@ def _decode_basic(header: str) -> tuple[str | None, str | None]:
     except (binascii.Error, ValueError):
         return None, None
     client_id, colon, secret = decoded.decode(errors="replace").partition(":")
+    if form:
+        client_id, secret = unquote_plus(client_id), unquote_plus(secret)
     return client_id, secret if colon else None
 
 
@@ -144,25 +145,21 @@ class ClientAuth:
             self._failed(f"client {name}", address, credential=client.id if client else None)
         return InvalidClient(from_header=shown.from_header) if client is not None else None
 
-    @contextmanager
-    def counting_provision_keys(
-        self, config: OAuth2Config, params: Params, address: str
-    ) -> Iterator[None]:
-        """Count what ends in InvalidProvisionKey as a failure of the plugin's backend.
+    def count_provision_key(self, config: OAuth2Config, params: Params, address: str) -> None:
+        """Count a wrong provision key as a failure of the plugin's backend.
+
+        To be called before anything is waited for: guesses at once are as many as one by one.
 
         Raises:
             TooManyFailures: a key was sent, and too many were wrong before it.
         """
-        if not is_set(params.get("provision_key")):
-            yield
+        key = params.get("provision_key")
+        if not is_set(key):
             return
         name = f"plugin {config.plugin_id}"
         self._let(name, address)
-        try:
-            yield
-        except InvalidProvisionKey:
+        if not config.knows_provision_key(key):
             self._failed(name, address, plugin=config.plugin_id)
-            raise
 
     async def renewed(self, client: OAuth2Credential, shown: Presented) -> str | None:
         """A hash to store in place of one made with other parameters than today's.  §5.2 step 6.

@@ -23,7 +23,7 @@ class Clients:
         self._assertions = proofs
 
     async def find(
-        self, sent: Sent, header: str | None
+        self, sent: Sent, header: str | None, *, strict: bool
     ) -> tuple[Presented, OAuth2Credential | None]:
         """What the request shows of its client, and who that would be.
 
@@ -35,7 +35,7 @@ class Clients:
                 raise error
             shown = Presented(assertions.client_id_of(sent))
         else:
-            shown = client_auth.presented(sent, header)
+            shown = client_auth.presented(sent, header, strict=strict)
         key = shown.lookup_key
         return shown, None if key is None else await self._known.client(key)
 
@@ -68,7 +68,7 @@ class Clients:
         header = request.headers.get(config.auth_header_name)
         if config.strict and (wrong := strict.request_error(sent, header)) is not None:
             raise wrong
-        shown, client = await self.find(sent, header)
+        shown, client = await self.find(sent, header, strict=config.strict)
         error = await self.proof_error(client, shown, sent, config, address)
         if error is not None:
             raise error

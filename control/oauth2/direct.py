@@ -53,9 +53,9 @@ class Direct:
         try:
             return await self._functions[path](request)
         except Exception as error:
-            for kind in type(error).__mro__:
-                if kind in self._handlers:
-                    return await self._handlers[kind](request, error)
+            handler = self._handlers.get(type(error))
+            if handler is not None:
+                return await handler(request, error)
             log.exception("unexpected error", method="POST", path=path)
             return responses.message(500, "An unexpected error occurred")
 

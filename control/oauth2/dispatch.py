@@ -25,7 +25,8 @@ Endpoint = Literal[
     "resource_metadata",
 ]
 
-# What is answered, and the method it takes: at the end of a path, and below /.well-known.
+# What is answered, and the method it takes: at the end of a path, and below /.well-known. HEAD is
+# answered as GET, without the body.
 METHODS: dict[Endpoint, str] = {
     "token": "POST",
     "authorize": "POST",

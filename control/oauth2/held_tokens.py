@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from sqlmodel import Session, select
 
@@ -34,11 +35,16 @@ def refresh_token(session: Session, text: str) -> OAuth2Token | None:
 
 def verified_jti(text: str, keys: Keys) -> str | None:
     """The `jti` of a JWT that one of our keys verifies now; None for anything else."""
+    claims = verified_claims(text, keys)
+    return None if claims is None else str(claims["jti"])
+
+
+def verified_claims(text: str, keys: Keys) -> dict[str, Any] | None:
+    """What a JWT says that one of our keys verifies now; None for anything else."""
     if text.count(".") != 2:
         return None
     now = time.time()
     try:
-        claims = jws.verify_access_token(text, keys.verifying(now), now)
+        return jws.verify_access_token(text, keys.verifying(now), now)
     except jws.Rejected:
         return None
-    return str(claims["jti"])

@@ -16,7 +16,7 @@ from sqlmodel import Session
 from starlette.requests import Request
 from starlette.responses import Response
 
-from control.oauth2 import held_tokens, jwt, responses
+from control.oauth2 import held_tokens, responses
 from control.oauth2.clients import Clients
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
@@ -29,8 +29,11 @@ from control.oauth2.revocation import token_of
 from control.store import queries
 from control.store.session import Store
 from control.store.tables import OAuth2Credential, OAuth2Token
+from dataplane import jws
 
 INACTIVE: dict[str, Any] = {"active": False}
+
+Claims = dict[str, Any]  # of a JWT that was verified
 
 
 class Introspection(BaseModel):
@@ -88,12 +91,13 @@ class IntrospectionEndpoint:
         with self._store.reading() as session:
             row = held_tokens.access_token(session, token, self._keys)
             if row is not None:
+                claims = held_tokens.verified_claims(token, self._keys) if row.is_jwt else None
                 good = (
                     not _has_ended(row)
-                    and (not row.is_jwt or held_tokens.verified_jti(token, self._keys))
-                    and _is_of(row, config, context)
+                    and row.is_jwt == (claims is not None)
+                    and _is_of(row, claims, config, context)
                 )
-                return _access(session, row, config) if good else INACTIVE
+                return _access(session, row, claims, config) if good else INACTIVE
             row = held_tokens.refresh_token(session, token)
             if row is None or row.credential_id != client.id:
                 return INACTIVE
@@ -105,29 +109,43 @@ def _has_ended(row: OAuth2Token) -> bool:
     return bool(expiry) and expiry <= time.time()
 
 
-def _is_of(row: OAuth2Token, config: OAuth2Config, context: TokenContext) -> bool:
+def _is_of(
+    row: OAuth2Token, claims: Claims | None, config: OAuth2Config, context: TokenContext
+) -> bool:
     """Whether the instance issued the token or, where it is asked, would admit it."""
     if row.plugin_id == config.plugin_id:
         return True
+    if claims is not None and not (config.jwt and claims["iss"] == config.issuer):
+        return False
     if row.service_id is None:
         admitted = config.global_credentials
     else:
         admitted = row.service_id == context.service_id
-    return admitted and (not row.audience or (config.audience or config.issuer) in row.audience)
+    audience = _audience(row, claims)
+    return admitted and (not audience or (config.audience or config.issuer) in audience)
 
 
-def _access(session: Session, row: OAuth2Token, config: OAuth2Config) -> dict[str, Any]:
+def _audience(row: OAuth2Token, claims: Claims | None) -> list[str]:
+    """A JWT names its own; its row has none where nobody asked for one."""
+    return list(row.audience or ()) if claims is None else jws.audiences(claims)
+
+
+def _access(
+    session: Session, row: OAuth2Token, claims: Claims | None, config: OAuth2Config
+) -> dict[str, Any]:
     owner = session.get_one(OAuth2Credential, row.credential_id)
     expiry = queries.token_expiry(row.created_at, row.expires_in, row.gone_at)
-    issuer = config if row.plugin_id == config.plugin_id else _issuer(session, row)
-    audience = list(row.audience or ())
-    if issuer is not None and row.is_jwt:
-        audience = list(jwt.effective_audience(issuer, tuple(audience)))
+    audience = _audience(row, claims)
+    if claims is not None:
+        name = claims["iss"]
+    else:
+        issuer = config if row.plugin_id == config.plugin_id else _issuer(session, row)
+        name = issuer and issuer.issuer
     return _described(row, owner) | {
         "token_type": "bearer",
         "exp": int(expiry) or None,
         "aud": audience[0] if len(audience) == 1 else audience or None,
-        "iss": issuer and issuer.issuer,
+        "iss": name,
         "jti": row.id if row.is_jwt else None,
     }
 

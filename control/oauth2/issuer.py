@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from fastapi import APIRouter, Request
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -242,6 +242,8 @@ async def _no_service(_request: Request, _error: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
+    if type(error) not in (DatabaseError, OperationalError):
+        raise error  # a statement of ours was wrong
     return _no_database(request.scope, error)
 
 
@@ -257,6 +259,7 @@ EXCEPTION_HANDLERS: dict[Any, Any] = {
     PayloadTooLarge: _too_large,
     NoService: _no_service,
     OperationalError: _unavailable,
+    DatabaseError: _unavailable,  # one that is damaged
 }
 
 
@@ -283,13 +286,15 @@ class Dispatch:
             path, method = PATHS[endpoint], METHODS[endpoint]
             if endpoint in WITH_CORS:
                 response, send = await self._cors.answer(scope, send, context.route_id, method)
-            if response is None and scope["method"] != method:
+            asked = "GET" if scope["method"] == "HEAD" else scope["method"]
+            if response is None and asked != method:
                 response = await self._wrong_method(scope, context, endpoint)
         except OperationalError as error:
             response = _no_database(scope, error)
         if response is not None:
             return await response(scope, receive, send)
-        inner = {**scope, "path": path, "raw_path": path.encode(), "narthex": context}
+        located = {"path": path, "raw_path": path.encode(), "method": method}
+        inner = {**scope, **located, "narthex": context}
         await self._app(inner, receive, send)
 
     def _resolve(self, scope: Scope, raw_path: bytes) -> TokenContext | None:

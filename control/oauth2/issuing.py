@@ -141,6 +141,7 @@ class Issuing:
             gone_at=None if config.row_ttl is None else claims.issued_at + config.row_ttl,
             plugin_id=config.plugin_id,
             audience=list(claims.audience) or None,
+            by_hand=False,  # whoever made the one before
             is_jwt=config.jwt,
         )
         _tell(session, config, token, old)

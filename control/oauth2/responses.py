@@ -95,7 +95,8 @@ def invalid_method(method: str, endpoint: Endpoint, realm: str | None) -> Respon
     challenge = ", ".join(
         f"{key}={_quoted(value)}" for key, value in ({"realm": realm} | params).items() if value
     )
-    headers = {"WWW-Authenticate": f"Bearer {challenge}", "Allow": METHODS[endpoint]}
+    allowed = "GET, HEAD" if METHODS[endpoint] == "GET" else METHODS[endpoint]
+    headers = {"WWW-Authenticate": f"Bearer {challenge}", "Allow": allowed}
     return respond(405, params, headers if endpoint in KONG else headers | NO_STORE)
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from control.oauth2 import held_tokens, responses
 from control.oauth2.clients import Clients
 from control.oauth2.context import TokenContext
-from control.oauth2.errors import InvalidClient, InvalidRequest, OAuthError
+from control.oauth2.errors import InvalidGrant, InvalidRequest, OAuthError
 from control.oauth2.https_rule import require_https
 from control.oauth2.keys import Keys
 from control.oauth2.known import Known
@@ -89,7 +89,7 @@ def token_of(sent: Sent) -> str:
 
 def _check_owner(credential_id: str, client: OAuth2Credential) -> None:
     if credential_id != client.id:
-        raise InvalidClient
+        raise InvalidGrant("The token was issued to another client")
 
 
 def _end(session: WriteSession, row: OAuth2Token) -> None:

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from control.oauth2 import bearer, responses
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
+from control.oauth2.keys import Keys
 from control.oauth2.params import Params, is_text
 from control.oauth2.requests import StoreThreads, parameters
 from control.oauth2.responses import Message, OAuthErrorBody
@@ -59,6 +60,7 @@ class SessionsEndpoint:
     ) -> None:
         """Without `move_sessions` there are no data planes, and so no sessions."""
         self._store = store
+        self._keys = Keys(store)
         self._threads = threads
         self._move_sessions = move_sessions
 
@@ -88,7 +90,7 @@ class SessionsEndpoint:
                 return responses.no_route(context)
             config = OAuth2Config.of(plugin)
             shown = bearer.token_in(request, config, params)
-            new = shown and bearer.good_token(session, shown, context, config)
+            new = shown and bearer.good_token(session, shown, context, config, self._keys)
             if not new:
                 return bearer.refuse(shown, config)
             named = params.get("token")

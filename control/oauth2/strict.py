@@ -33,6 +33,7 @@ BODY_ONLY = frozenset(
         "username",
     )
 )
+NEEDED = {"authorization_code": "code", "refresh_token": "refresh_token"}  # by grant_type
 MAY_REPEAT = frozenset(("resource",))  # RFC 8707 §2
 
 
@@ -43,10 +44,14 @@ def request_error(sent: Sent, header: str | None) -> OAuthError | None:
     return repetition_error(sent) or _two_authentications(sent, header)
 
 
-def grant_type_error(sent: Sent) -> OAuthError | None:
-    """A token request that does not say what it wants."""
-    missing = sent.get("grant_type") in (None, False, "")
-    return InvalidRequest("grant_type is missing") if missing else None
+def missing_error(sent: Sent) -> OAuthError | None:
+    """A token request that does not say what it wants, or for what.  RFC 6749 §4.1.3, §6."""
+    grant_type = sent.get("grant_type")
+    if not is_set(grant_type) or grant_type == "":
+        return InvalidRequest("grant_type is missing")
+    name = NEEDED.get(grant_type) if isinstance(grant_type, str) else None
+    missing = name is not None and not (is_set(sent.get(name)) and sent.get(name) != "")
+    return InvalidRequest(f"{name} is missing") if missing else None
 
 
 def repetition_error(sent: Sent) -> OAuthError | None:

@@ -19,10 +19,12 @@ from control.oauth2 import bearer, responses, secrets
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.dispatch import normalise
+from control.oauth2.keys import Keys
 from control.oauth2.params import Params, is_text
 from control.oauth2.requests import StoreThreads, parameters
 from control.oauth2.responses import Message, OAuthErrorBody
 from control.store import queries
+from control.store.changes import IssuedToken
 from control.store.secrets import token_digest
 from control.store.session import Store
 from control.store.tables import Ticket
@@ -84,6 +86,7 @@ class TicketEndpoint:
 
     def __init__(self, store: Store, threads: StoreThreads) -> None:
         self._store = store
+        self._keys = Keys(store)
         self._threads = threads
 
     async def answer(self, request: Request, context: TokenContext) -> Response:
@@ -102,8 +105,8 @@ class TicketEndpoint:
                 return responses.no_route(context)
             config = OAuth2Config.of(plugin)
             shown = bearer.token_in(request, config, params)
-            token = shown and bearer.good_token(session, shown, context, config)
-            if not shown or not token:
+            good = shown and bearer.good_token(session, shown, context, config, self._keys)
+            if not shown or not good:
                 return bearer.refuse(shown, config)
             check_key = queries.cluster_state(session).check_key
         uri = params.get("uri")
@@ -114,28 +117,27 @@ class TicketEndpoint:
         if place is None:
             text = "The uri has to be as wss://host/path, without a user or fragment"
             return responses.error(400, "invalid_target", text)
-        kid = None if token.jti is None else jws.kid_of(shown)
-        ticket = self._make(check_key, shown, kid, place, request.headers.get("origin"))
+        ticket, now = secrets.make_token(check_key), time.time()
+        row = _row(ticket, now, good, place, request.headers.get("origin"))
+        if good.jti is not None:  # what a JWT says by itself to whoever has it
+            row.issuer, row.kid = config.issuer, jws.kid_of(shown)
+            row.audience = list(good.audience)
+        with self._store.writing() as session:
+            insert_ticket(session, row, now)
         body = {"ticket": ticket, "expires_in": TICKET_SECONDS}
         return responses.respond(201, body, responses.NO_STORE)
 
-    def _make(
-        self, check_key: bytes, token: str, kid: str | None, place: Place, origin: str | None
-    ) -> str:
-        """A ticket, committed; its form is a token's, so that junk dies on the data plane."""
-        ticket, now = secrets.make_token(check_key), time.time()
-        row = Ticket(
-            digest=token_digest(ticket),
-            token_digest=token_digest(token),
-            host=place.host,
-            path=place.path,
-            origin=None if origin is None else origin[:ORIGIN_CHARS_MAX],
-            kid=kid,
-            expires_at=now + TICKET_SECONDS,
-        )
-        with self._store.writing() as session:
-            insert_ticket(session, row, now)
-        return ticket
+
+def _row(ticket: str, now: float, token: IssuedToken, place: Place, origin: str | None) -> Ticket:
+    """What is kept of a ticket, whose form is a token's, so that junk dies on the data plane."""
+    return Ticket(
+        digest=token_digest(ticket),
+        token_digest=token.digest,
+        host=place.host,
+        path=place.path,
+        origin=None if origin is None else origin[:ORIGIN_CHARS_MAX],
+        expires_at=now + TICKET_SECONDS,
+    )
 
 
 def ticket_router(store: Store) -> APIRouter:

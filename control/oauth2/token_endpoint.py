@@ -74,10 +74,11 @@ class TokenEndpoint:
                 forwarded_proto=request.headers.getlist("x-forwarded-proto"),
             )
             address = context.client_ip
-            with self._secrets.counting_provision_keys(config, sent, address):
-                client = await self._authenticate(request, config, sent, address)
-                asked = TokenRequest(config, context, sent, instance.check_key, client)
-                issued = await self._issue(asked)
+            if _names_a_user(sent):
+                self._secrets.count_provision_key(config, sent, address)
+            client = await self._authenticate(request, config, sent, address)
+            asked = TokenRequest(config, context, sent, instance.check_key, client)
+            issued = await self._issue(asked)
         except OAuthError as error:
             return responses.refused(error.told(strict=config.strict), state)
         scope = (issued.scope or "") if config.strict and _differs(issued.scope, sent) else None
@@ -93,10 +94,10 @@ class TokenEndpoint:
         """
         header = request.headers.get(config.auth_header_name)
         if config.strict:
-            wrong = strict.request_error(sent, header) or strict.grant_type_error(sent)
+            wrong = strict.request_error(sent, header) or strict.missing_error(sent)
             if wrong is not None:
                 raise wrong
-        shown, client = await self._clients.find(sent, header)
+        shown, client = await self._clients.find(sent, header, strict=config.strict)
         error = _grant_type_error(config, sent.get("grant_type"))
         if sent.get("grant_type") != CLIENT_CREDENTIALS:
             error = (
@@ -141,7 +142,7 @@ class TokenEndpoint:
 
         def store() -> None:
             with self._issuing.store.writing() as session:
-                queries.replace_client_secret(session, client.id, phc)
+                queries.renew_client_secret(session, client, phc)
 
         await self._threads.run(store)
         self._known.forget_client(client.client_id)
@@ -155,6 +156,14 @@ def _grant_type_error(config: OAuth2Config, asked: object) -> OAuthError | None:
         "password": not config.enable_password_grant,
     }
     return UnsupportedGrantType() if not known or off.get(str(asked)) else None
+
+
+def _names_a_user(sent: Sent) -> bool:
+    """Whether the grant asks who sends this by the provision key."""
+    grant_type = sent.get("grant_type")
+    return grant_type == "password" or (
+        grant_type == CLIENT_CREDENTIALS and is_set(sent.get("authenticated_userid"))
+    )
 
 
 def _differs(scope: str | None, sent: Sent) -> bool:

@@ -12,12 +12,15 @@ from collections import deque
 from collections.abc import Sequence
 from functools import partial
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import OperationalError
 
 from control.oauth2.issuing import Issuing, Made
 from control.oauth2.requests import StoreThreads
+from control.store.session import wanted
 
 TOGETHER_MAX = 128
+
+Waiting = tuple[Made, asyncio.Future[None]]  # done when it is stored, or given up
 
 
 class TokenWriter:
@@ -26,7 +29,7 @@ class TokenWriter:
     def __init__(self, issuing: Issuing, threads: StoreThreads) -> None:
         self._issuing = issuing
         self._threads = threads
-        self._waiting: deque[tuple[Made, asyncio.Future[None]]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
 
     async def insert(self, made: Made) -> None:
@@ -46,30 +49,32 @@ class TokenWriter:
         try:
             while self._waiting:
                 batch = self._next()
-                mades = [made for made, _ in batch]
-                outcomes = await self._threads.run(partial(self._write, mades))
+                outcomes = await self._threads.run(partial(self._write, batch))
                 for (_, stored), error in zip(batch, outcomes, strict=True):
                     _settle(stored, error)
         finally:
             self._writing = None
 
-    def _next(self) -> list[tuple[Made, asyncio.Future[None]]]:
+    def _next(self) -> list[Waiting]:
         """Those that wait the longest; nothing is stored for a request that was given up."""
         count = min(len(self._waiting), TOGETHER_MAX)
         taken = [self._waiting.popleft() for _ in range(count)]
         return [(made, stored) for made, stored in taken if not stored.done()]
 
-    def _write(self, mades: Sequence[Made]) -> list[Exception | None]:
+    def _write(self, batch: Sequence[Waiting]) -> list[Exception | None]:
         """Write them in one transaction; one by one where that fails.  What became of each."""
+        before = wanted.set(lambda: not any(stored.cancelled() for _, stored in batch))
         try:
             with self._issuing.store.writing() as session:
-                for made in mades:
+                for made, _ in batch:
                     self._issuing.insert(session, made)
-        except IntegrityError as error:
-            return [error] if len(mades) == 1 else [self._write([made])[0] for made in mades]
+        except OperationalError as error:  # the database's: each would wait for it alone
+            return [error] * len(batch)
         except Exception as error:
-            return [error] * len(mades)
-        return [None] * len(mades)
+            return [error] if len(batch) == 1 else [self._write([one])[0] for one in batch]
+        finally:
+            wanted.reset(before)
+        return [None] * len(batch)
 
 
 def _settle(stored: asyncio.Future[None], error: Exception | None) -> None:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
 from websockets.asyncio.server import ServerConnection
 
 from dataplane import wire
@@ -23,6 +24,8 @@ URGENT_BYTES_MAX = 16 * 1024 * 1024  # a data plane that takes no more than this
 ACK_SECONDS_MAX = 60.0  # from a snapshot's first chunk to its ack
 TOKENS_BYTES_MAX = wire.MESSAGE_BYTES_MAX // 2  # estimated, in one message
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux; missing in Python 3.11
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,15 @@ class Peer:
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, 2 * wire.CHUNK_BYTES)
 
     def send(self, data: bytes) -> None:
-        """Queue an encoded message ahead of any chunk; drop a peer that takes too little."""
+        """Queue an encoded message ahead of any chunk; drop a peer that takes too little.
+
+        A message that no data plane takes is left out: it would end the link, now and at each
+        reconnect. Only what was written by hand can be so large, as a user id of a megabyte.
+        """
         if self.slow:
+            return
+        if len(data) > wire.MESSAGE_BYTES_MAX:
+            log.error("link.message_too_large", dataplane=self.row.name, bytes=len(data))
             return
         self._urgent.append(data)
         self._urgent_bytes += len(data)

@@ -66,8 +66,12 @@ class Reader:
 
         def find(session: Session) -> tuple[list[wire.Superseded], list[wire.Revocation]]:
             rows = queries.revocations_after(session, seq, limit=limit)
-            heirs = [(row, queries.last_successor(session, row)) for row in rows if row.successor]
-            moved = [wire.Superseded(row.key, to_token(heir)) for row, heir in heirs if heir]
+            heirs = queries.heirs(session, rows)
+            moved = [
+                wire.Superseded(row.key, to_token(heirs[row.key]))
+                for row in rows
+                if row.successor is not None and row.key in heirs
+            ]
             return moved, [to_revocation(row) for row in rows]
 
         return await self._read(find)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-import msgspec
+from msgspec.structs import replace
 
 from control.push.questions import Recent
 from control.store.tickets import TakenTicket
@@ -39,7 +39,10 @@ class Tickets:
             if token is None:
                 return wire.Redeemed(shown.id)
             if not self._recent.touched(token, since):
-                return wire.Redeemed(shown.id, msgspec.structs.replace(token, kid=ticket.kid))
+                # A JWT says these by itself, to who has it.
+                audience = ticket.audience or token.audience
+                token = replace(token, issuer=ticket.issuer, kid=ticket.kid, audience=audience)
+                return wire.Redeemed(shown.id, token)
 
 
 def is_for(ticket: TakenTicket, shown: wire.Redeem, now: float) -> bool:

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlmodel import Session
 
+from control.store.queries import SEEN_GRACE_SECONDS
 from control.store.session import WriteSession
 from control.store.tables import (
     AuthorizationCode,
@@ -74,7 +75,9 @@ _KINDS = {
     ),
     "spent_refresh_tokens": _deleted(_SPENT.c.digest, _SPENT.c.gone_at),
     "tickets": _deleted(_TICKETS.c.digest, _TICKETS.c.expires_at),
-    "seen_assertions": _deleted(_SEEN.c.digest, _SEEN.c.expires_at),
+    "seen_assertions": _deleted(_SEEN.c.digest, _SEEN.c.expires_at)._replace(
+        age=SEEN_GRACE_SECONDS
+    ),
 }
 KINDS = tuple(_KINDS)
 

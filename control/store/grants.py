@@ -51,6 +51,7 @@ _INSERT_SPENT = insert(_SPENT)
 _SPENT_BY_DIGEST = select(_SPENT).where(_SPENT.c.digest == bindparam("digest"))
 _OF_FAMILY = delete(_TOKENS).where(_TOKENS.c.family_id == bindparam("family"))
 _END_FAMILY = _OF_FAMILY.returning(*_TOKENS.c)
+_IN_FAMILY = select(_TOKENS.c.id).where(_TOKENS.c.family_id == bindparam("family")).limit(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +162,11 @@ def spend_refresh(
 def spent_refresh(session: Session, digest: bytes) -> SpentRow | None:
     """The row of a refresh token that was rotated."""
     return session.connection().execute(_SPENT_BY_DIGEST, {"digest": digest}).first()
+
+
+def has_family(session: Session, family_id: str) -> bool:
+    """Whether any token of one authorization is left."""
+    return session.connection().execute(_IN_FAMILY, {"family": family_id}).first() is not None
 
 
 def end_family(session: WriteSession, family_id: str) -> int:

@@ -1,5 +1,6 @@
 """Every SELECT and UPDATE that is not generic over entities (those are in `rows`)."""
 
+import hmac
 import json
 import time
 import uuid
@@ -47,7 +48,7 @@ from control.store.tables import (
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
 REVOCATION_SECONDS_MIN = 60
 REFRESHES_MAX = 1000  # in a row, that a data plane may miss and its sessions still go over
-_SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
+SEEN_GRACE_SECONDS = 60  # a used assertion is remembered for so long after its end
 _SEEN_DROPPED_MAX = 100  # by each new one
 
 # --- cluster state ---------------------------------------------------------------------------
@@ -302,11 +303,16 @@ def consumer_by_id(session: Session, consumer_id: str) -> Consumer | None:
     return session.get(Consumer, consumer_id)
 
 
-def replace_client_secret(session: WriteSession, credential_id: str, phc: str) -> None:
-    """Store a secret hashed anew with today's parameters; it verifies as before."""
-    credential = session.get_one(OAuth2Credential, credential_id)
-    credential.client_secret = phc
-    session.add(credential)
+def renew_client_secret(session: WriteSession, held: OAuth2Credential, phc: str) -> None:
+    """Store the secret of `held` hashed anew with today's parameters; it verifies as before.
+
+    Nothing where the secret is another one by now, or the client is gone.
+    """
+    row = session.get(OAuth2Credential, held.id)
+    before = held.client_secret.encode()
+    if row is not None and hmac.compare_digest(row.client_secret.encode(), before):
+        row.client_secret = phc
+        session.add(row)
 
 
 # --- tokens ------------------------------------------------------------------------------------
@@ -500,7 +506,7 @@ def insert_seen_assertion(
     Raises:
         IntegrityError: it was used before.
     """
-    old = select(SeenAssertion.digest).where(SeenAssertion.expires_at < now - _SEEN_GRACE_SECONDS)
+    old = select(SeenAssertion.digest).where(SeenAssertion.expires_at < now - SEEN_GRACE_SECONDS)
     stale = col(SeenAssertion.digest).in_(old.limit(_SEEN_DROPPED_MAX))
     session.execute(delete(SeenAssertion).where(stale))
     session.connection().execute(
@@ -526,9 +532,23 @@ def revocations_after(
     ]
 
 
-def last_successor(session: Session, revoked: Revoked) -> IssuedToken | None:
-    """The token that a refreshed one has become by now; None when it ended, or was no refresh."""
-    digest = revoked.successor
+def heirs(session: Session, revoked: Sequence[Revoked]) -> dict[bytes, IssuedToken]:
+    """What refreshed tokens have become by now, by the digests of those that did not end.
+
+    `revoked` in order: the newest is looked at first, so that a token which was refreshed many
+    times in a row is followed once, and not again from each of its steps.
+    """
+    found: dict[bytes, IssuedToken | None] = {}
+    for row in reversed(revoked):
+        if row.successor is not None:
+            known = row.successor in found
+            heir = found[row.successor] if known else _follow(session, row.successor)
+            found[row.key] = heir
+    return {digest: token for digest, token in found.items() if token is not None}
+
+
+def _follow(session: Session, digest: bytes | None) -> IssuedToken | None:
+    """The token with this digest, or what took its place; None when it ended."""
     for _ in range(REFRESHES_MAX):
         if digest is None:
             return None

@@ -303,7 +303,9 @@ class Ticket(SQLModel, table=True):
     host: str  # lower case, no port
     path: str
     origin: str | None = None
-    kid: str | None = None  # of the key that signed the token, where that is a JWT
+    issuer: str | None = None  # as the token says, if it is a JWT; likewise `kid` and `audience`
+    kid: str | None = None
+    audience: list[str] | None = _json()
     expires_at: float = Field(index=True)
 
 

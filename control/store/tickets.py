@@ -18,7 +18,9 @@ class TakenTicket(NamedTuple):
     path: str
     origin: str | None
     expires_at: float
+    issuer: str | None
     kid: str | None
+    audience: list[str] | None
 
 
 def insert_ticket(session: Session, ticket: Ticket, now: float) -> None:

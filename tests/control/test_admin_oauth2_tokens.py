@@ -250,3 +250,53 @@ def test_tokens_are_not_config(admin: Admin) -> None:
     admin.patch(f"/oauth2_tokens/{made['id']}", {"scope": "a"})
     admin.delete(f"/oauth2_tokens/{made['id']}")
     assert admin.version() == version
+
+
+# --- JWTs ------------------------------------------------------------------------------------
+
+SAID = "cannot be changed: the JWT says it"
+
+
+@pytest.fixture
+def jwt(admin: Admin) -> str:
+    """The path of a JWT's row."""
+    credential = admin.credential()
+    with admin.store.writing() as session:
+        queries.insert_token(
+            session,
+            token_id=str(uuid.uuid4()),
+            credential_id=credential["id"],
+            access_token_digest=token_digest("a.b.c"),
+            expires_in=3600,
+            scope="email",
+            is_jwt=True,
+        )
+    (row,) = admin.get("/oauth2_tokens")["data"]
+    return f"/oauth2_tokens/{row['id']}"
+
+
+@pytest.mark.parametrize("same", [{}, {"access_token": "a.b.c"}])
+@pytest.mark.parametrize(
+    ("edit", "fields"),
+    [
+        ({"expires_in": 60}, {"expires_in": SAID}),
+        ({"scope": None}, {"scope": SAID}),
+        ({"authenticated_userid": "x"}, {"authenticated_userid": SAID}),
+        ({"created_at": 1}, {"created_at": SAID}),
+        ({"ttl": 60}, {"ttl": "must not end before the JWT expires; delete the token to end it"}),
+    ],
+)
+def test_what_a_jwt_says_is_not_changed_by_an_edit(
+    admin: Admin, jwt: str, edit: dict[str, object], fields: dict[str, str], same: dict[str, str]
+) -> None:
+    """Also not where its own text comes along, which makes it no other token."""
+    assert admin.fields(jwt, edit | same, "PATCH") == fields
+
+
+def test_another_access_token_ends_the_jwt(admin: Admin, jwt: str) -> None:
+    admin.changes.clear()
+    made = admin.patch(jwt, {"access_token": "opaque", "expires_in": 60})
+    assert (made["access_token"], made["expires_in"]) == ("opaque", 60)
+    ended = [(item.kind, item.key) for change in admin.changes for item in change.revocations]
+    jti = uuid.UUID(jwt.rpartition("/")[2]).bytes
+    assert ended == [("token", token_digest("a.b.c")), ("jti", jti)]

@@ -99,6 +99,10 @@ def test_plugin_without_a_name_is_refused(body: Any, fields: Any, admin: Admin) 
         (GOOD | {"mandatory_scope": True}, {"scopes": "required field missing"}),
         (GOOD | {"token_expiration": -1}, {"token_expiration": "value must not be negative"}),
         (
+            GOOD | {"token_expiration": 1e10 + 1},
+            {"token_expiration": "value must not be above 10000000000"},
+        ),
+        (
             GOOD | {"refresh_token_ttl": -1},
             {"refresh_token_ttl": "value should be between 0 and 100000000"},
         ),

@@ -114,6 +114,12 @@ def test_codes_spent_tokens_tickets_and_assertions_go(
             assert getattr(row, name) == FUTURE
 
 
+def test_used_assertion_is_remembered_for_clocks_that_are_behind(issuer: Issuing) -> None:
+    with issuer.store.writing() as session:
+        session.add(SeenAssertion(digest=b"s" * 32, expires_at=time.time() - 5))
+    assert turn(issuer) == {}
+
+
 def test_kept_answer_goes_when_no_grace_period_is_that_long(
     issuer: Issuing, app: OAuth2Credential
 ) -> None:

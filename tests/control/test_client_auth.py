@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from control.oauth2 import token_endpoint
 from control.oauth2.client_auth import Presented, presented
 from control.oauth2.grants import client_credentials
 from control.oauth2.secrets import HashVerifier
@@ -246,14 +245,14 @@ def test_client_deleted_while_its_token_is_made_gets_none(
     issuer: Issuing, app: OAuth2Credential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its row is gone by then, though the client was known a moment ago."""
-    issue = client_credentials.grant
+    make = client_credentials.make
 
-    def delete_then_issue(*args: Any) -> Any:
+    def delete_then_make(*args: Any) -> Any:
         with issuer.store.writing() as session:
             session.delete(session.get_one(OAuth2Credential, app.id))
-        return issue(*args)
+        return make(*args)
 
-    monkeypatch.setitem(token_endpoint.GRANTS, "client_credentials", delete_then_issue)
+    monkeypatch.setattr(client_credentials, "make", delete_then_make)
     refused(issuer.grant(), INVALID_CLIENT)
 
 
@@ -296,6 +295,34 @@ def test_good_secret_with_an_old_hash_is_hashed_anew(issuer: Issuing) -> None:
     assert renewed.startswith("$pbkdf2-sha512$i=10000,l=32$")
     assert issuer.grant().status == 200
     assert stored() == renewed
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_secret_that_was_changed_meanwhile_is_not_put_back(
+    issuer: Issuing, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    """It was right when it was looked at; while it was hashed anew the Admin API wrote another."""
+    derived = base64.b64encode(hashlib.pbkdf2_hmac("sha256", b"s3cret", b"salt", 1000, 32))
+    old = f"$pbkdf2-sha256$i=1000,l=32$c2FsdA${derived.decode().rstrip('=')}"
+    client = issuer.client(client_secret=old, hash_secret=True)
+    other = hash_client_secret("another")
+    hash_anew = HashVerifier.hash
+
+    async def change_and_hash(self: HashVerifier, secret: str) -> str:
+        with issuer.store.writing() as session:
+            row = session.get_one(OAuth2Credential, client.id)
+            if gone:
+                session.delete(row)
+            else:
+                row.client_secret = other
+                session.add(row)
+            session.note_config()
+        return await hash_anew(self, secret)
+
+    monkeypatch.setattr(HashVerifier, "hash", change_and_hash)
+    assert issuer.grant().status == (400 if gone else 200)
+    refused(issuer.grant(), INVALID_CLIENT)
+    assert issuer.grant(client_secret="another").status == (400 if gone else 200)
 
 
 def test_s25_each_failure_costs_one_hash_and_reads_the_same(

@@ -156,6 +156,32 @@ def test_token_is_theirs_where_it_would_be_admitted(issuer: Issuing, app: OAuth2
     assert answer["aud"] == ["https://other.example", ISSUER]
 
 
+def test_jwt_is_theirs_where_its_own_audience_and_issuer_are(
+    issuer: Issuing, app: OAuth2Credential
+) -> None:
+    """Its row names neither: nobody asked for a resource."""
+    issuer.configure(token_format="jwt", audience="https://a.example")
+    token = issuer.grant().json["access_token"]
+    another_instance(issuer)
+    said = ask(issuer, token, context=THERE).json
+    assert (said["aud"], said["iss"]) == ("https://a.example", ISSUER)
+    issuer.configure(audience="https://b.example", issuer="https://new.example")  # since then
+    said = ask(issuer, token).json
+    assert (said["aud"], said["iss"]) == ("https://a.example", ISSUER)
+    for other in (
+        {"audience": "https://b.example"},
+        {"issuer": "https://new.example"},
+        {"token_format": "opaque"},
+    ):
+        good = {"token_format": "jwt", "audience": "https://a.example", "issuer": ISSUER}
+        with issuer.store.writing() as session:
+            plugin = session.get_one(Plugin, ELSEWHERE)
+            plugin.config = {**plugin.config, **good, **other}
+            session.add(plugin)
+            session.note_config()
+        inactive(ask(issuer, token, context=THERE))
+
+
 def test_jwt_of_a_key_that_was_ended_is_inactive(issuer: Issuing, app: OAuth2Credential) -> None:
     issuer.configure(token_format="jwt")
     token = issuer.grant().json["access_token"]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from control.oauth2.keys import Keys
+from control.store import queries
 from control.store.secrets import token_digest
 from control.store.tables import OAuth2Credential
 from dataplane import jws
@@ -131,6 +132,25 @@ def test_reused_refresh_token_gives_a_jwt_of_another_jti(
     one, two = (claims(issuer, pair["access_token"])["jti"] for pair in (first, second))
     (row,) = issuer.tokens()
     assert one != two == row.id
+
+
+def test_jwt_in_the_place_of_a_token_made_by_hand_is_not_replayed(
+    issuer: Issuing, app: OAuth2Credential
+) -> None:
+    """As an opaque token for whoever takes it: a JWT proves itself, and for whom it is."""
+    issuer.configure(reuse_refresh_token=True)
+    with issuer.store.writing() as session:
+        queries.insert_token(
+            session,
+            credential_id=app.id,
+            access_token_digest=token_digest("by hand"),
+            refresh_token_digest=token_digest("refresh by hand"),
+            expires_in=60,
+            by_hand=True,
+        )
+    assert issuer.refresh("refresh by hand").status == 200
+    with issuer.store.reading() as session:
+        assert queries.tokens_to_replay(session) == []
 
 
 def test_keys_are_read_once_for_each_version(

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import structlog
+from sqlalchemy import event
 from sqlmodel import select
 
 from control.push import moves
+from control.push.reading import Reader
 from control.store import IssuedToken, Store, queries
 from control.store.tables import OAuth2Token
 from dataplane import wire
@@ -28,7 +30,7 @@ def credential(store: Store) -> str:
     return fill(store)
 
 
-def refresh(store: Store, old: bytes) -> bytes:
+def refresh(store: Store, old: bytes, user: str | None = None) -> bytes:
     """As the grant does: one transaction for the new token and the end of the old; its digest."""
     with store.writing() as session:
         row = session.exec(select(OAuth2Token).where(OAuth2Token.access_token_digest == old)).one()
@@ -37,6 +39,7 @@ def refresh(store: Store, old: bytes) -> bytes:
             credential_id=row.credential_id,
             access_token_digest=secrets.token_bytes(32),
             expires_in=3600,
+            authenticated_userid=user,
         )
         session.note_refreshed(old, new)
         queries.delete_tokens(session, [row])
@@ -89,6 +92,40 @@ def test_data_plane_that_was_away_hears_what_became_of_refreshed_tokens(
             assert [r.key for r in last.revocations] == [one, two, other, ended]
 
     run(work())
+
+
+def test_token_that_no_message_holds_does_not_end_the_link(store: Store, credential: str) -> None:
+    """Made by hand for a user with a very long name, then refreshed."""
+
+    async def work() -> None:
+        old = issue(store, credential)
+        async with pushing(store) as push, connected(push) as peer:
+            await peer.hear(wire.Heartbeat)
+            with structlog.testing.capture_logs() as logged:
+                new = await asyncio.to_thread(refresh, store, old, "u" * wire.MESSAGE_BYTES_MAX)
+                ended = await peer.hear(wire.Revocations)
+            assert [r.key for r in ended.revocations] == [old]
+            assert "link.message_too_large" in [line["event"] for line in logged]
+        async with pushing(store) as push, connected(push) as peer:  # and comes back
+            assert [r.key for r in (await peer.hear(wire.Revocations)).revocations] == [old]
+            assert new not in [m.token.digest for m in peer.heard if isinstance(m, wire.Superseded)]
+
+    run(work())
+
+
+def test_long_chain_of_refreshes_is_followed_once(store: Store, credential: str) -> None:
+    """A client may refresh as often as it likes: what is asked must not grow with the square."""
+    chain = [issue(store, credential)]
+    for _ in range(50):
+        chain.append(refresh(store, chain[-1]))
+    asked: list[str] = []
+    event.listen(store.engine, "before_cursor_execute", lambda *said: asked.append(said[2]))
+    moved, ended = asyncio.run(Reader(store).revocations_after(0, 40))  # the newest ten later
+    assert [item.old for item in moved] == [item.key for item in ended] == chain[:40]
+    assert {item.token.digest for item in moved} == {chain[-1]}
+    assert len(asked) <= 40
+    moved, ended = asyncio.run(Reader(store).revocations_after(40, 40))
+    assert [item.old for item in moved] == chain[40:50]
 
 
 def made(digest: bytes) -> IssuedToken:

@@ -112,7 +112,8 @@ def test_key_set_is_offered_where_endpoints_are_all_or_no_service_is(issuer: Iss
 def test_documents_are_only_read(issuer: Issuing, path: str, name: str) -> None:
     issuer.configure(issuer=ISSUER)
     answer = issuer.post(path=path)
-    assert answer.status == 405 and answer.headers["allow"] == "GET"
+    assert answer.status == 405 and answer.headers["allow"] == "GET, HEAD"
+    assert issuer.post(path=path, method="HEAD").status == 200
     assert (
         answer.json["error_description"]
         == f"The HTTP method POST is invalid for the {name} endpoint"

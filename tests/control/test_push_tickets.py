@@ -85,6 +85,19 @@ def test_ticket_gives_its_token_once(store: Store, credential: str) -> None:
     run(work())
 
 
+def test_ticket_of_a_jwt_says_issuer_key_and_audience(store: Store, credential: str) -> None:
+    said = {"issuer": "https://auth.example", "kid": "k1", "audience": ["https://a.example"]}
+    digest = make_ticket(store, issue(store, credential), **said)
+
+    async def work() -> None:
+        async with pushing(store) as push, connected(push) as peer:
+            found = await redeem(peer, digest)
+            assert found is not None
+            assert {name: getattr(found, name) for name in said} == said
+
+    run(work())
+
+
 @pytest.mark.parametrize(
     "shown",
     [

@@ -394,6 +394,19 @@ def test_grace_gives_the_answer_again_and_after_it_the_family_ends(
     assert issuer.tokens() == []
 
 
+@pytest.mark.parametrize("shown", ["access_token", "refresh_token"])
+def test_grace_gives_no_tokens_that_were_revoked_since(
+    issuer: Issuing, app: OAuth2Credential, shown: str
+) -> None:
+    issuer.configure(oauth_profile="strict", refresh_grace=60)
+    first = pair(issuer)
+    second = issuer.refresh(first["refresh_token"]).json
+    assert issuer.refresh(first["refresh_token"]).json == second
+    credentials = {"client_id": "app", "client_secret": "s3cret", "token": second[shown]}
+    assert issuer.post(credentials, path="/token-route/oauth2/revoke").status == 200
+    refused(issuer.refresh(first["refresh_token"]), INVALID_GRANT)
+
+
 def test_s93_kept_answer_is_encrypted_at_rest(issuer: Issuing, app: OAuth2Credential) -> None:
     issuer.configure(oauth_profile="strict", refresh_grace=10)
     body = issuer.refresh(pair(issuer)["refresh_token"]).json

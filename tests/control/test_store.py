@@ -289,7 +289,7 @@ def test_client_secret_is_replaced_when_hashed_anew(store: Store) -> None:
     with store.writing() as session:
         credential = add_credential(session)
     with store.writing() as session:
-        queries.replace_client_secret(session, credential.id, "$pbkdf2$new")
+        queries.renew_client_secret(session, credential, "$pbkdf2$new")
     with store.reading() as session:
         found = queries.credential_by_client_id(session, "abc")
         assert found is not None and found.client_secret == "$pbkdf2$new"

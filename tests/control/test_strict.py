@@ -73,7 +73,7 @@ def test_s25_unknown_client_and_wrong_secret_are_told_alike_for_one_hash_each(
         return await verify(self, *args, **kwargs)
 
     monkeypatch.setattr(HashVerifier, "verify", counting)
-    sent = {"grant_type": grant_type, **more}
+    sent = {"grant_type": grant_type, "code": "unknown", **more}
     answers = []
     for name in ("plain", "hashed", "nobody"):
         before = len(counted)
@@ -184,6 +184,30 @@ def test_request_without_grant_type(
     sent = {k: v for k, v in CREDENTIALS.items() if k != "grant_type"}
     sent |= {} if grant_type is None else {"grant_type": grant_type}
     refused(issuer.post(sent), invalid_request("grant_type is missing"))
+
+
+@pytest.mark.parametrize("needed", ["code", "refresh_token"])
+@pytest.mark.parametrize("value", [None, ""])
+def test_request_without_what_its_grant_needs(
+    issuer: Issuing, app: OAuth2Credential, needed: str, value: str | None
+) -> None:
+    """RFC 6749 §5.2: a missing parameter is a bad request, a bad value is a bad grant."""
+    grant_type = "authorization_code" if needed == "code" else needed
+    sent = CREDENTIALS | {"grant_type": grant_type} | ({} if value is None else {needed: value})
+    refused(issuer.post(sent), invalid_request(f"{needed} is missing"))
+
+
+def test_credentials_in_a_basic_header_are_form_encoded(
+    issuer: Issuing, app: OAuth2Credential
+) -> None:
+    """RFC 6749 §2.3.1; in the kong profile they are taken as they are."""
+    grant = {"grant_type": "client_credentials"}
+    issuer.client("a b+c", client_secret="100 %:x")
+    assert issuer.post(grant, headers=basic("a+b%2Bc", "100+%25%3Ax")).status == 200
+    assert issuer.post(grant, headers=basic("a b+c", "100 %:x")).status == 401
+    issuer.configure(oauth_profile="kong")
+    assert issuer.post(grant, headers=basic("a+b%2Bc", "100+%25%3Ax")).status == 400
+    assert issuer.post(grant, headers=basic("a b+c", "100 %:x")).status == 200
 
 
 def test_unknown_grant_type(issuer: Issuing, app: OAuth2Credential) -> None:

@@ -245,6 +245,23 @@ def test_s24_many_clients_of_one_address_are_bounded_together(
     assert issuer.post(CREDENTIALS, context=elsewhere, app=app_of).status == 200
 
 
+def test_s24_provision_keys_guessed_at_once_are_counted_one_by_one(
+    issuer: Issuing, app: OAuth2Credential
+) -> None:
+    """None of them is known to be wrong yet when the last one comes."""
+    sent = CREDENTIALS | {"authenticated_userid": "sam"}
+    guesses = [sent | {"provision_key": f"guess {n}"} for n in range(60)]
+    statuses = [answer.status for answer in issuer.post_at_once(guesses)]
+    assert (statuses.count(400), statuses.count(429)) == (20, 40)
+
+
+def test_provision_key_that_no_grant_looks_at_is_not_counted(
+    issuer: Issuing, app: OAuth2Credential
+) -> None:
+    for _ in range(25):
+        assert issuer.grant(provision_key="whatever").status == 200
+
+
 @pytest.mark.parametrize("path", ["/oauth2/token", "/oauth2/authorize"])
 def test_wrong_provision_keys_are_counted(
     issuer: Issuing, app: OAuth2Credential, app_of: ASGIApp, path: str

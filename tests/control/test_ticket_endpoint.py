@@ -12,7 +12,7 @@ from sqlmodel import select
 
 from control.oauth2.dispatch import normalise
 from control.oauth2.ticket_endpoint import Place, place_of
-from control.store import queries
+from control.store import queries, signing_keys
 from control.store.secrets import token_digest
 from control.store.tables import OAuth2Credential, OAuth2Token, Plugin, Ticket
 from dataplane import wire
@@ -224,6 +224,48 @@ def test_both_planes_normalise_paths_alike() -> None:
         except HttpRefused:
             continue  # no request gets that far
         assert normalise(path) == expected, (seed, path)
+
+
+JWTS = {"token_format": "jwt", "issuer": "https://auth.example", "audience": "https://a.example"}
+
+
+def test_ticket_of_a_jwt_says_what_the_jwt_says_of_itself(
+    issuer: Issuing, app: OAuth2Credential
+) -> None:
+    """Its row does not: nobody asked for an audience."""
+    issuer.configure(**JWTS)
+    assert ask(issuer, issuer.grant().json["access_token"]).status == 201
+    (row,) = rows(issuer)
+    with issuer.store.reading() as session:
+        (key,) = signing_keys.all_keys(session)
+    assert (row.issuer, row.kid, row.audience) == (JWTS["issuer"], key.kid, [JWTS["audience"]])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"audience": "https://b.example"},
+        {"issuer": "https://other.example"},
+        {"token_format": "opaque"},
+    ],
+)
+def test_jwt_that_no_data_plane_would_take_there_gets_no_ticket(
+    issuer: Issuing, app: OAuth2Credential, config: dict[str, str]
+) -> None:
+    issuer.configure(**JWTS)
+    token = issuer.grant().json["access_token"]
+    issuer.configure(**config)
+    refused(ask(issuer, token), INVALID, 401)
+    assert rows(issuer) == []
+
+
+def test_jwt_of_a_key_that_was_ended_gets_no_ticket(issuer: Issuing, app: OAuth2Credential) -> None:
+    issuer.configure(**JWTS)
+    token = issuer.grant().json["access_token"]
+    with issuer.store.writing() as session:
+        (key,) = signing_keys.all_keys(session)
+        signing_keys.remove(session, key.kid, time.time())
+    refused(ask(issuer, token), INVALID, 401)
 
 
 def test_other_methods_are_refused(issuer: Issuing) -> None:

@@ -15,7 +15,12 @@ from tests.harness import ROOT
 TARGETS = sorted(path.stem for path in (ROOT / "tests" / "fuzz").glob("*.pyx"))
 SECONDS = "2"
 # Which target reads the bytes of which parser; a new one has to be put here, and thereby fuzzed.
-PARSERS = {"_http": {"http_head", "http_response", "http_chunked"}, "_frame": {"frame", "relay"}}
+PARSERS = {
+    "_http": {"http_head", "http_response", "http_chunked"},
+    "_frame": {"frame", "relay"},
+    "_carriers": {"carriers"},
+    "_params": {"params"},
+}
 HAS_CLANG = shutil.which("clang-14") is not None
 
 

@@ -24,6 +24,7 @@ _TEXT_CHARS_MAX = 1024  # of an issuer or audience
 CARRIERS = ("header", "query", "subprotocol", "ticket", "cookie")
 SESSION_AGE_SECONDS_MAX = 30 * 86400
 REFRESH_GRACE_SECONDS_MAX = 60
+EXPIRATION_SECONDS_MAX = 10_000_000_000  # far below what a JWT's `exp` and a row can hold
 
 
 def _flag(description: str) -> Field:
@@ -154,7 +155,9 @@ CONFIG = {
         default=["header", "query"],
         elements=Field(type="string", one_of=CARRIERS),
         len_min=1,
-        description="Where a token may be.",
+        description="Where a token may be. What is not header or query never goes upstream; "
+        "`cookie` needs `cookie_name`, and the plugin `websocket-session` with `allowed_origins` "
+        "on the same routes: without it no cookie is taken.",
     ),
     "subprotocol_prefix": Field(
         type="string",
@@ -164,7 +167,8 @@ CONFIG = {
     "cookie_name": Field(
         type="string",
         check=_check_header_name,
-        description="The cookie that carries the token, from listed origins.",
+        description="The cookie that carries the token; only from the `allowed_origins` of "
+        "`websocket-session`.",
     ),
     "endpoints": _choice(
         "kong",
@@ -189,6 +193,8 @@ def _check(config: Mapping[str, Any]) -> Fields | str | None:
         return {"scopes": "required field missing"}
     if config["token_expiration"] < 0:
         return {"token_expiration": "value must not be negative"}
+    if config["token_expiration"] > EXPIRATION_SECONDS_MAX:
+        return {"token_expiration": f"value must not be above {EXPIRATION_SECONDS_MAX}"}
     return _strict_errors(config) | _carrier_errors(config) | _jwt_errors(config) or None
 
 

@@ -99,7 +99,8 @@ CONFIG = {
         len_min=1,
         check=_check_origins,
         description="Exact origins or `https://*.example.com`; a handshake whose Origin is not "
-        "among them gets 403, one without Origin passes. Null: any.",
+        "among them gets 403, one without Origin passes unless its token is a cookie. Null: any, "
+        "and no token by cookie. Pages of the exact ones may call the token endpoint.",
     ),
     "deflate": Field(
         type="string",

@@ -122,11 +122,10 @@ def _spent(request: TokenRequest, issuing: Issuing, digest: bytes) -> Issued:
     if request.config.strict:
         with issuing.store.reading() as session:
             row = grants.spent_refresh(session, digest)
+            # What was revoked meanwhile is not given once more.
+            alive = row is not None and row.answer and grants.has_family(session, row.family_id)
         if row is not None and row.credential_id == request.client.id:
-            if (
-                row.answer is not None
-                and time.time() - row.spent_at <= request.config.refresh_grace
-            ):
+            if alive and time.time() - row.spent_at <= request.config.refresh_grace:
                 return Issued(**json.loads(row.answer))
             with issuing.store.writing() as session:
                 grants.end_family(session, row.family_id)

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.gateway.oauth2.kit import STRICT, TRUSTED, Api, App, Site
+from tests.gateway.oauth2.apis import STRICT, Api, App
+from tests.gateway.oauth2.kit import TRUSTED, Site
 from tests.gateway.oauth2.upstreams import HttpUpstream, WebSocketUpstream
 from tests.harness import running_gateway
 

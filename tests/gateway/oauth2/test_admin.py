@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.oauth2.kit import Api, App, Site, unique
+from tests.gateway.oauth2.apis import Api, App, unique
+from tests.gateway.oauth2.kit import Site
 
 DEFAULTS = {
     "hash_secret": False,
@@ -502,6 +503,30 @@ def test_config_has_the_defaults_of_the_contract(site: Site) -> None:
 def test_broken_config_is_refused(site: Site, config: dict[str, Any], expected: Any) -> None:
     refusal = make_plugin(site, 400, config)
     assert refusal["fields"] == {"config": expected}
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"token_format": "jwt"}, "issuer"),
+        ({"token_format": "xml"}, "token_format"),
+        ({"signing_alg": "HS256"}, "signing_alg"),
+        ({"signing_alg": "none"}, "signing_alg"),
+        ({"issuer": "http://a.test"}, "issuer"),
+        ({"session_expiry": "x"}, "session_expiry"),
+        ({"session_follow": "x"}, "session_follow"),
+        ({"session_max_age": -1}, "session_max_age"),
+        ({"token_carriers": ["header", "body"]}, "token_carriers"),
+        ({"token_carriers": ["header", "cookie"]}, "cookie_name"),
+        ({"endpoints": "some"}, "endpoints"),
+        ({"refresh_grace": 61}, "refresh_grace"),
+        ({"token_expiration": -1}, "token_expiration"),
+    ],
+    ids=repr,
+)
+def test_broken_field_of_ours_is_refused(site: Site, config: dict[str, Any], field: str) -> None:
+    refusal = make_plugin(site, 400, {"enable_client_credentials": True} | config)
+    assert list(refusal["fields"]["config"]) == [field]
 
 
 @pytest.mark.parametrize("grant", ["enable_implicit_grant", "enable_password_grant"])

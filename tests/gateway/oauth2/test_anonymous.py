@@ -16,7 +16,8 @@ from tests.gateway.oauth2.answers import (
     refused,
     unauthorized,
 )
-from tests.gateway.oauth2.kit import USER, Api, App, Site, unique
+from tests.gateway.oauth2.apis import USER, Api, App, unique
+from tests.gateway.oauth2.kit import Site
 from tests.harness import eventually
 
 UNKNOWN = "A" * 32
@@ -64,7 +65,7 @@ def test_without_anonymous_the_request_ends(api: Api, failure: str) -> None:
 def test_anonymous_stands_in_for_a_token_that_expired(
     site: Site, nobody: dict[str, Any], app: App
 ) -> None:
-    api = site.api(anonymous=nobody["id"], token_expiration=1)
+    api = site.api(anonymous=nobody["id"], token_expiration=2)
     token = api.access(app)
     assert api.get(token).seen["X-Consumer-ID"] == app.consumer["id"]
 

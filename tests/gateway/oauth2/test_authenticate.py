@@ -15,7 +15,8 @@ from tests.gateway.oauth2.answers import (
     issued,
     unauthorized,
 )
-from tests.gateway.oauth2.kit import FORM_TYPE, USER, Api, App, Site, bearer
+from tests.gateway.oauth2.apis import FORM_TYPE, USER, Api, App, bearer
+from tests.gateway.oauth2.kit import Site
 from tests.harness import eventually
 
 UNKNOWN = "A" * 32
@@ -235,7 +236,7 @@ def test_expired_token_is_told(site: Site, app: App, realm: str | None) -> None:
 
 def test_s08_token_is_good_until_it_expires_and_not_after(site: Site, app: App) -> None:
     """Also when it was known a moment ago: it is asked for all the time."""
-    api = site.api(token_expiration=1)
+    api = site.api(token_expiration=2)
     made = issued(api.client_credentials(app))
     seen = [api.get(made["access_token"]).status]
     eventually(lambda: seen.append(api.get(made["access_token"]).status) or seen[-1] == 401, 10)

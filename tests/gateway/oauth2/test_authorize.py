@@ -24,17 +24,17 @@ from tests.gateway.oauth2.answers import (
     refused,
     refused_by_redirect,
 )
-from tests.gateway.oauth2.kit import (
+from tests.gateway.oauth2.apis import (
     OTHER_URI,
     PKCE,
     PROVISION_KEY,
     USER,
     Api,
     App,
-    Site,
     code_request,
     unique,
 )
+from tests.gateway.oauth2.kit import Site
 
 NEEDS_CHALLENGE = ("invalid_request", "code_challenge is required when code_method is present")
 NEEDS_S256 = ("invalid_request", "code_challenge_method is not supported, must be S256")

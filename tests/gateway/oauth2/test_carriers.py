@@ -6,9 +6,12 @@ import base64
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.gateway.oauth2.answers import INVALID, MISSING, Answer, unauthorized
-from tests.gateway.oauth2.kit import App, Site, Sockets, bearer, unique
+from tests.gateway.oauth2.apis import UPGRADE, App, Sockets, bearer, unique
+from tests.gateway.oauth2.kit import Site
 from tests.harness import eventually
 
 UNKNOWN = "A" * 32
@@ -297,6 +300,7 @@ def ticket(sockets: Sockets, token: str) -> str:
 
 
 FROM_PAGE = [("Origin", ORIGIN)]
+HOST = ("Host", "gateway.test")
 
 
 @pytest.mark.parametrize("where", ["query", "subprotocol"])
@@ -416,6 +420,38 @@ def test_ticket_is_taken_out_though_the_header_holds_a_token(
     answer = sockets.handshake(token, FROM_PAGE, target=f"?ticket={value}")
     assert answer.status == 101
     assert not site.ws.last().mentions(value)
+
+
+def test_ticket_is_redeemed_once_by_many_at_once(site: Site, sockets: Sockets, token: str) -> None:
+    target = f"{sockets.path}?ticket={ticket(sockets, token)}"
+    connections = [site.connection(tls=False) for _ in range(20)]
+    try:
+        for connection in connections:
+            connection.connect()
+        for connection in connections:
+            connection.request("GET", target, headers=dict([*UPGRADE, *FROM_PAGE, HOST]))
+        statuses = sorted(connection.getresponse().status for connection in connections)
+    finally:
+        for connection in connections:
+            connection.close()
+    assert statuses == [101] + [401] * 19
+
+
+def test_session_of_a_ticket_is_its_tokens_and_ends_with_it(
+    site: Site, sockets: Sockets, app: App
+) -> None:
+    mine = sockets.issuer.access(app)
+    # The library names the host itself, so the ticket is for that one.
+    host = sockets.url.removeprefix("ws://").partition("/")[0]
+    answer = ask_ticket(sockets, mine, f"ws://{host}{sockets.path}")
+    uri = f"{sockets.url}?ticket={answer.json['ticket']}"
+    with connect(uri, origin=ORIGIN, proxy=None) as socket:  # type: ignore[arg-type]
+        socket.send("hello")
+        assert socket.recv(timeout=10) == "hello"
+        site.admin("DELETE", f"/oauth2_tokens/{mine}", 204)
+        with pytest.raises(ConnectionClosed) as ended:
+            socket.recv(timeout=10)
+    assert ended.value.rcvd is not None and ended.value.rcvd.code == 4401
 
 
 @pytest.mark.parametrize("name", ["ticket", "sessions"])

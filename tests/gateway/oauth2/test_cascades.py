@@ -14,7 +14,8 @@ from tests.gateway.oauth2.answers import (
     refused,
     unauthorized,
 )
-from tests.gateway.oauth2.kit import Api, App, Site, bearer, unique
+from tests.gateway.oauth2.apis import Api, App, bearer, unique
+from tests.gateway.oauth2.kit import Site
 from tests.harness import eventually
 
 BOUND = 5.0  # seconds until a deletion holds everywhere: B of the security checklist
@@ -207,7 +208,7 @@ def test_disabled_plugin_lets_everybody_in(site: Site) -> None:
 
 def test_expiry_is_looked_at_on_every_request(site: Site, app: App) -> None:
     """A token that is known and used all the time expires like any other."""
-    sockets = site.sockets(token_expiration=1)
+    sockets = site.sockets(token_expiration=2)
     token = sockets.issuer.access(app)
     seen: list[int] = []
 

@@ -10,7 +10,8 @@ from tests.gateway.oauth2.answers import (
     issued,
     refused,
 )
-from tests.gateway.oauth2.kit import PROVISION_KEY, USER, Api, App, Site, basic, unique
+from tests.gateway.oauth2.apis import PROVISION_KEY, USER, Api, App, basic, unique
+from tests.gateway.oauth2.kit import Site
 
 GRANT = {"grant_type": "client_credentials"}
 

@@ -11,7 +11,8 @@ from tests.gateway.oauth2.answers import (
     issued,
     refused,
 )
-from tests.gateway.oauth2.kit import OTHER_URI, PKCE, STRICT, USER, Api, App, Site, at_once
+from tests.gateway.oauth2.apis import OTHER_URI, PKCE, STRICT, USER, Api, App
+from tests.gateway.oauth2.kit import Site, at_once
 
 PARALLEL = 50
 

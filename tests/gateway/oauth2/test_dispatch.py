@@ -15,7 +15,8 @@ from tests.gateway.oauth2.answers import (
     refused,
     unauthorized,
 )
-from tests.gateway.oauth2.kit import Api, App, Site
+from tests.gateway.oauth2.apis import Api, App
+from tests.gateway.oauth2.kit import Site
 
 ENDPOINTS = {"token": "token endpoint", "authorize": "authorization endpoint"}
 # %s: the endpoint's name.

@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.gateway.oauth2.answers import MISSING, issued, not_cached, unauthorized
-from tests.gateway.oauth2.kit import STRICT, Api, App, Site, unique
+from tests.gateway.oauth2.apis import STRICT, Api, App, unique
+from tests.gateway.oauth2.kit import Site
 from tests.harness import eventually
 
 MORE = ("revoke", "introspect", "ticket", "sessions")

@@ -12,7 +12,8 @@ from tests.gateway.oauth2.answers import (
     redirect,
     unauthorized,
 )
-from tests.gateway.oauth2.kit import Api, App, Site, code_request
+from tests.gateway.oauth2.apis import Api, App, code_request
+from tests.gateway.oauth2.kit import Site
 
 GRANTS = ("client_credentials", "password", "code", "implicit", "refresh")
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.gateway.oauth2.answers import BASIC_CHALLENGE, INVALID_CLIENT, issued, refused
-from tests.gateway.oauth2.kit import Api, App, Site, unique
+from tests.gateway.oauth2.apis import Api, App, unique
+from tests.gateway.oauth2.kit import Site
 
 PREFIX = "$pbkdf2-sha512$i=10000,l=32$"
 ALL_OR_NONE = "all or none of these fields must be set: 'hash_secret', 'client_secret'"

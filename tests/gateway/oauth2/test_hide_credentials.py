@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tests.gateway.oauth2.kit import FORM_TYPE, UPGRADE, Api, App, Site, bearer
+from tests.gateway.oauth2.apis import FORM_TYPE, UPGRADE, Api, App, bearer
+from tests.gateway.oauth2.kit import Site
 
 
 @pytest.fixture(scope="module")

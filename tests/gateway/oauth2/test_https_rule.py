@@ -13,7 +13,8 @@ from tests.gateway.oauth2.answers import (
     issued,
     refused,
 )
-from tests.gateway.oauth2.kit import TRUSTED, Api, App, Site
+from tests.gateway.oauth2.apis import Api, App
+from tests.gateway.oauth2.kit import TRUSTED, Site
 
 ONE_ONLY = ("access_denied", "Only one X-Forwarded-Proto header allowed")
 STRANGER = "127.0.0.1"

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.gateway.oauth2.answers import INVALID, not_cached
-from tests.gateway.oauth2.kit import PROVISION_KEY, USER, Api, App, Site, unique
+from tests.gateway.oauth2.apis import PROVISION_KEY, USER, Api, App, unique
+from tests.gateway.oauth2.kit import Site
 
 ALGS = ("ES256", "RS256", "EdDSA")
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -288,7 +289,7 @@ def test_s37_token_is_refused_once_what_it_depends_on_is_gone(site: Site, by: st
 
 
 def test_s08_token_is_refused_once_it_expired(site: Site, app: App) -> None:
-    api = api_of(site, token_expiration=1)
+    api = api_of(site, token_expiration=2)
     token = token_of(api, app)
     assert api.get(token).status == 200
     api.until(401, token)

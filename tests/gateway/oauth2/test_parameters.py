@@ -14,7 +14,7 @@ from tests.gateway.oauth2.answers import (
     issued,
     refused,
 )
-from tests.gateway.oauth2.kit import Api, App
+from tests.gateway.oauth2.apis import Api, App
 
 GRANT = {"grant_type": "client_credentials"}
 FORM = "application/x-www-form-urlencoded"

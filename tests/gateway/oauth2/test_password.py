@@ -12,7 +12,8 @@ from tests.gateway.oauth2.answers import (
     issued,
     refused,
 )
-from tests.gateway.oauth2.kit import PROVISION_KEY, USER, Api, App, Site
+from tests.gateway.oauth2.apis import PROVISION_KEY, USER, Api, App
+from tests.gateway.oauth2.kit import Site
 
 
 @pytest.mark.parametrize("key", [None, "", "x", PROVISION_KEY.upper()])

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.gateway.oauth2.answers import INVALID_CODE, issued, refused
-from tests.gateway.oauth2.kit import PKCE, Api, App, Site
+from tests.gateway.oauth2.apis import PKCE, Api, App
+from tests.gateway.oauth2.kit import Site
 
 REQUIRED = ("invalid_request", "code_verifier is required for PKCE authorization requests")
 NO_STRING = ("invalid_request", "code_verifier is not a string")

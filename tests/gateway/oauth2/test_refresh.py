@@ -14,16 +14,8 @@ from tests.gateway.oauth2.answers import (
     issued,
     refused,
 )
-from tests.gateway.oauth2.kit import (
-    PKCE,
-    STRICT,
-    USER,
-    Api,
-    App,
-    Site,
-    at_once,
-    bearer,
-)
+from tests.gateway.oauth2.apis import PKCE, STRICT, USER, Api, App, bearer
+from tests.gateway.oauth2.kit import Site, at_once
 
 PARALLEL = 50
 SCOPE_MISMATCH = ("invalid_scope", "Scope mismatch")
@@ -227,11 +219,11 @@ def test_token_without_scope_is_refreshed_whatever_scopes_there_are(
 
 @pytest.mark.parametrize("reuse", [False, True], ids=["rotated", "reused"])
 def test_expired_access_token_is_refreshed(site: Site, app: App, reuse: bool) -> None:
-    api = site.api(token_expiration=1, reuse_refresh_token=reuse)
+    api = site.api(token_expiration=2, reuse_refresh_token=reuse)
     pair = api.pair(app)
     api.until(401, pair["access_token"])
     new = issued(api.refresh(app, pair["refresh_token"]))
-    assert new["expires_in"] == 1
+    assert new["expires_in"] == 2
     assert api.get(new["access_token"]).status == 200
     api.until(401, new["access_token"])
 

@@ -14,7 +14,8 @@ from tests.gateway.oauth2.answers import (
     redirect,
     refused,
 )
-from tests.gateway.oauth2.kit import PROVISION_KEY, USER, Api, App, Site, code_request
+from tests.gateway.oauth2.apis import PROVISION_KEY, USER, Api, App, code_request
+from tests.gateway.oauth2.kit import Site
 
 WAYS = ("client_credentials", "password", "code", "token")
 NO_STRING = "scope must be a string"

@@ -23,19 +23,18 @@ from tests.gateway.oauth2.answers import (
     refused,
     refused_by_redirect,
 )
-from tests.gateway.oauth2.kit import (
+from tests.gateway.oauth2.apis import (
     OTHER_URI,
     PKCE,
     STRICT,
     Api,
     App,
-    Site,
-    at_once,
     basic,
     bearer,
     code_request,
     unique,
 )
+from tests.gateway.oauth2.kit import Site, at_once
 
 GRANT = {"grant_type": "client_credentials"}
 

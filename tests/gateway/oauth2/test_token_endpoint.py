@@ -16,17 +16,17 @@ from tests.gateway.oauth2.answers import (
     issued,
     refused,
 )
-from tests.gateway.oauth2.kit import (
+from tests.gateway.oauth2.apis import (
     OTHER_URI,
     PROVISION_KEY,
     USER,
     Api,
     App,
-    Site,
     basic,
     bearer,
     unique,
 )
+from tests.gateway.oauth2.kit import Site
 
 GRANTS = {
     "password": {"provision_key": PROVISION_KEY, "authenticated_userid": USER},

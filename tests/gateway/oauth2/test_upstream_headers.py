@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.gateway.oauth2.answers import issued
-from tests.gateway.oauth2.kit import PROVISION_KEY, USER, Api, App, Site, bearer
+from tests.gateway.oauth2.apis import PROVISION_KEY, USER, Api, App, bearer
+from tests.gateway.oauth2.kit import Site
 
 SEVEN = (
     "X-Consumer-ID",

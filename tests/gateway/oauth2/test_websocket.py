@@ -15,7 +15,8 @@ from tests.gateway.oauth2.answers import (
     issued,
     unauthorized,
 )
-from tests.gateway.oauth2.kit import FORM_TYPE, UPGRADE, USER, Api, App, Site, Sockets, bearer
+from tests.gateway.oauth2.apis import FORM_TYPE, UPGRADE, USER, Api, App, Sockets, bearer
+from tests.gateway.oauth2.kit import Site
 from tests.harness import eventually
 
 UNKNOWN = "A" * 32
@@ -98,7 +99,7 @@ def test_connection_stays_http_after_a_refusal(site: Site, sockets: Sockets, tok
 
 
 def test_expired_token_opens_no_websocket(site: Site, app: App) -> None:
-    sockets = site.sockets(token_expiration=1)
+    sockets = site.sockets(token_expiration=2)
     token = sockets.issuer.access(app)
     assert sockets.handshake(token).status == 101
 

@@ -62,7 +62,9 @@ def upgrade() -> None:
         sa.Column("host", sa.String(), nullable=False),
         sa.Column("path", sa.String(), nullable=False),
         sa.Column("origin", sa.String(), nullable=True),
+        sa.Column("issuer", sa.String(), nullable=True),
         sa.Column("kid", sa.String(), nullable=True),
+        sa.Column("audience", sa.JSON(), nullable=True),
         sa.Column("expires_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("digest", name="pk_oauth2_tickets"),
     )
