@@ -288,9 +288,8 @@ class Answers:
             if token is None:
                 verdict = UNKNOWN
             elif await self._reach(token):
-                # A JWT was not put among the known ones: it proves itself, and here the ticket did,
-                # though maybe before its key was withdrawn.
-                proved = token.jti is not None and self._known.has_key(token.kid)
+                # A JWT was not put among the known ones: it proves itself, and here the ticket did.
+                proved = token.jti is not None and self._known.has_key_of(token)
                 known = self._remembered(token.digest)
                 verdict = known or (self._accept(token) if proved else UNKNOWN)
         except (LinkDown, LinkBusy):

@@ -124,13 +124,13 @@ class KnownTokens:
         """Until when this token is known to be refused; None when it is not."""
         return self._ended.token_until(digest)
 
-    def has_key(self, kid: str | None) -> bool:
-        """Whether the applied configuration has this key: what it signed may be good."""
-        return kid in self._kids
-
     def has_ended(self, token: wire.Token) -> bool:
         """Whether this token, known or not, or whose it is, is known to have ended."""
         return self._ended.until(token, self._consumers.get(token.credential)) is not None
+
+    def has_key_of(self, token: wire.Token) -> bool:
+        """Whether the key that a JWT is said to be signed with still verifies."""
+        return token.issuer is not None and token.kid in self._kids
 
     def unsure(self, token: wire.Token) -> bool:
         """Whether the end of this JWT may not be known here, so that it must be asked for."""

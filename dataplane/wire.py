@@ -360,7 +360,10 @@ class Superseded(Struct, frozen=True):
 
 
 class Redeemed(Struct, frozen=True):
-    """Answer to Redeem.  `token` None: there is no such ticket, or not for this handshake."""
+    """Answer to Redeem.  `token` None: there is no such ticket, or not for this handshake.
+
+    Of a JWT `issuer` and `kid` are there as nowhere else: the JWT itself does not come along.
+    """
 
     id: int
     token: Token | None = None

@@ -165,8 +165,7 @@ async def test_ticket_of_a_token_that_ended_meanwhile_is_unknown() -> None:
 async def test_ticket_of_a_jwt_gives_the_engine_its_token_unless_it_ended() -> None:
     """It is not among the known ones until it comes, and a ticket is as good as its coming."""
     async with bench() as b:
-        keys = [wire.PublicKey("k1", "ES256", "{}")]
-        b.known.apply_snapshot(msgspec.structs.replace(make_snapshot(1, {1: 1}), keys=keys))
+        keyed(b, "k1", "k2")
         jwt = make_token(2, jti=b"j" * 16, issuer="https://auth.example", kid="k1")
         b.link.tickets[TICKET.digest] = jwt
         assert await verdict(b) == ("known", jwt.digest)
@@ -175,8 +174,26 @@ async def test_ticket_of_a_jwt_gives_the_engine_its_token_unless_it_ended() -> N
         b.known.revoke(wire.Revocation(1, "jti", b"e" * 16))
         b.link.tickets[TICKET.digest] = ended
         assert await verdict(b, 2) == ("unknown", None)
-        b.link.tickets[TICKET.digest] = make_token(4, jti=b"f" * 16, kid="k2")
-        assert await verdict(b, 3) == ("unknown", None)  # its key is withdrawn
+        assert keyed(b, "k2") == [jwt.digest]  # its key was withdrawn
+        assert not b.engine.tokens.tokens
+
+
+def keyed(b: Bench, *kids: str) -> list[bytes]:
+    """A configuration with these keys carries traffic."""
+    keys = [wire.PublicKey(kid, "ES256", "{}") for kid in kids]
+    return b.known.apply_snapshot(msgspec.structs.replace(make_snapshot(1, {1: 1}), keys=keys))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("issuer", "kid"), [("https://auth.example", "k2"), (None, "k1")])
+async def test_ticket_of_a_jwt_whose_key_does_not_verify_is_unknown(
+    issuer: str | None, kid: str
+) -> None:
+    async with bench() as b:
+        keyed(b, "k1")
+        b.link.tickets[TICKET.digest] = make_token(2, jti=b"j" * 16, issuer=issuer, kid=kid)
+        assert await verdict(b) == ("unknown", None)
+        assert not b.engine.tokens.tokens
 
 
 @pytest.mark.anyio
