@@ -154,7 +154,9 @@ def _tell(
     A JWT is verified without its row, so they need not hear of it, unless it moves the sessions of
     other tokens of its client.
     """
-    told = token._replace(audience=jwt.effective_audience(config, token.audience))
+    told = token
+    if config.jwt:
+        told = token._replace(audience=jwt.effective_audience(config, token.audience))
     if not config.jwt or config.session_follow == "credential":
         session.note_token(told)
     if replaces is not None:
