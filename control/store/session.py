@@ -260,7 +260,7 @@ class Store:
 def _engine(url: str, *, writes: bool = False) -> Engine:
     """The readers' engine, or the writers', who stand in line for one connection.
 
-    What that one has read stays good in its cache, as nobody else changes the database.
+    What that one has read stays good in its cache as long as no other process writes.
     """
     try:
         parsed = make_url(url)
