@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from control.store import selection
@@ -151,6 +152,7 @@ def _made(
     return found
 
 
+@lru_cache(maxsize=4096)  # tokens name the same few credentials and plugins
 def id_bytes(uuid: str) -> bytes:
     """The 16 bytes of a UUID's text."""
     return bytes.fromhex(uuid.replace("-", ""))

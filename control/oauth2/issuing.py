@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from control.oauth2.keys import Keys
 from control.oauth2.token_request import TokenRequest
 from control.store import grants, queries
 from control.store.changes import IssuedToken
+from control.store.ids import ordered_id
 from control.store.secrets import random_text, token_digest
 from control.store.session import Store, WriteSession
 from control.store.tables import OAuth2Credential
@@ -85,7 +85,7 @@ class Issuing:
             NoService: the token would be bound to a service, and there is none.
             InvalidRequest: as `access_token`.
         """
-        claims = _claims(request, grant, row_id or str(uuid.uuid4()))
+        claims = _claims(request, grant, row_id or ordered_id())
         refreshable = grant.refreshable and request.config.token_expiration > 0
         issued = Issued(
             access_token=self.access_token(request, claims),
@@ -155,7 +155,9 @@ def _tell(
     A JWT is verified without its row, so they need not hear of it, unless it moves the sessions of
     other tokens of its client.
     """
-    told = token._replace(audience=jwt.effective_audience(config, token.audience))
+    told = token
+    if config.jwt:
+        told = token._replace(audience=jwt.effective_audience(config, token.audience))
     if not config.jwt or config.session_follow == "credential":
         session.note_token(told)
     if replaces is not None:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import TypeVar
 
 from control.oauth2.errors import Overloaded
@@ -59,8 +60,15 @@ def make_token(check_key: bytes) -> str:
 
 def check_chars(check_key: bytes, random_part: str) -> str:
     """The first six bytes of HMAC-SHA-256, each modulo 62 into the alphabet."""
-    mac = hmac.digest(check_key, random_part.encode(), "sha256")
-    return mac[:CHECK_CHARS].translate(CHARACTERS).decode()
+    mac = _keyed(check_key).copy()
+    mac.update(random_part.encode())
+    return mac.digest()[:CHECK_CHARS].translate(CHARACTERS).decode()
+
+
+@lru_cache(maxsize=4)
+def _keyed(check_key: bytes) -> hmac.HMAC:
+    """To be copied: `hmac.digest` would let go of the GIL, and a busy process waits to get it."""
+    return hmac.new(check_key, digestmod="sha256")
 
 
 def verify_hash(secret: str, phc: str) -> bool:

@@ -344,10 +344,9 @@ class Push:
             case wire.Question():
                 self._questions.put(peer, message)
             case wire.TokenRequest():
-                self._take_request(peer, message)
+                self._take_requests(peer, [message])
             case wire.TokenRequests():
-                for request in message.requests:
-                    self._take_request(peer, request)
+                self._take_requests(peer, message.requests)
             case wire.Redeem():
                 self._take_redeem(peer, message)
             case wire.Moved():
@@ -357,21 +356,18 @@ class Push:
             case _:
                 raise Unwelcome(f"{type(message).__name__} is out of place")
 
-    def _take_request(self, peer: Peer, request: wire.TokenRequest) -> None:
-        if peer.requests_in_flight >= wire.TOKEN_REQUESTS_IN_FLIGHT_MAX:
-            reply = token_endpoint.unavailable(request.id, "Too many token requests at a time")
-            peer.reply(reply)
-        else:
-            peer.requests_in_flight += 1
-            task = asyncio.create_task(self._answer_request(peer, request))
-            peer.tasks.add(task)
-            task.add_done_callback(peer.tasks.discard)
+    def _take_requests(self, peer: Peer, requests: Sequence[wire.TokenRequest]) -> None:
+        room = wire.TOKEN_REQUESTS_IN_FLIGHT_MAX - peer.requests_in_flight
+        taken = requests[:room]
+        if taken:
+            peer.requests_in_flight += len(taken)
+            replied = partial(self._replied, peer)
+            self._spawn(peer, partial(token_endpoint.answer, self._issuer, taken, replied))
+        for request in requests[room:]:
+            peer.reply(token_endpoint.unavailable(request.id, "Too many token requests at a time"))
 
-    async def _answer_request(self, peer: Peer, request: wire.TokenRequest) -> None:
-        try:
-            reply = await token_endpoint.answer(self._issuer, request)
-        finally:
-            peer.requests_in_flight -= 1
+    def _replied(self, peer: Peer, reply: wire.TokenReply) -> None:
+        peer.requests_in_flight -= 1
         peer.reply(reply)
 
     def _take_redeem(self, peer: Peer, ticket: wire.Redeem) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -59,31 +59,50 @@ class Issuer:
         await self.app(scope, receive, send)
 
 
-async def answer(issuer: Issuer, request: wire.TokenRequest) -> wire.TokenReply:
-    """What the issuer answers; 503 when it takes longer than TOKEN_REQUEST_SECONDS.
+async def answer(
+    issuer: Issuer, requests: Sequence[wire.TokenRequest], reply: Callable[[wire.TokenReply], None]
+) -> None:
+    """Reply to each what the issuer answers; 503 when that takes over TOKEN_REQUEST_SECONDS.
 
     One given up commits nothing any more, unless it is just doing that: then there is a token that
     nobody hears of, until it expires.
     """
+    tasks = [asyncio.create_task(_answer(issuer, request, reply)) for request in requests]
+    try:
+        _, late = await asyncio.wait(tasks, timeout=wire.TOKEN_REQUEST_SECONDS)
+    finally:
+        for task in tasks:
+            task.cancel()
+    if late:
+        await asyncio.wait(late)
+    for request, task in zip(requests, tasks, strict=True):
+        if task.cancelled():
+            log.warning("link.token_request_timeout", request_id=request.request_id)
+            reply(unavailable(request.id, "The token endpoint did not answer in time"))
+
+
+async def _answer(
+    issuer: Issuer, request: wire.TokenRequest, reply: Callable[[wire.TokenReply], None]
+) -> None:
+    try:
+        found = await _ask(issuer, request)
+    except Exception:
+        log.exception("link.token_request_fault", request_id=request.request_id)
+        found = _error(request.id, 500, "server_error", "An unexpected error occurred")
+    reply(found)
+
+
+async def _ask(issuer: Issuer, request: wire.TokenRequest) -> wire.TokenReply:
     if len(request.body) > wire.TOKEN_REQUEST_BODY_MAX:
         return _error(request.id, 413, "invalid_request", "The request body is too large")
     scope = _scope(request)
+    direct = issuer.direct(scope, request.body)
+    if direct is not None:
+        response = await direct
+        headers, body = response.raw_headers, bytes(response.body)
+        return wire.TokenReply(request.id, response.status_code, headers, body)
     exchange = _Exchange(request.body)
-    try:
-        async with asyncio.timeout(wire.TOKEN_REQUEST_SECONDS):
-            direct = issuer.direct(scope, request.body)
-            if direct is None:
-                await issuer.app(scope, exchange.receive, exchange.send)
-            else:
-                response = await direct
-                headers, body = response.raw_headers, bytes(response.body)
-                return wire.TokenReply(request.id, response.status_code, headers, body)
-    except TimeoutError:
-        log.warning("link.token_request_timeout", request_id=request.request_id)
-        return unavailable(request.id, "The token endpoint did not answer in time")
-    except Exception:
-        log.exception("link.token_request_fault", request_id=request.request_id)
-        return _error(request.id, 500, "server_error", "An unexpected error occurred")
+    await issuer.app(scope, exchange.receive, exchange.send)
     if exchange.status == 0:
         return _error(request.id, 500, "server_error", "An unexpected error occurred")
     return wire.TokenReply(request.id, exchange.status, exchange.headers, bytes(exchange.body))

@@ -43,6 +43,8 @@ from control.store.tables import ClusterState, Revocation
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _POOL_SIZE = 40  # Starlette runs that many endpoints at a time
 _BUSY_TIMEOUT_MS = 5000
+_WRITER_CACHE_KIB = 16 * 1024
+_CHECKPOINT_PAGES = 4096  # of 4 KiB: how long the write-ahead log gets
 _CHECK_KEY_BYTES = 32
 _REVOCATIONS_DROPPED_MAX = 1000  # in one transaction
 _REVOCATION_GRACE_SECONDS = 3600  # clocks of data planes may be behind
@@ -189,11 +191,12 @@ class Store:
             StoreError: not a URL of a database that is supported.
         """
         self._engine = _engine(url)
-        self._writing_engine = self._engine.execution_options(narthex_writes=True)
+        self._writing_engine = _engine(url, writes=True)
         self._name = self._engine.url.render_as_string(hide_password=True)
         self._subscribers: list[Callable[[Change], None]] = []
         self._write_lock = threading.Lock()
-        attach_keyring(self._engine.dialect, keyring)
+        for engine in (self._engine, self._writing_engine):
+            attach_keyring(engine.dialect, keyring)
 
     @property
     def engine(self) -> Engine:
@@ -251,9 +254,14 @@ class Store:
 
     def close(self) -> None:
         self._engine.dispose()
+        self._writing_engine.dispose()
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, *, writes: bool = False) -> Engine:
+    """The readers' engine, or the writers', who stand in line for one connection.
+
+    What that one has read stays good in its cache as long as no other process writes.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -267,13 +275,15 @@ def _engine(url: str) -> Engine:
         raise StoreError("DATABASE_URL: a file is needed; expected sqlite:///<path of the file>")
     engine = create_engine(
         parsed,
-        pool_size=_POOL_SIZE,
-        max_overflow=_POOL_SIZE,
+        pool_size=1 if writes else _POOL_SIZE,
+        max_overflow=0 if writes else _POOL_SIZE,
         json_serializer=dump_json,
         hide_parameters=True,  # an error's text goes to the log, a statement's values must not
     )
     event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
+    if writes:
+        event.listen(engine, "connect", _prepare_writer)
+    event.listen(engine, "begin", _begin_writing if writes else _begin_reading)
     return engine
 
 
@@ -285,10 +295,19 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _begin_sqlite(connection: Connection) -> None:
+def _prepare_writer(connection: sqlite3.Connection, _record: object) -> None:
+    """Tokens change pages all over their indexes: keep those, and move them seldom."""
+    connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+
+
+def _begin_writing(connection: Connection) -> None:
     """A writer takes the write lock at once: a deferred one may fail half-way with `busy`."""
-    writes = connection.get_execution_options().get("narthex_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _begin_reading(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
 
 
 def alembic_config(connection: Connection | None = None) -> Config:

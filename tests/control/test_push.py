@@ -1062,7 +1062,9 @@ def test_push_hands_a_token_request_to_the_issuer(store: Store) -> None:
 def issued(**changed: Any) -> tuple[wire.TokenReply, dict[str, Any]]:
     """The reply of a faulty issuer, and its body."""
     app = changed.pop("app")
-    reply = run(issuer.answer(issuer.Issuer(app), request(**changed)))
+    replies: list[wire.TokenReply] = []
+    run(issuer.answer(issuer.Issuer(app), [request(**changed)], replies.append))
+    (reply,) = replies
     return reply, json.loads(reply.body)
 
 
