@@ -14,7 +14,7 @@ from bench.tools import compile_programs, free_ports
 from tests.gateway.test_scale import crowding
 from tests.harness import ROOT, eventually
 
-SECONDS = 4.0
+SECONDS = 2.5
 LOST_PERCENT_MAX = 20.0
 JUNK = 1_000_000
 GROWTH_KIB_MAX = 1024
