@@ -23,11 +23,11 @@ from control.admin.signing_keys import DOCUMENTED as SIGNING_KEYS_DOCUMENTED
 from control.admin.signing_keys import signing_keys_router
 from control.guard import Guard
 from control.oauth2.direct import Direct
-from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, token_router
+from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, issuer_router
 from control.oauth2.issuer_routes import IssuerRoutes
-from control.oauth2.sessions_endpoint import MoveSessions, sessions_router
+from control.oauth2.parts import Parts
+from control.oauth2.sessions_endpoint import MoveSessions
 from control.oauth2.throttle import Throttle
-from control.oauth2.ticket_endpoint import ticket_router
 from control.push.issuer import Issuer
 from control.settings import Settings
 from control.store.session import Store
@@ -69,18 +69,16 @@ def create_issuer(
 
     `move_sessions` has every data plane move live sessions to another token (`Push`).
     """
-    routes = IssuerRoutes(store)
-    router = token_router(store, routes, throttle, key_publish_seconds)
-    app = issuer_app(router, sessions_router(store, move_sessions), ticket_router(store))
-    dispatch = Shield(Dispatch(app, store, routes))
+    parts, routes = Parts.of(store), IssuerRoutes(store)
+    router = issuer_router(parts, routes, throttle, key_publish_seconds, move_sessions)
+    dispatch = Shield(Dispatch(_issuer_app(router), parts, routes))
     return Issuer(dispatch, Direct(router.routes, EXCEPTION_HANDLERS))
 
 
-def issuer_app(*routers: APIRouter) -> FastAPI:
+def _issuer_app(router: APIRouter) -> FastAPI:
     """The OAuth endpoints by themselves, without `Dispatch` before them."""
     app = _fastapi(EXCEPTION_HANDLERS)
-    for router in routers:
-        app.include_router(router)
+    app.include_router(router)
     return app
 
 
@@ -96,8 +94,8 @@ def admin_app(
     app.include_router(dataplanes_router(dataplanes))
     app.include_router(signing_keys_router(store, key_publish_seconds))
     app.include_router(declarative.router(store))
-    oauth = token_router(store, IssuerRoutes(store), None, key_publish_seconds)
-    issuer = issuer_app(oauth, sessions_router(store, None), ticket_router(store))
+    parts, routes = Parts.of(store), IssuerRoutes(store)
+    issuer = _issuer_app(issuer_router(parts, routes, None, key_publish_seconds, None))
     described = [*app.routes, *issuer.routes]
     app.openapi = lambda: _document(app, described)  # type: ignore[method-assign]
     return app

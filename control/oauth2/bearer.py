@@ -5,6 +5,9 @@ spec/oauth2.md §6: where the token is, whether it is good here, and the words o
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 from sqlmodel import Session
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,12 +17,53 @@ from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.keys import Keys
 from control.oauth2.params import Params, is_text
+from control.oauth2.responses import Message, OAuthErrorBody
 from control.store import queries
 from control.store.changes import IssuedToken
 from control.store.secrets import token_digest
 from dataplane import jws
 
 TOKEN_BYTES_MAX = 8192  # as data planes read them (S10)
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    401: {"model": OAuthErrorBody, "description": "No access token, or one no longer good"},
+    404: {"model": Message, "description": "No such route, or not among its `endpoints`"},
+    413: {"model": Message, "description": "Over 64 KiB"},
+    503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: the token as it was shown, and what it says."""
+
+    shown: str = field(repr=False)
+    token: IssuedToken
+
+
+def documented(parameter: str, description: str) -> dict[str, Any]:
+    """What FastAPI cannot find out of an endpoint that reads its one parameter by itself."""
+    schema = {
+        "type": "object",
+        "required": [parameter],
+        "properties": {parameter: {"type": "string", "description": description}},
+    }
+    kinds = ("application/json", "application/x-www-form-urlencoded")
+    content = {kind: {"schema": schema} for kind in kinds}
+    return {"requestBody": {"required": True, "content": content}, "security": [{"token": []}]}
+
+
+def caller(
+    session: Session,
+    request: Request,
+    params: Params,
+    context: TokenContext,
+    config: OAuth2Config,
+    keys: Keys,
+) -> Caller | Response:
+    """Who calls, or the 401 for somebody without a good token."""
+    shown = token_in(request, config, params)
+    good = shown and good_token(session, shown, context, config, keys)
+    return Caller(shown, good) if shown and good else refuse(shown, config)
 
 
 def token_in(request: Request, config: OAuth2Config, params: Params) -> str | None:
@@ -46,19 +90,16 @@ def good_token(
     found = queries.token_by_digest(session, token_digest(token))
     if found is not None and found.jti is not None:
         found = _proved(found, token, config, keys)
-    if found is None or (
-        found.audience and (config.audience or config.issuer) not in found.audience
-    ):
+    if found is None:
         return None
-    if found.service_id is None:
-        return found if config.global_credentials else None
-    return found if found.service_id == context.service_id else None
+    here = held_tokens.is_admitted(found.service_id, found.audience, config, context)
+    return found if here else None
 
 
 def _proved(found: IssuedToken, token: str, config: OAuth2Config, keys: Keys) -> IssuedToken | None:
     """A JWT that its key still verifies, where JWTs of its issuer are taken."""
     claims = held_tokens.verified_claims(token, keys)
-    if claims is None or not config.jwt or claims["iss"] != config.issuer:
+    if claims is None or not held_tokens.is_taken(claims, config):
         return None
     return found._replace(audience=tuple(jws.audiences(claims)))
 

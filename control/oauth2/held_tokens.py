@@ -1,12 +1,15 @@
-"""The rows of tokens that a client shows to revoke or introspect: access and refresh tokens."""
+"""Tokens that are shown to the issuer: their rows, and whether they are good where it is asked."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from sqlmodel import Session, select
 
+from control.oauth2.config import OAuth2Config
+from control.oauth2.context import TokenContext
 from control.oauth2.keys import Keys
 from control.store.secrets import token_digest
 from control.store.tables import OAuth2Token
@@ -48,3 +51,17 @@ def verified_claims(text: str, keys: Keys) -> dict[str, Any] | None:
         return jws.verify_access_token(text, keys.verifying(now), now)
     except jws.Rejected:
         return None
+
+
+def is_taken(claims: dict[str, Any], config: OAuth2Config) -> bool:
+    """Whether an instance takes JWTs, and those of this issuer."""
+    return config.jwt and claims["iss"] == config.issuer
+
+
+def is_admitted(
+    service_id: str | None, audience: Collection[str], config: OAuth2Config, context: TokenContext
+) -> bool:
+    """Whether a data plane would take a token of this service and audience here.  §6.2, §7."""
+    if audience and (config.audience or config.issuer) not in audience:
+        return False
+    return config.global_credentials if service_id is None else service_id == context.service_id

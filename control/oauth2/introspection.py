@@ -13,21 +13,12 @@ from typing import Any
 
 from pydantic import BaseModel
 from sqlmodel import Session
-from starlette.requests import Request
-from starlette.responses import Response
 
-from control.oauth2 import held_tokens, responses
-from control.oauth2.clients import Clients
+from control.oauth2 import held_tokens
+from control.oauth2.client_endpoint import ClientEndpoint
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
-from control.oauth2.errors import InvalidClient, OAuthError
-from control.oauth2.https_rule import require_https
-from control.oauth2.keys import Keys
-from control.oauth2.known import Known
-from control.oauth2.requests import StoreThreads, parameters
-from control.oauth2.revocation import token_of
 from control.store import queries
-from control.store.session import Store
 from control.store.tables import OAuth2Credential, OAuth2Token
 from dataplane import jws
 
@@ -52,40 +43,11 @@ class Introspection(BaseModel):
     jti: str | None = None
 
 
-class IntrospectionEndpoint:
-    def __init__(
-        self, store: Store, threads: StoreThreads, known: Known, clients: Clients, keys: Keys
-    ) -> None:
-        self._store = store
-        self._threads = threads
-        self._known = known
-        self._clients = clients
-        self._keys = keys
+class IntrospectionEndpoint(ClientEndpoint):
+    public_clients = False
+    always_401 = True  # RFC 7662 §2.3
 
-    async def answer(self, request: Request, context: TokenContext) -> Response:
-        """The answer to a POST; raises PayloadTooLarge, which the issuer answers."""
-        sent = await parameters(request)
-        instance = await self._known.instance(context.plugin_id)
-        if instance is None:
-            return responses.no_route(context)
-        config = instance.config
-        try:
-            require_https(
-                context,
-                accept_terminated=config.accept_http_if_already_terminated,
-                forwarded_proto=request.headers.getlist("x-forwarded-proto"),
-            )
-            client = await self._clients.authenticated(request, sent, config, context.client_ip)
-            if client.client_type == "public":  # whose id proves nothing
-                raise InvalidClient
-            token = token_of(sent)
-            found = await self._threads.run(lambda: self._tell(client, config, context, token))
-        except OAuthError as error:
-            # RFC 7662 §2.3 has 401 here in every case, whatever the profile.
-            return responses.refused(error.told(strict=True), sent.get("state"))
-        return responses.respond(200, found, responses.NO_STORE)
-
-    def _tell(
+    def _respond(
         self, client: OAuth2Credential, config: OAuth2Config, context: TokenContext, token: str
     ) -> dict[str, Any]:
         with self._store.reading() as session:
@@ -115,14 +77,9 @@ def _is_of(
     """Whether the instance issued the token or, where it is asked, would admit it."""
     if row.plugin_id == config.plugin_id:
         return True
-    if claims is not None and not (config.jwt and claims["iss"] == config.issuer):
+    if claims is not None and not held_tokens.is_taken(claims, config):
         return False
-    if row.service_id is None:
-        admitted = config.global_credentials
-    else:
-        admitted = row.service_id == context.service_id
-    audience = _audience(row, claims)
-    return admitted and (not audience or (config.audience or config.issuer) in audience)
+    return held_tokens.is_admitted(row.service_id, _audience(row, claims), config, context)
 
 
 def _audience(row: OAuth2Token, claims: Claims | None) -> list[str]:

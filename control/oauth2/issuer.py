@@ -41,19 +41,16 @@ from control.oauth2.errors import NoService, PayloadTooLarge
 from control.oauth2.introspection import Introspection, IntrospectionEndpoint
 from control.oauth2.issuer_routes import IssuerRoute, IssuerRoutes
 from control.oauth2.issuing import Issuing
-from control.oauth2.keys import Keys
-from control.oauth2.known import Known
+from control.oauth2.parts import Parts
 from control.oauth2.public import public_router
-from control.oauth2.requests import StoreThreads
 from control.oauth2.responses import AuthorizeAnswer, Message, OAuthErrorBody, TokenAnswer
 from control.oauth2.revocation import RevocationEndpoint, Revoked
 from control.oauth2.secrets import HashVerifier
+from control.oauth2.sessions_endpoint import MoveSessions, sessions_router
 from control.oauth2.throttle import Throttle
+from control.oauth2.ticket_endpoint import ticket_router
 from control.oauth2.token_endpoint import GRANT_TYPES, TokenEndpoint
-from control.store import queries
 from control.store.issuers import Place
-from control.store.session import Store
-from control.store.tables import Plugin
 
 log = structlog.get_logger("control")
 
@@ -157,21 +154,23 @@ def _documented(form: str, security: list[dict[str, list[str]]]) -> dict[str, An
     return {"requestBody": body, "security": security, "servers": _SERVERS}
 
 
-def token_router(
-    store: Store, routes: IssuerRoutes, throttle: Throttle | None, key_publish_seconds: int
+def issuer_router(
+    parts: Parts,
+    routes: IssuerRoutes,
+    throttle: Throttle | None,
+    key_publish_seconds: int,
+    move_sessions: MoveSessions | None,
 ) -> APIRouter:
-    """The OAuth endpoints, at the ends of their paths; `Dispatch` brings requests here."""
-    threads = StoreThreads()
-    keys = Keys(store)
-    known, issuing = Known(store, threads), Issuing(store, keys)
+    """All endpoints, at the ends of their paths; `Dispatch` brings requests here."""
+    known, threads, issuing = parts.known, parts.threads, Issuing(parts.store, parts.keys)
     secrets = ClientAuth(HashVerifier(), throttle or Throttle())
-    clients = Clients(known, secrets, Assertions(store, threads))
+    clients = Clients(known, secrets, Assertions(parts.store, threads))
     token = TokenEndpoint(known, threads, issuing, clients, secrets)
     authorize = AuthorizeEndpoint(known, threads, issuing, secrets)
-    revocation = RevocationEndpoint(store, threads, known, clients, keys)
-    introspection = IntrospectionEndpoint(store, threads, known, clients, keys)
+    revocation = RevocationEndpoint(parts, clients)
+    introspection = IntrospectionEndpoint(parts, clients)
     router = APIRouter(tags=["oauth"])
-    router.include_router(public_router(store, threads, routes, key_publish_seconds))
+    router.include_router(public_router(parts, routes, key_publish_seconds))
 
     @router.post(
         "/oauth2/token",
@@ -229,6 +228,8 @@ def token_router(
         """Say what a token is good for, RFC 7662, if it is one of the instance that is asked."""
         return await introspection.answer(request, request.scope["narthex"])
 
+    router.include_router(sessions_router(parts, move_sessions))
+    router.include_router(ticket_router(parts))
     return router
 
 
@@ -254,7 +255,7 @@ def _no_database(scope: Scope, error: Exception) -> Response:
     return responses.unavailable()
 
 
-# For the app that `token_router` is put in.
+# For the app that `issuer_router` is put in.
 EXCEPTION_HANDLERS: dict[Any, Any] = {
     PayloadTooLarge: _too_large,
     NoService: _no_service,
@@ -264,14 +265,14 @@ EXCEPTION_HANDLERS: dict[Any, Any] = {
 
 
 class Dispatch:
-    """ASGI middleware before `token_router`: finds the endpoint, the route and the method."""
+    """ASGI middleware before `issuer_router`: finds the endpoint, the route and the method."""
 
-    def __init__(self, app: ASGIApp, store: Store, routes: IssuerRoutes) -> None:
+    def __init__(self, app: ASGIApp, parts: Parts, routes: IssuerRoutes) -> None:
         self._app = app
-        self._store = store
-        self._threads = StoreThreads()
+        self._threads = parts.threads
+        self._known = parts.known
         self._routes = routes
-        self._cors = Cors(store, self._threads)
+        self._cors = Cors(parts.store, parts.threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -340,13 +341,8 @@ class Dispatch:
 
     async def _config(self, context: TokenContext) -> OAuth2Config | None:
         """Of the plugin that the request was routed by, if it is there still."""
-
-        def read() -> Plugin | None:
-            with self._store.reading() as session:
-                return queries.plugin_by_id(session, context.plugin_id)
-
-        found = await self._threads.run(read)
-        return None if found is None or not found.enabled else OAuth2Config.of(found)
+        instance = await self._known.instance(context.plugin_id)
+        return None if instance is None else instance.config
 
 
 def _host(scope: Scope) -> str:

@@ -14,11 +14,10 @@ from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.dispatch import PATHS
 from control.oauth2.issuer_routes import IssuerRoutes
-from control.oauth2.requests import StoreThreads
+from control.oauth2.parts import Parts
 from control.oauth2.responses import Message, OAuthErrorBody
-from control.store import queries, signing_keys
+from control.store import signing_keys
 from control.store.issuers import place_of
-from control.store.session import Store
 
 
 class KeySet(BaseModel):
@@ -61,23 +60,20 @@ class ResourceMetadata(BaseModel):
 class Public:
     """Answers from one store."""
 
-    def __init__(
-        self, store: Store, threads: StoreThreads, routes: IssuerRoutes, publish_seconds: int
-    ) -> None:
+    def __init__(self, parts: Parts, routes: IssuerRoutes, publish_seconds: int) -> None:
         """`publish_seconds`: for how long a key is published before it signs."""
-        self._store = store
-        self._threads = threads
+        self._parts = parts
         self._routes = routes
         # Who keeps the key set for half that time knows every key before he meets it.
         self._keys_max_age = publish_seconds // 2
 
     async def keys(self, request: Request) -> Response:
         def read() -> list[dict[str, Any]]:
-            with self._store.reading() as session:
+            with self._parts.store.reading() as session:
                 return [key.public_jwk for key in signing_keys.published(session, time.time())]
 
         return documents.answer(
-            request, {"keys": await self._threads.run(read)}, self._keys_max_age
+            request, {"keys": await self._parts.threads.run(read)}, self._keys_max_age
         )
 
     async def server(self, request: Request, context: TokenContext) -> Response:
@@ -87,17 +83,11 @@ class Public:
         return await self._describe(request, context, metadata.of_resource)
 
     async def _describe(self, request: Request, context: TokenContext, describe: Any) -> Response:
-        def read() -> dict[str, Any] | None:
-            with self._store.reading() as session:
-                plugin = queries.plugin_by_id(session, context.plugin_id)
-            if plugin is None or not plugin.enabled:
-                return None
-            config = OAuth2Config.of(plugin)
-            return describe(config) if config.issuer is not None else None
-
-        document = await self._threads.run(read)
-        if document is None:
+        instance = await self._parts.known.instance(context.plugin_id)
+        if instance is None or instance.config.issuer is None:
             return responses.no_route(context)
+        config = instance.config
+        document = await self._parts.threads.run(lambda: describe(config))
         return documents.answer(request, document, documents.METADATA_SECONDS)
 
     def _server(self, config: OAuth2Config) -> dict[str, Any]:
@@ -113,11 +103,9 @@ class Public:
         return document
 
 
-def public_router(
-    store: Store, threads: StoreThreads, routes: IssuerRoutes, publish_seconds: int
-) -> APIRouter:
-    public = Public(store, threads, routes, publish_seconds)
-    router = APIRouter(tags=["oauth"])
+def public_router(parts: Parts, routes: IssuerRoutes, publish_seconds: int) -> APIRouter:
+    public = Public(parts, routes, publish_seconds)
+    router = APIRouter()
     errors: dict[int | str, dict[str, Any]] = {
         304: {"description": "The one that you have is the newest"},
         404: {"model": Message, "description": "Not offered here"},

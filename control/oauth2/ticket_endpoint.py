@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -16,17 +16,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from control.oauth2 import bearer, responses, secrets
-from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.dispatch import normalise
-from control.oauth2.keys import Keys
+from control.oauth2.known import Instance
 from control.oauth2.params import Params, is_text
-from control.oauth2.requests import StoreThreads, parameters
-from control.oauth2.responses import Message, OAuthErrorBody
-from control.store import queries
+from control.oauth2.parts import Parts
+from control.oauth2.requests import parameters
+from control.oauth2.responses import OAuthErrorBody
 from control.store.changes import IssuedToken
 from control.store.secrets import token_digest
-from control.store.session import Store
 from control.store.tables import Ticket
 from control.store.tickets import insert_ticket
 from dataplane import jws
@@ -40,22 +38,6 @@ _URI = re.compile(
     r"(?P<path>/[!-\"$->@-~]*)?(?:\?[!-\"$-~]*)?"
 )
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-_BODY = {
-    "schema": {
-        "type": "object",
-        "required": ["uri"],
-        "properties": {
-            "uri": {"type": "string", "description": "of the WebSocket: wss://host/path"}
-        },
-    }
-}
-_DOCUMENTED: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": _BODY, "application/x-www-form-urlencoded": _BODY},
-    },
-    "security": [{"token": []}],
-}
 
 
 class TicketAnswer(BaseModel):
@@ -84,10 +66,8 @@ def place_of(uri: str) -> Place | None:
 class TicketEndpoint:
     """Makes tickets in one store."""
 
-    def __init__(self, store: Store, threads: StoreThreads) -> None:
-        self._store = store
-        self._keys = Keys(store)
-        self._threads = threads
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
     async def answer(self, request: Request, context: TokenContext) -> Response:
         """The answer to a POST.
@@ -96,19 +76,21 @@ class TicketEndpoint:
             PayloadTooLarge: answered by the issuer.
         """
         params = await parameters(request)
-        return await self._threads.run(lambda: self._answer(request, context, params))
+        instance = await self._parts.known.instance(context.plugin_id)
+        if instance is None:
+            return responses.no_route(context)
+        return await self._parts.threads.run(
+            lambda: self._answer(request, context, instance, params)
+        )
 
-    def _answer(self, request: Request, context: TokenContext, params: Params) -> Response:
-        with self._store.reading() as session:
-            plugin = queries.plugin_by_id(session, context.plugin_id)
-            if plugin is None or not plugin.enabled:
-                return responses.no_route(context)
-            config = OAuth2Config.of(plugin)
-            shown = bearer.token_in(request, config, params)
-            good = shown and bearer.good_token(session, shown, context, config, self._keys)
-            if not shown or not good:
-                return bearer.refuse(shown, config)
-            check_key = queries.cluster_state(session).check_key
+    def _answer(
+        self, request: Request, context: TokenContext, instance: Instance, params: Params
+    ) -> Response:
+        parts, config = self._parts, instance.config
+        with parts.store.reading() as session:
+            caller = bearer.caller(session, request, params, context, config, parts.keys)
+        if isinstance(caller, Response):
+            return caller
         uri = params.get("uri")
         if not is_text(uri) or not uri:
             text = "The parameter uri names the WebSocket that the ticket is for"
@@ -117,12 +99,12 @@ class TicketEndpoint:
         if place is None:
             text = "The uri has to be as wss://host/path, without a user or fragment"
             return responses.error(400, "invalid_target", text)
-        ticket, now = secrets.make_token(check_key), time.time()
-        row = _row(ticket, now, good, place, request.headers.get("origin"))
-        if good.jti is not None:  # what a JWT says by itself to whoever has it
-            row.issuer, row.kid = config.issuer, jws.kid_of(shown)
-            row.audience = list(good.audience)
-        with self._store.writing() as session:
+        ticket, now = secrets.make_token(instance.check_key), time.time()
+        row = _row(ticket, now, caller.token, place, request.headers.get("origin"))
+        if caller.token.jti is not None:  # what a JWT says by itself to whoever has it
+            row.issuer, row.kid = config.issuer, jws.kid_of(caller.shown)
+            row.audience = list(caller.token.audience)
+        with parts.store.writing() as session:
             insert_ticket(session, row, now)
         body = {"ticket": ticket, "expires_in": TICKET_SECONDS}
         return responses.respond(201, body, responses.NO_STORE)
@@ -140,10 +122,10 @@ def _row(ticket: str, now: float, token: IssuedToken, place: Place, origin: str 
     )
 
 
-def ticket_router(store: Store) -> APIRouter:
+def ticket_router(parts: Parts) -> APIRouter:
     """The endpoint at the end of its path; `Dispatch` brings requests here."""
-    endpoint = TicketEndpoint(store, StoreThreads())
-    router = APIRouter(tags=["oauth"])
+    endpoint = TicketEndpoint(parts)
+    router = APIRouter()
 
     @router.post(
         "/oauth2/ticket",
@@ -152,12 +134,9 @@ def ticket_router(store: Store) -> APIRouter:
         response_model=TicketAnswer,
         responses={
             400: {"model": OAuthErrorBody, "description": "No uri, or not of a WebSocket"},
-            401: {"model": OAuthErrorBody, "description": "No access token, or one no longer good"},
-            404: {"model": Message, "description": "No such route, or not among its `endpoints`"},
-            413: {"model": Message, "description": "Over 64 KiB"},
-            503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
+            **bearer.RESPONSES,
         },
-        openapi_extra=_DOCUMENTED,
+        openapi_extra=bearer.documented("uri", "of the WebSocket: wss://host/path"),
     )
     async def make_ticket(request: Request) -> Response:
         """Make a ticket that opens one WebSocket at `uri` in place of the token shown as bearer.
