@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +46,7 @@ def basic(client_id: str, secret: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
 
-class Server:
+class Server(ABC):
     """One authorization server.  `by_basic` and `by_body` are registered to come that way."""
 
     def __init__(self, name: str, paths: dict[str, str], base: str, ca: Path) -> None:
@@ -59,9 +60,9 @@ class Server:
     def close(self) -> None:
         self._http.close()
 
+    @abstractmethod
     def code(self, client: Client, challenge: str | None = CHALLENGE) -> str:
         """A fresh authorization code for REDIRECT_URI, of the user alice."""
-        raise NotImplementedError
 
     def send(
         self,
