@@ -275,7 +275,6 @@ cdef enum GrantEnd:
     GRANT_CONSUMER
     GRANT_PLUGIN  # the one that issued its token
     GRANT_TOO_OLD  # Policy.max_age_ms
-    GRANT_ENDS
 
 cdef struct Grant:
     # The token that a session, or a handshake under way, rests on.  First field of its holder.

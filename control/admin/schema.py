@@ -132,10 +132,6 @@ def foreign(
     )
 
 
-def string_set(one_of: tuple[str, ...] | None = None, **options: Any) -> Field:
-    return Field(type="set", elements=Field(type="string", one_of=one_of), **options)
-
-
 def tags_field() -> Field:
     return Field(type="set", elements=Field(type="string", check=check_tag))
 

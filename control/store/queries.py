@@ -299,10 +299,6 @@ def plugin_on_route(session: Session, name: str, route_id: str) -> Plugin | None
     return selection.select(instances, route_id, service_id, route.protocols)
 
 
-def consumer_by_id(session: Session, consumer_id: str) -> Consumer | None:
-    return session.get(Consumer, consumer_id)
-
-
 def renew_client_secret(session: WriteSession, held: OAuth2Credential, phc: str) -> None:
     """Store the secret of `held` hashed anew with today's parameters; it verifies as before.
 

@@ -293,7 +293,7 @@ def test_client_secret_is_replaced_when_hashed_anew(store: Store) -> None:
     with store.reading() as session:
         found = queries.credential_by_client_id(session, "abc")
         assert found is not None and found.client_secret == "$pbkdf2$new"
-        consumer = queries.consumer_by_id(session, found.consumer_id)
+        consumer = session.get(Consumer, found.consumer_id)
         assert consumer is not None and consumer.username == "abc"
 
 
