@@ -38,9 +38,7 @@ class KnownTokens:
         self._now = now
         self.incomplete = False  # a token made by hand was forgotten: only the other end knows it
         self._tokens: dict[bytes, wire.Token] = {}  # oldest first
-        self._issued: dict[
-            bytes, None
-        ] = {}  # those of them that have check characters, or are JWTs
+        self._issued: dict[bytes, None] = {}  # of them, those with check characters, and JWTs
         self._of_credential: dict[bytes, set[bytes]] = {}  # digests, as all four
         self._of_plugin: dict[bytes, set[bytes]] = {}
         self._of_jti: dict[bytes, set[bytes]] = {}
