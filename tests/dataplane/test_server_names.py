@@ -390,6 +390,9 @@ def test_s73_tls_handshake_that_is_not_finished_is_cut_after_10_s(tmp_path: Path
         until(lambda: rig.count("connections") == 0)
 
 
+SSL_R_NO_RENEGOTIATION = 339
+
+
 class LibSSL:
     """A client by OpenSSL's own functions: Python has no name for a renegotiation."""
 
@@ -399,6 +402,7 @@ class LibSSL:
         lib: Any = ctypes.CDLL(path)
         for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new"):
             getattr(lib, name).restype = ctypes.c_void_p
+        lib.ERR_peek_last_error.restype = ctypes.c_ulong
         self.lib = lib
         self.ctx = ctypes.c_void_p(lib.SSL_CTX_new(ctypes.c_void_p(lib.TLS_client_method())))
         lib.SSL_CTX_ctrl(self.ctx, 124, ctypes.c_long(0x0303), None)  # TLS 1.2 at the most
@@ -409,9 +413,16 @@ class LibSSL:
         found: int = getattr(self.lib, name)(self.ssl, *arguments)
         return found
 
+    def reason(self) -> int:
+        """Why the last call failed, of OpenSSL's SSL_R_ codes; 0 where none did."""
+        code: int = self.lib.ERR_peek_last_error()
+        return code & 0x7FFFFF
+
     def end(self) -> None:
         self.lib.SSL_free(self.ssl)
         self.lib.SSL_CTX_free(self.ctx)
+        # The queue is the thread's: what stayed there would be the next error of Python's own ssl.
+        self.lib.ERR_clear_error()
 
 
 def test_s73_renegotiation_is_refused(tls_rig: Rig) -> None:
@@ -427,6 +438,8 @@ def test_s73_renegotiation_is_refused(tls_rig: Rig) -> None:
             assert client.call("SSL_read", into, 4096) > 0
             assert client.call("SSL_renegotiate") == 1
             assert client.call("SSL_do_handshake") <= 0  # the alert no_renegotiation
+            assert client.reason() == SSL_R_NO_RENEGOTIATION
         finally:
             client.end()
+        assert client.reason() == 0
     tls_rig.idle()

@@ -82,7 +82,6 @@ class Site:
         try:
             answer = self._exchange(connection, method, target, fields, data)
         except (http.client.RemoteDisconnected, ConnectionError, ssl.SSLEOFError):
-            connection.close()  # or the next request would find it half used
             if not used:
                 raise
             # The gateway had ended it while it was idle.
@@ -116,14 +115,18 @@ class Site:
         fields: list[tuple[str, str]],
         body: bytes | None,
     ) -> Answer:
-        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-        for name, value in fields:
-            connection.putheader(name, value)
-        # Refused before all of it was read: the answer may be there all the same.
-        with contextlib.suppress(BrokenPipeError):
-            connection.endheaders(body)
-        got = connection.getresponse()
-        return Answer(got.status, got.getheaders(), got.read())
+        try:
+            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            for name, value in fields:
+                connection.putheader(name, value)
+            # Refused before all of it was read: the answer may be there all the same.
+            with contextlib.suppress(BrokenPipeError):
+                connection.endheaders(body)
+            got = connection.getresponse()
+            return Answer(got.status, got.getheaders(), got.read())
+        except BaseException:
+            connection.close()  # or the next request would find it half used
+            raise
 
     def handshake(
         self, target: str, headers: Iterable[tuple[str, str]] = (), **options: Any
