@@ -8,22 +8,20 @@ from typing import Any
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import DatabaseError, OperationalError
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from control import declarative
+from control import declarative, document
 from control.admin.dataplanes import DataPlanes, dataplanes_router
 from control.admin.edge import Counts, Manners, Stamp
-from control.admin.router import documented_models, install
-from control.admin.signing_keys import DOCUMENTED as SIGNING_KEYS_DOCUMENTED
+from control.admin.router import install
 from control.admin.signing_keys import signing_keys_router
 from control.guard import Guard
 from control.oauth2.direct import Direct
-from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, issuer_router
+from control.oauth2.issuer import EXCEPTION_HANDLERS, Dispatch, issuer_router
 from control.oauth2.issuer_routes import IssuerRoutes
 from control.oauth2.parts import Parts
 from control.oauth2.sessions_endpoint import MoveSessions
@@ -102,24 +100,9 @@ def admin_app(
 
 
 def _document(app: FastAPI, routes: Sequence[BaseRoute]) -> dict[str, Any]:
-    """One OpenAPI document of all that the control plane answers."""
+    """One OpenAPI document of all that the control plane answers, made once."""
     if app.openapi_schema is None:
-        made = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary="OAuth 2.0 in front of WebSocket services; Kong's Admin API",
-            routes=routes,
-            separate_input_output_schemas=False,
-        )
-        components = made.setdefault("components", {})
-        components.setdefault("schemas", {}).update(
-            DOCUMENTED | SIGNING_KEYS_DOCUMENTED | documented_models()
-        )
-        components["securitySchemes"] = {
-            "client": {"type": "http", "scheme": "basic"},
-            "token": {"type": "http", "scheme": "bearer"},
-        }
-        app.openapi_schema = made
+        app.openapi_schema = document.build(app.title, app.version, routes)
     return app.openapi_schema
 
 

@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
+from control.admin import openapi
 from control.admin.apply import apply, lookup
 from control.admin.ca_certificates import certificate_id
 from control.admin.errors import AdminError
@@ -114,12 +115,19 @@ def router(store: Store) -> APIRouter:
 
     @routes.post(
         "/narthex/config/apply",
+        summary="Apply a file",
         response_model=Applied,
-        responses={400: {"model": ApplyRefused}, 413: {"model": ApplyRefused}},
+        responses={
+            400: {"model": ApplyRefused, "description": "The file is wrong; nothing was written"},
+            413: {"model": ApplyRefused, "description": "The file is too large"},
+            **openapi.Operation("", 200, errors=()).responses(),
+        },
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"application/yaml": {"schema": {"type": "string"}}},
+                "content": {
+                    "application/yaml": {"schema": {"$ref": "#/components/schemas/DeckFile"}}
+                },
             }
         },
     )

@@ -40,6 +40,7 @@ PYTHON = {
     "control.app": ("control",),
     "control.main": ("control",),
     "control.openapi": ("control",),
+    "control.document": ("control.admin", "control.oauth2"),
     "dataplane.wire": (),
     "dataplane.jws": (),
     "dataplane": ("dataplane",),

@@ -77,6 +77,7 @@ class _Endpoints:
             response_class=Response if document.status == 204 else JSONResponse,
             response_model=None,
             summary=document.summary,
+            description=document.description,
             responses=document.responses(),
             openapi_extra=document.beyond_responses(path),
         )

@@ -20,8 +20,9 @@ from control.admin import openapi
 from control.admin.edge import Counts
 from control.admin.endpoints import segment
 from control.admin.errors import InvalidOptions
+from control.admin.models import ref
 from control.admin.names import check_tag
-from control.admin.openapi import Json, Operation
+from control.admin.openapi import Operation
 from control.admin.paging import envelope, page_request
 from control.admin.plugin_types import PLUGIN_TYPES
 from control.store import queries, rows
@@ -30,6 +31,46 @@ from control.store.tables import Plugin
 
 KONG_VERSION = "3.9.1"  # whose Admin API this is; clients choose their behaviour by it
 _NODE_ID = str(uuid.uuid4())
+
+
+_NODE = Operation(
+    "What runs here",
+    200,
+    ref("Node"),
+    errors=(),
+    description="`version` is the release of Kong whose Admin API this is.",
+)
+_STATUS = Operation(
+    "How it does",
+    200,
+    ref("NodeStatus"),
+    errors=(),
+    description="Whether the database answers, and what this process has served.",
+)
+_ENDPOINTS = Operation(
+    "All paths", 200, ref("Endpoints"), errors=(), description="Of the Admin API, sorted."
+)
+_ENABLED_PLUGINS = Operation(
+    "The plugins that may be used",
+    200,
+    ref("PluginNames"),
+    errors=(),
+    description="Their names, as `name` of a plugin takes them.",
+)
+_TAGS = Operation(
+    "All tags",
+    200,
+    ref("TagPage"),
+    query=openapi.PAGE_QUERY,
+    description="A row for each tag of each entity.",
+)
+_TAG = Operation(
+    "The entities with a tag",
+    200,
+    ref("TagPage"),
+    query=openapi.PAGE_QUERY,
+    description="No rows where nothing has it.",
+)
 
 
 def add(router: APIRouter, path: str, name: str, endpoint: Any, operation: Operation) -> None:
@@ -43,6 +84,7 @@ def add(router: APIRouter, path: str, name: str, endpoint: Any, operation: Opera
         status_code=operation.status,
         response_model=None,
         summary=operation.summary,
+        description=operation.description,
         responses=operation.responses(),
         openapi_extra=operation.beyond_responses(path),
     )
@@ -51,26 +93,15 @@ def add(router: APIRouter, path: str, name: str, endpoint: Any, operation: Opera
 def info_router(store: Store, counts: Counts) -> APIRouter:
     router = APIRouter(tags=["information"])
     info = _Information(store, counts)
-    plain: Json = {"type": "object", "additionalProperties": True}
-    tags = openapi.PAGE_QUERY
-    add(router, "/", "node", info.node, Operation("What runs here", 200, plain))
-    add(router, "/status", "status", info.status, Operation("How it does", 200, plain))
-    add(router, "/endpoints", "endpoints", info.endpoints, Operation("All paths", 200, plain))
-    add(
-        router,
-        "/plugins/enabled",
-        "enabled_plugins",
-        info.enabled_plugins,
-        Operation("The plugins that may be used", 200, plain),
-    )
-    add(router, "/tags", "tags", info.tags, Operation("All tags", 200, plain, query=tags))
-    add(
-        router,
-        "/tags/{tag}",
-        "tag",
-        info.tag,
-        Operation("The entities with a tag", 200, plain, query=tags),
-    )
+    for path, name, endpoint, operation in (
+        ("/", "node", info.node, _NODE),
+        ("/status", "status", info.status, _STATUS),
+        ("/endpoints", "endpoints", info.endpoints, _ENDPOINTS),
+        ("/plugins/enabled", "enabled_plugins", info.enabled_plugins, _ENABLED_PLUGINS),
+        ("/tags", "tags", info.tags, _TAGS),
+        ("/tags/{tag}", "tag", info.tag, _TAG),
+    ):
+        add(router, path, name, endpoint, operation)
     return router
 
 

@@ -6,12 +6,13 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from control.admin import openapi
+from control.admin import examples, models
 from control.admin.absent import absent_router
 from control.admin.edge import Counts
 from control.admin.endpoints import entity_routers
 from control.admin.errors import AdminError, NotFound
 from control.admin.info import info_router
+from control.admin.info_models import MODELS
 from control.admin.registry import RESOURCES
 from control.admin.schemas import schemas_router
 from control.store.session import Store
@@ -38,7 +39,12 @@ def install(app: FastAPI, store: Store, counts: Counts | None = None) -> None:
 
 def documented_models() -> dict[str, Any]:
     """The component schemas that the operations refer to, for openapi.json."""
-    return openapi.models(RESOURCES)
+    return models.models(RESOURCES) | models.described(*MODELS)
+
+
+def documented_examples() -> dict[str, Any]:
+    """An example for each of these models, by its name."""
+    return examples.all_of(RESOURCES)
 
 
 async def _admin_error(_request: Request, error: Exception) -> JSONResponse:

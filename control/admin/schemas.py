@@ -9,7 +9,8 @@ from control.admin.bodies import Body, read_body
 from control.admin.endpoints import segment
 from control.admin.errors import PlainError, SchemaViolation
 from control.admin.info import add
-from control.admin.openapi import Json, Operation
+from control.admin.models import Json, ref
+from control.admin.openapi import Operation
 from control.admin.plugin_types import PLUGIN_TYPES
 from control.admin.plugins import plugin_schema
 from control.admin.registry import BY_NAME
@@ -41,17 +42,41 @@ GivenBody = Annotated[Body, Depends(read_body)]
 
 def schemas_router() -> APIRouter:
     router = APIRouter(tags=["schemas"])
-    plain: Json = {"type": "object", "additionalProperties": True}
-    read = Operation("A schema", 200, plain, errors=(403, 404, 500))
-    check = Operation(
-        "Validate without a write", 200, plain, body=plain, errors=(400, 403, 404, 500)
+    add(
+        router,
+        "/schemas/plugins/validate",
+        "validate_plugin",
+        validate_plugin,
+        _check("a plugin", ref("PluginCreate")),
     )
-    add(router, "/schemas/plugins/validate", "validate_plugin", validate_plugin, check)
-    add(router, "/schemas/plugins/{name}", "get_plugin", get_plugin, read)
-    add(router, "/plugins/schema/{name}", "get_plugin_config", get_plugin_config, read)
-    add(router, "/schemas/{entity}/validate", "validate_entity", validate_entity, check)
-    add(router, "/schemas/{entity}", "get_entity", get_entity, read)
+    add(router, "/schemas/plugins/{name}", "get_plugin", get_plugin, _read("a plugin"))
+    config = _read("a plugin's config", "EntitySchema")
+    add(router, "/plugins/schema/{name}", "get_plugin_config", get_plugin_config, config)
+    entity = _check("an entity", ref("JsonObject"))
+    add(router, "/schemas/{entity}/validate", "validate_entity", validate_entity, entity)
+    add(router, "/schemas/{entity}", "get_entity", get_entity, _read("an entity"))
     return router
+
+
+def _read(what: str, model: str = "EntitySchema") -> Operation:
+    return Operation(
+        f"The schema of {what}",
+        200,
+        ref(model),
+        errors=(404,),
+        description="In Kong's schema language: types, defaults and limits of every field.",
+    )
+
+
+def _check(what: str, body: Json) -> Operation:
+    return Operation(
+        f"Validate {what} without a write",
+        200,
+        ref("Validated"),
+        body=body,
+        errors=(400, 404, 413, 415),
+        description="What it refers to need not be there.",
+    )
 
 
 def get_entity(request: Request) -> Response:

@@ -16,7 +16,8 @@ from pydantic import BaseModel, Field
 from control.admin.bodies import Body, read_body
 from control.admin.endpoints import segment
 from control.admin.errors import PlainError, SchemaViolation
-from control.admin.openapi import Operation, ref
+from control.admin.models import ref
+from control.admin.openapi import Operation
 from control.admin.schema import Field as EntityField
 from control.admin.schema import Schema
 from control.admin.validate import validate
@@ -79,24 +80,35 @@ def signing_keys_router(store: Store, publish_seconds: float) -> APIRouter:
             response_model=SigningKeyPage if operation.status == 200 else None,
             response_class=Response if operation.status == 204 else JSONResponse,
             summary=operation.summary,
+            description=operation.description,
             responses={k: v for k, v in operation.responses().items() if k != 200},
             openapi_extra=operation.beyond_responses(path),
         )
 
-    list_all = Operation("All keys that sign JWTs", 200, page, errors=(403, 500))
+    list_all = Operation(
+        "All keys that sign JWTs",
+        200,
+        page,
+        errors=(),
+        description="Public halves only: private ones never leave the database.",
+    )
     add("/signing-keys", "list", "GET", keys.list, list_all)
     rotate = Operation(
-        "Make the next keys; one that waits already is the next one still",
+        "Make the next keys",
         200,
         page,
         body=ref("SigningKeyRotate"),
-        errors=(400, 403, 409, 413, 415, 500),
+        errors=(400, 409, 413, 415),
+        description="They are published at once and sign KEY_PUBLISH_SECONDS later. A key that "
+        "waits for its time already is the next one still.",
     )
     add("/signing-keys/rotate", "rotate", "POST", keys.rotate, rotate)
     remove = Operation(
-        "End a key at once, and every token that it signed; another takes its place",
+        "End a key at once",
         204,
-        errors=(403, 500),
+        errors=(),
+        description="Every token that it signed ends with it; another key takes its place. 204 "
+        "also when there was none.",
     )
     add("/signing-keys/{kid}", "delete", "DELETE", keys.delete, remove)
     return router

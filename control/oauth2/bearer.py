@@ -40,18 +40,6 @@ class Caller:
     token: IssuedToken
 
 
-def documented(parameter: str, description: str) -> dict[str, Any]:
-    """What FastAPI cannot find out of an endpoint that reads its one parameter by itself."""
-    schema = {
-        "type": "object",
-        "required": [parameter],
-        "properties": {parameter: {"type": "string", "description": description}},
-    }
-    kinds = ("application/json", "application/x-www-form-urlencoded")
-    content = {kind: {"schema": schema} for kind in kinds}
-    return {"requestBody": {"required": True, "content": content}, "security": [{"token": []}]}
-
-
 def caller(
     session: Session,
     request: Request,

@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from control.oauth2 import responses
-from control.oauth2.assertions import TYPE as ASSERTION_TYPE
 from control.oauth2.assertions import Assertions
 from control.oauth2.authorize_endpoint import AuthorizeEndpoint
 from control.oauth2.client_auth import ClientAuth
@@ -27,6 +26,7 @@ from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
 from control.oauth2.cors import ENDPOINTS as WITH_CORS
 from control.oauth2.cors import Cors
+from control.oauth2.described import RESPONSES, UNKNOWN_CLIENT, by_client
 from control.oauth2.dispatch import (
     KONG,
     METADATA,
@@ -43,115 +43,16 @@ from control.oauth2.issuer_routes import IssuerRoute, IssuerRoutes
 from control.oauth2.issuing import Issuing
 from control.oauth2.parts import Parts
 from control.oauth2.public import public_router
-from control.oauth2.responses import AuthorizeAnswer, Message, OAuthErrorBody, TokenAnswer
+from control.oauth2.responses import AuthorizeAnswer, OAuthErrorBody, TokenAnswer
 from control.oauth2.revocation import RevocationEndpoint, Revoked
 from control.oauth2.secrets import HashVerifier
 from control.oauth2.sessions_endpoint import MoveSessions, sessions_router
 from control.oauth2.throttle import Throttle
 from control.oauth2.ticket_endpoint import ticket_router
-from control.oauth2.token_endpoint import GRANT_TYPES, TokenEndpoint
+from control.oauth2.token_endpoint import TokenEndpoint
 from control.store.issuers import Place
 
 log = structlog.get_logger("control")
-
-# Schemas of the OpenAPI document that no model makes: a body is read leniently, in three forms.
-_TEXT = {"type": "string"}
-_SECRET = {"type": "string", "format": "password"}
-_SCOPE = {"type": "string", "description": "words separated by spaces"}
-_STATE = {"description": "comes back as it was sent"}
-_REDIRECT_URI = {
-    "type": "string",
-    "description": "one of the client's; with oauth_profile strict that of the authorize request",
-}
-_USER = {
-    "type": "string",
-    "description": "needs provision_key: only the authorization backend names users",
-}
-_RESOURCE = {
-    "type": "array",
-    "items": _TEXT,
-    "description": "what the token is to be for, RFC 8707; in a form the name is repeated",
-}
-_CLIENT = {
-    "client_id": _TEXT,
-    "client_secret": _SECRET,
-    "client_assertion_type": {"type": "string", "enum": [ASSERTION_TYPE]},
-    "client_assertion": _SECRET | {"description": "a JWT in place of a secret, RFC 7523"},
-}
-DOCUMENTED: dict[str, Any] = {
-    "TokenForm": {
-        "type": "object",
-        "required": ["grant_type"],
-        "properties": {
-            "grant_type": {"type": "string", "enum": list(GRANT_TYPES)},
-            **_CLIENT,
-            "scope": _SCOPE,
-            "resource": _RESOURCE,
-            "code": _SECRET | {"description": "of authorization_code"},
-            "code_verifier": _SECRET | {"description": "of authorization_code (RFC 7636)"},
-            "redirect_uri": _REDIRECT_URI,
-            "refresh_token": _SECRET | {"description": "of refresh_token"},
-            "authenticated_userid": _USER,
-            "provision_key": _SECRET,
-            "state": _STATE,
-        },
-    },
-    "AuthorizeForm": {
-        "type": "object",
-        "required": ["provision_key", "authenticated_userid", "response_type", "client_id"],
-        "properties": {
-            "provision_key": _SECRET,
-            "authenticated_userid": _TEXT,
-            "response_type": {"type": "string", "enum": ["code", "token"]},
-            "client_id": _TEXT,
-            "redirect_uri": {"type": "string", "description": "one of the client's"},
-            "scope": _SCOPE,
-            "resource": _RESOURCE,
-            "code_challenge": _TEXT | {"description": "RFC 7636"},
-            "code_challenge_method": {"type": "string", "enum": ["S256"]},
-            "state": _STATE,
-        },
-    },
-}
-_TOKEN = {
-    "type": "object",
-    "required": ["token"],
-    "properties": {"token": _SECRET, "token_type_hint": _TEXT, **_CLIENT},
-}
-DOCUMENTED |= {"RevokeForm": _TOKEN, "IntrospectForm": _TOKEN}
-_FORMS = ("application/x-www-form-urlencoded", "application/json", "multipart/form-data")
-_SERVERS = [
-    {
-        "url": "https://{gateway}/{route}",
-        "description": "The data plane's TLS port and a route with the oauth2 plugin",
-        "variables": {
-            "gateway": {"default": "localhost:8443"},
-            "route": {"default": "token-route"},
-        },
-    }
-]
-_UNKNOWN_CLIENT: dict[str, Any] = {
-    "model": OAuthErrorBody,
-    "description": "Wrong secret in the Basic header; "
-    "with oauth_profile strict any client that cannot be told",
-}
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    400: {"model": OAuthErrorBody, "description": "Refused"},
-    404: {"model": Message, "description": "No such route"},
-    405: {"model": OAuthErrorBody, "description": "Not a POST"},
-    413: {"model": Message, "description": "Over 64 KiB"},
-    429: {"model": OAuthErrorBody, "description": "Too many wrong secrets: Retry-After"},
-    500: {"model": Message, "description": "Our fault, or a route without a service"},
-    503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
-}
-
-
-def _documented(form: str, security: list[dict[str, list[str]]]) -> dict[str, Any]:
-    """What FastAPI cannot find out of an endpoint that reads its body by itself."""
-    schema = {"schema": {"$ref": f"#/components/schemas/{form}"}}
-    content = dict.fromkeys(_FORMS, schema)
-    body = {"required": True, "content": content}
-    return {"requestBody": body, "security": security, "servers": _SERVERS}
 
 
 def issuer_router(
@@ -176,11 +77,9 @@ def issuer_router(
         "/oauth2/token",
         name="token",
         response_model=TokenAnswer,
-        responses={
-            401: _UNKNOWN_CLIENT,
-            **_RESPONSES,
-        },
-        openapi_extra=_documented("TokenForm", [{}, {"client": []}]),
+        summary="Issue an access token",
+        responses={401: UNKNOWN_CLIENT, **RESPONSES},
+        openapi_extra=by_client("Token"),
     )
     async def issue_token(request: Request) -> Response:
         """Give a client an access token.
@@ -194,9 +93,10 @@ def issuer_router(
         "/oauth2/authorize",
         name="authorize",
         response_model=AuthorizeAnswer,
-        responses=_RESPONSES
+        summary="Grant what a user has agreed to",
+        responses=RESPONSES
         | {400: {"model": AuthorizeAnswer | OAuthErrorBody, "description": "Refused"}},
-        openapi_extra=_documented("AuthorizeForm", [{}]),
+        openapi_extra=by_client("Authorize", basic=False),
     )
     async def answer_authorize(request: Request) -> Response:
         """Make a code, or a token of the implicit grant, for a user whom the backend names.
@@ -209,8 +109,9 @@ def issuer_router(
         "/oauth2/revoke",
         name="revoke",
         response_model=Revoked,
-        responses={401: _UNKNOWN_CLIENT, **_RESPONSES},
-        openapi_extra=_documented("RevokeForm", [{}, {"client": []}]),
+        summary="Revoke a token",
+        responses={401: UNKNOWN_CLIENT, **RESPONSES},
+        openapi_extra=by_client("Revoke"),
     )
     async def revoke(request: Request) -> Response:
         """End a token of the client that asks, RFC 7009; a refresh token with all its tokens."""
@@ -221,8 +122,9 @@ def issuer_router(
         name="introspect",
         response_model=Introspection,
         response_model_exclude_none=True,
-        responses={401: _UNKNOWN_CLIENT, **_RESPONSES},
-        openapi_extra=_documented("IntrospectForm", [{}, {"client": []}]),
+        summary="Ask what a token is good for",
+        responses={401: UNKNOWN_CLIENT, **RESPONSES},
+        openapi_extra=by_client("Introspect"),
     )
     async def introspect(request: Request) -> Response:
         """Say what a token is good for, RFC 7662, if it is one of the instance that is asked."""

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from control.oauth2 import documents, metadata, responses
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
+from control.oauth2.described import ROOT_SERVERS, SERVERS
 from control.oauth2.dispatch import PATHS
 from control.oauth2.issuer_routes import IssuerRoutes
 from control.oauth2.parts import Parts
@@ -113,7 +114,14 @@ def public_router(parts: Parts, routes: IssuerRoutes, publish_seconds: int) -> A
         503: {"model": OAuthErrorBody, "description": "Try again after Retry-After"},
     }
 
-    @router.get(PATHS["jwks"], name="jwks", response_model=KeySet, responses=errors)
+    @router.get(
+        PATHS["jwks"],
+        name="jwks",
+        summary="The keys that sign JWTs",
+        response_model=KeySet,
+        responses=errors,
+        openapi_extra={"servers": SERVERS},
+    )
     async def jwks(request: Request) -> Response:
         """The keys that JWT access tokens verify with.  May be kept as Cache-Control says."""
         return await public.keys(request)
@@ -121,9 +129,11 @@ def public_router(parts: Parts, routes: IssuerRoutes, publish_seconds: int) -> A
     @router.get(
         PATHS["server_metadata"],
         name="server_metadata",
+        summary="What the authorization server offers",
         response_model=ServerMetadata,
         response_model_exclude_none=True,
         responses=errors,
+        openapi_extra={"servers": ROOT_SERVERS},
     )
     async def server_metadata(request: Request) -> Response:
         """What the authorization server offers, RFC 8414.
@@ -136,9 +146,11 @@ def public_router(parts: Parts, routes: IssuerRoutes, publish_seconds: int) -> A
     @router.get(
         PATHS["resource_metadata"],
         name="resource_metadata",
+        summary="What protects a resource",
         response_model=ResourceMetadata,
         response_model_exclude_none=True,
         responses=errors,
+        openapi_extra={"servers": ROOT_SERVERS},
     )
     async def resource_metadata(request: Request) -> Response:
         """What protects a resource, RFC 9728; the path of the resource follows."""

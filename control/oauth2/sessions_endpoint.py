@@ -17,6 +17,7 @@ from starlette.responses import Response
 from control.oauth2 import bearer, responses
 from control.oauth2.config import OAuth2Config
 from control.oauth2.context import TokenContext
+from control.oauth2.described import by_bearer
 from control.oauth2.params import Params, is_text
 from control.oauth2.parts import Parts
 from control.oauth2.requests import parameters
@@ -94,13 +95,14 @@ def sessions_router(parts: Parts, move_sessions: MoveSessions | None) -> APIRout
     @router.post(
         "/oauth2/sessions",
         name="sessions",
+        summary="Move live WebSockets to another token",
         response_model=SessionsAnswer,
         responses={
             400: {"model": OAuthErrorBody, "description": "No old token"},
             403: {"model": OAuthErrorBody, "description": "Tokens of different owners"},
             **bearer.RESPONSES,
         },
-        openapi_extra=bearer.documented("token", "whose sessions are meant"),
+        openapi_extra=by_bearer("Sessions"),
     )
     async def move_them(request: Request) -> Response:
         """Let the live WebSockets of an older token go on under the one shown as bearer.

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from control.oauth2 import bearer, responses, secrets
 from control.oauth2.context import TokenContext
+from control.oauth2.described import by_bearer
 from control.oauth2.dispatch import normalise
 from control.oauth2.known import Instance
 from control.oauth2.params import Params, is_text
@@ -130,13 +131,14 @@ def ticket_router(parts: Parts) -> APIRouter:
     @router.post(
         "/oauth2/ticket",
         name="ticket",
+        summary="Make a ticket for one WebSocket",
         status_code=201,
         response_model=TicketAnswer,
         responses={
             400: {"model": OAuthErrorBody, "description": "No uri, or not of a WebSocket"},
             **bearer.RESPONSES,
         },
-        openapi_extra=bearer.documented("uri", "of the WebSocket: wss://host/path"),
+        openapi_extra=by_bearer("Ticket"),
     )
     async def make_ticket(request: Request) -> Response:
         """Make a ticket that opens one WebSocket at `uri` in place of the token shown as bearer.

@@ -95,12 +95,46 @@ def test_models_say_what_the_schemas_say(document: dict[str, Any]) -> None:
     assert models["Plugin"]["oneOf"] == [{"$ref": f"#/components/schemas/{k}"} for k in kinds]
     assert models["OAuth2Plugin"]["properties"]["name"]["const"] == "oauth2"
     pkce = models["OAuth2PluginConfig"]["properties"]["pkce"]
-    assert pkce["enum"] == ["none", "lax", "strict", None]
+    assert pkce["anyOf"] == [
+        {"type": "string", "enum": ["none", "lax", "strict"]},
+        {"type": "null"},
+    ]
     for suffix, config in (("", "Config"), ("Create", "Config"), ("Update", "ConfigUpdate")):
         assert models[f"OAuth2Plugin{suffix}"]["properties"]["config"] == {
             "$ref": f"#/components/schemas/OAuth2Plugin{config}"
         }
     assert "default" not in models["OAuth2PluginConfigUpdate"]["properties"]["pkce"]
+
+
+def test_bodies_name_parents_by_id_or_key_and_answers_by_id(document: dict[str, Any]) -> None:
+    models = document["components"]["schemas"]
+
+    def service_of(model: str) -> Any:
+        return models[model]["properties"]["service"]["anyOf"][0]["$ref"].rpartition("/")[2]
+
+    assert service_of("RouteCreate") == service_of("RouteUpdate") == "ServiceReference"
+    assert service_of("Route") == "Reference"
+    assert models["ServiceReference"]["properties"].keys() == {"id", "name"}
+    assert models["Reference"]["properties"].keys() == {"id"}
+    assert models["OAuth2Plugin"]["properties"]["consumer"] == {"type": "null"}
+
+
+def test_created_entity_links_to_what_can_be_done_with_it(
+    admin: Admin, document: dict[str, Any]
+) -> None:
+    ids = {operation["operationId"] for _, _, operation in operations(document)}
+    found = document["paths"]["/services"]["post"]["responses"]["201"]["links"]
+    assert found["GetService"] == {
+        "operationId": "services-get",
+        "parameters": {"key": "$response.body#/id"},
+    }
+    assert found["CreateRoute"] == {
+        "operationId": "routes-create_of_service",
+        "parameters": {"parent": "$response.body#/id"},
+    }
+    for _, _, operation in operations(document):
+        for answer in operation["responses"].values():
+            assert {link["operationId"] for link in answer.get("links", {}).values()} <= ids
 
 
 def test_answers_fit_their_models(admin: Admin, document: dict[str, Any]) -> None:
