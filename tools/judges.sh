@@ -39,6 +39,9 @@ judge "oauth4webapi, openid-client" .venv/bin/python -m $clients node
 judge "node-oidc-provider, the same requests" .venv/bin/python -m tests.compliance.oidc_provider.run
 judge "Chromium" .venv/bin/python -m tests.compliance.browser.run
 
+# Answers against openapi.json, from another seed each time, which is printed.
+judge "schemathesis" .venv/bin/python -m tests.compliance.openapi.run
+
 printf '\n== judges\n'
 is_in() { # word, list…
     local one

@@ -56,7 +56,7 @@ def models(resources: Iterable[Resource]) -> Json:
 
 def _entity_models(title: str, schema: Schema) -> Json:
     stored = {name: item for name, item in schema.fields.items() if item.stored}
-    create: Json = {"type": "object", "properties": _properties(schema.fields, given=True)}
+    create = _body(_properties(schema.fields, given=True))
     # A shorthand may stand for what is needed otherwise: `url` gives the host.
     needed = [] if schema.shorthands else [n for n, i in schema.fields.items() if must_be_sent(i)]
     if needed:
@@ -68,11 +68,13 @@ def _entity_models(title: str, schema: Schema) -> Json:
             "required": list(stored),
         },
         f"{title}Create": create,
-        f"{title}Update": {
-            "type": "object",
-            "properties": _properties(schema.fields, defaults=False, given=True),
-        },
+        f"{title}Update": _body(_properties(schema.fields, defaults=False, given=True)),
     }
+
+
+def _body(properties: Json) -> Json:
+    """What may be sent: unknown fields are refused."""
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def _child_models(resource: Resource, create: Json) -> Json:
@@ -81,10 +83,7 @@ def _child_models(resource: Resource, create: Json) -> Json:
     for name, item in resource.foreign_fields.items():
         if item.required:
             model = child_model(resource, BY_NAME[item.reference or ""])
-            found[model] = {
-                "type": "object",
-                "properties": {k: v for k, v in create["properties"].items() if k != name},
-            }
+            found[model] = _body({k: v for k, v in create["properties"].items() if k != name})
             found[model]["required"] = [other for other in create["required"] if other != name]
     return found
 
@@ -158,7 +157,7 @@ def _reference_model(key: str | None = None) -> Json:
     if key is None:
         return {"type": "object", "properties": {"id": by_id}, "required": ["id"]}
     properties = {"id": by_id, key: {"type": "string", "minLength": 1}}
-    return {"type": "object", "properties": properties, "minProperties": 1}
+    return _body(properties) | {"minProperties": 1}
 
 
 def _properties(fields: Mapping[str, Field], *, defaults: bool = True, given: bool = False) -> Json:
@@ -190,15 +189,27 @@ def json_schema(
         shown["additionalProperties"] = inner
     if item.fields is not None:
         shown["properties"] = _properties(item.fields, defaults=defaults, given=given)
+        if given:
+            shown["additionalProperties"] = False
     elif item.type == "record":
         shown = ref("JsonObject")
-    if item.shown_once or not (element or item.required or item.auto):
+    if not element and (_takes_null(item) if given else _shows_null(item)):
         shown = _nullable(shown)
     if item.description is not None:
         shown["description"] = item.description
     if item.default is not None and defaults:
         shown["default"] = item.default
     return shown
+
+
+def _takes_null(item: Field) -> bool:
+    """Null sent means: the default, or another one made."""
+    return item.auto or not item.required or (not item.nullable and item.default is not None)
+
+
+def _shows_null(item: Field) -> bool:
+    always = item.required or item.auto or (not item.nullable and item.default is not None)
+    return item.shown_once or not always
 
 
 def _foreign(item: Field, given: bool) -> Json:

@@ -34,11 +34,14 @@ DOCUMENTED: dict[str, Any] = {
         "type": "object",
         "properties": {
             "alg": {
-                "type": "string",
-                "enum": list(signing_keys.ALGORITHMS),
-                "description": "absent: every algorithm that there is a key of",
+                "anyOf": [
+                    {"type": "string", "enum": list(signing_keys.ALGORITHMS)},
+                    {"type": "null"},
+                ],
+                "description": "absent or null: every algorithm that there is a key of",
             }
         },
+        "additionalProperties": False,
     }
 }
 

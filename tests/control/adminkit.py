@@ -136,7 +136,7 @@ def _application() -> tuple[_Switch, Stamp]:
 
 @contextmanager
 def running_admin(folder: Path) -> Iterator[Admin]:
-    store = _new_store(folder)
+    store = new_store(folder)
     switch, edge = _application()
     switch.current = store
     with TestClient(edge, base_url="http://localhost:8001") as client:
@@ -147,7 +147,7 @@ def running_admin(folder: Path) -> Iterator[Admin]:
 @contextmanager
 def running_app(folder: Path, make: Callable[[Store], FastAPI]) -> Iterator[Admin]:
     """As `running_admin`, with an application of its own."""
-    store = _new_store(folder)
+    store = new_store(folder)
     app = make(store)
     edge = Stamp(Manners(app, app), "narthex/0.1.0", Counts())
     with TestClient(edge, base_url="http://localhost:8001") as client:
@@ -155,7 +155,7 @@ def running_app(folder: Path, make: Callable[[Store], FastAPI]) -> Iterator[Admi
     store.close()
 
 
-def _new_store(folder: Path) -> Store:
+def new_store(folder: Path) -> Store:
     path = folder / "narthex.db"
     shutil.copy(_empty_database(), path)
     return Store(f"sqlite:///{path}", KEYRING)
