@@ -23,6 +23,27 @@ _KEY = "-----BEGIN PRIVATE KEY-----\nMIGH…\n-----END PRIVATE KEY-----\n"
 _SERVICE, _CONSUMER, _CLIENT = "example-websocket-service", "alex", "xJ3vDq8sNfa0QmTz"
 
 
+_IDS = (
+    "services",
+    "routes",
+    "consumers",
+    "plugins",
+    "oauth2_credentials",
+    "oauth2_tokens",
+    "upstreams",
+    "targets",
+    "certificates",
+    "snis",
+    "ca_certificates",
+)
+
+
+def example_id(entity: str) -> str:
+    """The id that the entity of this name has in all examples."""
+    number = _IDS.index(entity) + 1 if entity in _IDS else 0
+    return str(uuid.UUID(int=number, version=4))
+
+
 @dataclass(frozen=True)
 class Sent:
     """The bodies that make an entity (POST, PUT) and that change one (PATCH)."""
@@ -60,11 +81,16 @@ ENTITIES: Mapping[str, Sent] = {
         {"credential": {"client_id": _CLIENT}, "expires_in": 7200, "scope": "email profile"},
         {"scope": "email"},
     ),
+    "upstreams": Sent({"name": "echo.upstream"}, {"host_header": "echo.example"}),
+    "targets": Sent(
+        {"target": "10.0.0.7:8009", "weight": 50, "upstream": {"name": "echo.upstream"}},
+        {"weight": 0},
+    ),
     "certificates": Sent(
         {"cert": _CERT, "key": _KEY, "snis": ["chat.example"]}, {"tags": ["staff"]}
     ),
     "snis": Sent(
-        {"name": "*.chat.example", "certificate": {"id": str(uuid.UUID(int=7, version=4))}},
+        {"name": "*.chat.example", "certificate": {"id": example_id("certificates")}},
         {"name": "chat.example"},
     ),
     "ca_certificates": Sent({"cert": _CERT}, {"tags": ["staff"]}),
@@ -179,6 +205,22 @@ _DATA_PLANE: Json = {
     "handshakes": 5,
     "uptime": 60,
 }
+_TARGET_HEALTH: Json = {
+    "id": example_id("targets"),
+    "created_at": _SECONDS + 0.25,
+    "updated_at": _SECONDS + 0.25,
+    "upstream": {"id": example_id("upstreams")},
+    "target": "10.0.0.7:8009",
+    "weight": 50,
+    "tags": None,
+    "health": "HEALTHCHECKS_OFF",
+    "data": {
+        "host": "10.0.0.7",
+        "port": 8009,
+        "nodeWeight": 50,
+        "weight": {"total": 50, "available": 50, "unavailable": 0},
+    },
+}
 _FILE = f"""\
 _format_version: "3.0"
 services:
@@ -191,7 +233,7 @@ _OTHERS: Json = {  # what no resource makes
     "Endpoints": {"data": ["/", "/services", "/services/{key}"]},
     "PluginNames": {"enabled_plugins": sorted(PLUGINS)},
     "TagPage": page(
-        {"tag": "chat", "entity_name": "services", "entity_id": str(uuid.UUID(int=1, version=4))}
+        {"tag": "chat", "entity_name": "services", "entity_id": example_id("services")}
     ),
     "EntitySchema": _SCHEMA,
     "Validated": {"message": "schema validation successful"},
@@ -199,6 +241,7 @@ _OTHERS: Json = {  # what no resource makes
     "SigningKeyPage": page(_SIGNING_KEY),
     "SigningKeyRotate": {"alg": "ES256"},
     "DataPlanePage": page(_DATA_PLANE),
+    "UpstreamHealth": page(_TARGET_HEALTH),
     "DeckFile": _FILE,
     "Applied": {"changes": [{"change": "created", "type": "services", "name": _SERVICE}]},
     "ApplyRefused": {"message": "unknown field", "entity": f"services {_SERVICE}"},
@@ -237,14 +280,6 @@ def _filled(fields: Mapping[str, Field], values: Values, name: str) -> Values:
             value = _MADE.get(key)
         filled[key] = value
     return filled
-
-
-def example_id(entity: str) -> str:
-    """The id that the entity of this name has in all examples."""
-    return str(uuid.UUID(int=_IDS.get(entity, 99), version=4))
-
-
-_IDS: Mapping[str, int] = {name: number for number, name in enumerate((*ENTITIES, "plugins"), 1)}
 
 
 def all_of(resources: Iterable[Resource]) -> Json:

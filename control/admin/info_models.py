@@ -1,4 +1,6 @@
-"""What `info` and `schemas` answer, as models of openapi.json.  Member names are Kong's."""
+"""What answers hold that are no entities, as models of openapi.json.  Member names are Kong's."""
+
+from typing import Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
@@ -108,4 +110,65 @@ class Validated(BaseModel):
     message: str
 
 
-MODELS = (Node, NodeStatus, Endpoints, PluginNames, TagPage, EntitySchema, Validated)
+class TargetWeight(BaseModel):
+    total: int
+    available: int
+    unavailable: int
+
+
+class TargetHealthData(BaseModel):
+    host: str
+    port: int
+    nodeWeight: int
+    weight: TargetWeight
+
+
+class TargetParent(BaseModel):
+    id: str
+
+
+class TargetHealth(BaseModel):
+    """A target, and whether requests go there."""
+
+    id: str
+    created_at: float
+    updated_at: float
+    upstream: TargetParent
+    target: str
+    weight: int
+    tags: list[str] | None
+    health: Literal["HEALTHCHECKS_OFF", "UNHEALTHY"]
+    data: TargetHealthData
+
+
+class TargetHealthPage(BaseModel):
+    data: list[TargetHealth]
+    next: str | None = Field(description="path of the next page")
+    offset: str = Field(default="", description="of the next page; absent on the last")
+
+
+class BalancerHealth(BaseModel):
+    id: str
+    health: Literal["HEALTHCHECKS_OFF", "UNHEALTHY"]
+
+
+class BalancerHealthAnswer(BaseModel):
+    """Of an upstream as a whole."""
+
+    data: BalancerHealth
+    next: None
+    node_id: str
+
+
+MODELS = (
+    Node,
+    NodeStatus,
+    Endpoints,
+    PluginNames,
+    TagPage,
+    EntitySchema,
+    Validated,
+    TargetHealthPage,
+    BalancerHealthAnswer,
+)
+CHOICES = {"UpstreamHealth": (TargetHealthPage, BalancerHealthAnswer)}

@@ -18,10 +18,20 @@ _ID = "$response.body#/id"
 def of_made(resource: Resource) -> Json:
     """Links of the answer to a POST, by name."""
     own = {
-        f"{verb.capitalize()}{resource.title}": _link(f"{resource.path}-{verb}", "key")
+        f"{verb.capitalize()}{resource.title}": _to_itself(resource, verb)
         for verb in ("get", "upsert", "update", "delete")
     }
     return own | dict(_to_children(resource))
+
+
+def _to_itself(resource: Resource, verb: str) -> Json:
+    """By its own path, or by the one below its parent where that is its only one."""
+    if not resource.below_only:
+        return _link(f"{resource.path}-{verb}", "key")
+    (parent,) = (name for name, item in resource.foreign_fields.items() if item.required)
+    link = _link(f"{resource.path}-{verb}_of_{parent}", "key")
+    link["parameters"]["parent"] = f"$response.body#/{parent}/id"
+    return link
 
 
 def _to_children(resource: Resource) -> Iterator[tuple[str, Json]]:

@@ -50,6 +50,8 @@ def models(resources: Iterable[Resource]) -> Json:
         else:
             found |= _entity_models(resource.title, resource.schema)
             found |= _child_models(resource, found[f"{resource.title}Create"])
+            if resource.below_only:  # so that no path takes one that names its parent
+                del found[f"{resource.title}Create"]
         found[f"{resource.title}Page"] = _page_model(ref(resource.title))
     return found
 
@@ -239,3 +241,8 @@ def described(*models: type[BaseModel]) -> Json:
     _, made = models_json_schema(asked, ref_template="#/components/schemas/{model}")
     found: Json = made["$defs"]
     return found
+
+
+def choice(models: Iterable[type[BaseModel]]) -> Json:
+    """One of these."""
+    return {"anyOf": [ref(model.__name__) for model in models]}

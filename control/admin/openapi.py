@@ -77,6 +77,7 @@ _KEY_TEXTS = {
     "name": "of a plugin",
     "tag": "as entities have it in `tags`",
     "kid": "the key's id",
+    "address": "the target's own address",
 }
 
 

@@ -7,14 +7,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from control.admin import examples, models
-from control.admin.absent import absent_router
 from control.admin.edge import Counts
 from control.admin.endpoints import entity_routers
 from control.admin.errors import AdminError, NotFound
 from control.admin.info import info_router
-from control.admin.info_models import MODELS
+from control.admin.info_models import CHOICES, MODELS
 from control.admin.registry import RESOURCES
 from control.admin.schemas import schemas_router
+from control.admin.target_health import target_health_router
 from control.store.session import Store
 
 
@@ -23,8 +23,8 @@ def routers(store: Store, counts: Counts | None = None) -> list[APIRouter]:
     return [
         info_router(store, counts or Counts()),
         schemas_router(),
+        target_health_router(store),
         *entity_routers(store, RESOURCES),
-        absent_router(),
     ]
 
 
@@ -39,7 +39,8 @@ def install(app: FastAPI, store: Store, counts: Counts | None = None) -> None:
 
 def documented_models() -> dict[str, Any]:
     """The component schemas that the operations refer to, for openapi.json."""
-    return models.models(RESOURCES) | models.described(*MODELS)
+    choices = {name: models.choice(among) for name, among in CHOICES.items()}
+    return models.models(RESOURCES) | models.described(*MODELS) | choices
 
 
 def documented_examples() -> dict[str, Any]:

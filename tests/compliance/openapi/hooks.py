@@ -68,6 +68,17 @@ MENDED: dict[str, dict[str, Any]] = {
     "plugins": {"service": None, "route": None, "consumer": None},
     "oauth2": {"redirect_uris": ["https://app.example/callback"], "client_secret": "s3cret"},
     "oauth2_tokens": {"service": None},
+    "upstreams": {
+        **dict.fromkeys(("algorithm", "hash_on", "hash_fallback", "use_srv_name")),
+        "healthchecks": {},
+        "host_header": "up.example",
+        "hash_on_header": None,
+        "hash_fallback_header": None,
+        "hash_on_cookie": None,
+        "hash_on_cookie_path": "/",
+        "client_certificate": None,
+    },
+    "targets": {"weight": 1},
     "certificates": {"key": KEY, "cert_alt": None, "key_alt": None, "snis": None},
     "snis": {},
     "ca_certificates": {"cert_digest": None},
@@ -99,6 +110,8 @@ def _mended(collection: str, verb: str, body: dict[str, Any], digest: str) -> di
             mended[name] = f"{name}-{digest[:12]}"
     if collection == "snis":
         mended["name"] = f"{digest[:12]}.example"
+    if collection == "targets":
+        mended["target"] = f"{digest[:12]}.example"
     if collection.endswith("certificates"):
         mended["cert"] = _authority(int(digest[:12], 16) + 1)
     if collection == "plugins":
