@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 
-.PHONY: run build test check openapi judges autobahn bench sanitize fuzz lock clean
+.PHONY: run build test check openapi sdk judges autobahn bench sanitize fuzz lock clean
 
 run: build  ## build, start both planes with SQLite, load the example into an empty database
 	exec .venv/bin/narthex start --example
@@ -28,6 +28,10 @@ openapi:  ## write openapi.json from the app
 	tools/bootstrap.sh run
 	$(PYTHON) -m control.openapi > build/openapi.json
 	mv build/openapi.json openapi.json
+
+sdk:  ## clients out of openapi.json: packages for pip and npm, in build/sdk
+	tools/bootstrap.sh test
+	$(PYTHON) -m tools.sdk.generate
 
 judges:  ## what others wrote, asked about us; the last lines say which ran
 	tools/bootstrap.sh test

@@ -32,9 +32,12 @@ class Node(NamedTuple):
     npm: str
 
 
-def venv(name: str) -> Path:
-    """The python of a venv with what tests/compliance/<name>/requirements.txt pins."""
-    wanted, home = HERE / name / "requirements.txt", HOME / name / "venv"
+def venv(name: str, source: Path | None = None) -> Path:
+    """The python of a venv with what requirements.txt in `source` pins.
+
+    `source` is tests/compliance/<name> where nothing is said.
+    """
+    wanted, home = (source or HERE / name) / "requirements.txt", HOME / name / "venv"
     python = home / "bin" / "python"
     if _fresh(home, wanted):
         return python
@@ -46,15 +49,15 @@ def venv(name: str) -> Path:
     return python
 
 
-def npm(name: str) -> Path:
-    """The folder where the scripts of tests/compliance/<name> run, its packages beside them."""
-    source, home = HERE / name, HOME / name
+def npm(name: str, source: Path | None = None, at_least: tuple[int, int] = NODE_MIN) -> Path:
+    """The folder where the scripts of `source` run, its packages beside them."""
+    source, home = source or HERE / name, HOME / name
     home.mkdir(parents=True, exist_ok=True)
     for path in [*source.glob("package*.json"), *source.glob("*.mjs")]:
         shutil.copy(path, home)
     modules, lock = home / "node_modules", source / "package-lock.json"
     if not _fresh(modules, lock):
-        found = node()
+        found = node(at_least)
         words = [found.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
         _run(
             words,
@@ -66,10 +69,10 @@ def npm(name: str) -> Path:
     return home
 
 
-def node() -> Node:
+def node(at_least: tuple[int, int] = NODE_MIN) -> Node:
     """The system's Node and its npm when new enough, else those that PyPI has."""
     found = Node(shutil.which("node") or "", shutil.which("npm") or "")
-    if all(found) and _version(found.node) >= NODE_MIN:
+    if all(found) and _version(found.node) >= at_least:
         return found
     folder = venv("node").parent
     return Node(str(folder / "node"), str(folder / "npm"))
