@@ -29,9 +29,10 @@ openapi:  ## write openapi.json from the app
 	$(PYTHON) -m control.openapi > build/openapi.json
 	mv build/openapi.json openapi.json
 
-sdk:  ## clients out of openapi.json: packages for pip and npm, in build/sdk
+SDK ?=
+sdk:  ## clients out of openapi.json: packages for pip and npm, in build/sdk; SDK=python makes one
 	tools/bootstrap.sh test
-	$(PYTHON) -m tools.sdk.generate
+	$(PYTHON) -m tools.sdk.generate $(SDK)
 
 judges:  ## what others wrote, asked about us; the last lines say which ran
 	tools/bootstrap.sh test

@@ -42,7 +42,7 @@ def make_python() -> Path:
         Failed: it left something out, or failed.
     """
     python = needs.venv("sdk", HERE)
-    folder = _package("python", ("pyproject.toml", "README.md"))
+    folder = _package("python", ("pyproject.toml.in", "README.md"))
     document = BUILD / "openapi-python.json"
     document.write_text(json.dumps(_for_python(_document())))
     words = [str(python.with_name("openapi-python-client")), "generate", "--meta", "none"]
@@ -83,7 +83,7 @@ def _package(language: str, files: tuple[str, ...]) -> Path:
     folder.mkdir(parents=True)
     for name in files:
         text = (HERE / language / name).read_text().replace("@VERSION@", version)
-        (folder / name).write_text(text)
+        (folder / name.removesuffix(".in")).write_text(text)
     shutil.copy(ROOT / "LICENSE", folder)
     return folder
 
