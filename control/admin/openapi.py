@@ -112,6 +112,12 @@ _READ_ERRORS = (404,)
 _WRITE_ERRORS = (400, 404, 409, 413, 415)
 
 
+def a(resource: Resource) -> str:
+    """One of them, with its article."""
+    title = resource.title
+    return f"an {title}" if title[0] in "AEIOU" or title.startswith("SN") else f"a {title}"
+
+
 @dataclass(frozen=True)
 class Operations:
     """The operations on one entity, wherever in the tree of paths they stand."""
@@ -175,7 +181,7 @@ class Operations:
     def delete(self) -> Operation:
         gone = "404 when there is none." if self.where else "204 also when there is none."
         return Operation(
-            f"Delete a {self.resource.title}{self.where} and what depends on it",
+            f"Delete {a(self.resource)}{self.where} and what depends on it",
             204,
             errors=(400, 404) if self.where else (400,),
             description=f"Refused while something refers to it that may not go with it. {gone}",
@@ -184,7 +190,7 @@ class Operations:
 
     def refused_delete(self) -> Operation:
         return Operation(
-            f"Refused: a {self.resource.title} is deleted under its own path",
+            f"Refused: {a(self.resource)} is deleted under its own path",
             405,
             errors=(404, 405),
             description="404 where nothing is referred to.",
@@ -199,7 +205,7 @@ class Operations:
     ) -> Operation:
         title, fields = self.resource.title, self.resource.schema.fields.values()
         return Operation(
-            f"{verb} a {title}{self.where}",
+            f"{verb} {a(self.resource)}{self.where}",
             status,
             answer=ref(title),
             body=ref(model),
@@ -215,7 +221,7 @@ def operations(
     resource: Resource, *, parent: Resource | None = None, child: Resource | None = None
 ) -> Operations:
     if parent is not None:
-        return Operations(resource, f" of a {parent.title}", parent)
+        return Operations(resource, f" of {a(parent)}", parent)
     if child is not None:
-        return Operations(resource, f" that a {child.title} refers to", child=child)
+        return Operations(resource, f" that {a(child)} refers to", child=child)
     return Operations(resource, "")

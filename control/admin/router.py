@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from control.admin import examples, models
+from control.admin.docs import docs_router
 from control.admin.edge import Counts
 from control.admin.endpoints import entity_routers
 from control.admin.errors import AdminError, NotFound
@@ -23,6 +24,7 @@ def routers(store: Store, counts: Counts | None = None) -> list[APIRouter]:
     return [
         info_router(store, counts or Counts()),
         schemas_router(),
+        docs_router(),
         target_health_router(store),
         *entity_routers(store, RESOURCES),
     ]
