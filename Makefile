@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 
-.PHONY: run build test check openapi sdk judges autobahn bench sanitize fuzz lock clean
+.PHONY: run build test check openapi released sdk judges autobahn bench sanitize fuzz lock clean
 
 run: build  ## build, start both planes with SQLite, load the example into an empty database
 	exec .venv/bin/narthex start --example
@@ -28,6 +28,9 @@ openapi:  ## write openapi.json from the app
 	tools/bootstrap.sh run
 	$(PYTHON) -m control.openapi > build/openapi.json
 	mv build/openapi.json openapi.json
+
+released:  ## with each release: what later changes of openapi.json are compared with
+	$(PYTHON) -m tools.breaking --released
 
 SDK ?=
 sdk:  ## clients out of openapi.json: packages for pip and npm, in build/sdk; SDK=python makes one

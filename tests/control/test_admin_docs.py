@@ -63,6 +63,8 @@ def test_everything_that_the_page_names_is_there(admin: Admin) -> None:
     assert admin.get("/openapi.json")["info"]
 
 
-@pytest.mark.parametrize("path", ["/docs/redoc.standalone.js", "/docs/%2e%2e/openapi.json", "/redoc"])
+@pytest.mark.parametrize(
+    "path", ["/docs/redoc.standalone.js", "/docs/%2e%2e/openapi.json", "/redoc"]
+)
 def test_nothing_else_is_served_beside_it(path: str, admin: Admin) -> None:
     admin.refused("GET", path, 404)
