@@ -41,6 +41,8 @@ ORDER = (
     "consumers",
     "routes",
     "oauth2_credentials",
+    "upstreams",
+    "targets",
     "plugins",
 )
 # collection → {member: (collection of its items, the field that points back)}
@@ -52,6 +54,7 @@ NESTED = {
         "plugins": ("plugins", "consumer"),
         "oauth2_credentials": ("oauth2_credentials", "consumer"),
     },
+    "upstreams": {"targets": ("targets", "upstream")},
 }
 IGNORED = ("_comment", "_transform", "_workspace")
 SCOPE = ("service", "route", "consumer")
@@ -98,7 +101,8 @@ class Item:
     def label(self) -> str:
         """How a user recognises it."""
         name = next(
-            (str(self.values[k]) for k in ("name", "username", "custom_id", "client_id", "id")
+            (str(self.values[k])
+             for k in ("name", "username", "custom_id", "client_id", "target", "id")
              if self.values.get(k)),
             "without a name",
         )  # fmt: skip

@@ -32,8 +32,9 @@ def apply(
 ) -> tuple[Values, str]:
     """Create or replace one entity.
 
-    `key` names it; without one it is found by its id, its endpoint key or, for a plugin, by its
-    name and scope. Returns the entity as shown and `created`, `updated` or `unchanged`.
+    `key` names it; without one it is found by its id, by its endpoint key (within its parent,
+    where only that makes it unique) or, for a plugin, by its name and scope. Returns the entity
+    as shown and `created`, `updated` or `unchanged`.
 
     Raises:
         AdminError: what the Admin API would answer.
@@ -77,8 +78,19 @@ def _key(session: WriteSession, resource: Resource, given: Values) -> str | None
     for name in ("id", resource.endpoint_key):
         value = given.get(name) if name else None
         if isinstance(value, str) and value:
-            return value
+            by_key = name != "id" and resource.key_within is not None
+            return _id_within(session, resource, given, value) if by_key else value
     return _plugin_in_scope(session, given) if resource.name == "plugins" else None
+
+
+def _id_within(session: WriteSession, resource: Resource, given: Values, key: str) -> str | None:
+    """The id of the entity that has this key within the parent that `given` names."""
+    name = str(resource.key_within)
+    parent = BY_NAME[resource.foreign_fields[name].reference or ""]
+    parent_id = _parent_id(session, parent, given.get(name))
+    parents = None if parent_id is None else {name: {"id": parent_id}}
+    row = crud.find(session, resource, key, parents)
+    return None if row is None else row["id"]
 
 
 def _plugin_in_scope(session: WriteSession, given: Values) -> str | None:

@@ -32,17 +32,28 @@ from control.store.session import WriteSession
 _CASCADE_ROWS = 500  # read at a time
 
 
-def find(session: Session, resource: Resource, key: str) -> Row | None:
-    """The row that a path segment names: by id when it is a UUID, else by the endpoint key."""
+def find(
+    session: Session, resource: Resource, key: str, parents: Mapping[str, Any] | None = None
+) -> Row | None:
+    """The row that a path segment names: by id when it is a UUID, else by the endpoint key.
+
+    `parents`: references that are known, where a key is unique only within one.
+    """
     if not is_storable(key):
         return None
     where = resource.locate(session, key)
+    within = resource.key_within
+    if where is not None and within is not None and "id" not in where:
+        parent = (parents or {}).get(within)
+        where = None if parent is None else where | {f"{within}_id": parent["id"]}
     return None if where is None else rows.fetch(session, resource.model, where)
 
 
-def get(session: Session, resource: Resource, key: str) -> Row:
+def get(
+    session: Session, resource: Resource, key: str, parents: Mapping[str, Any] | None = None
+) -> Row:
     """As `find`, raising NotFound."""
-    row = find(session, resource, key)
+    row = find(session, resource, key, parents)
     if row is None or resource.ended(row):
         raise NotFound
     return row
@@ -50,7 +61,7 @@ def get(session: Session, resource: Resource, key: str) -> Row:
 
 def owned(session: Session, resource: Resource, key: str, field: str, parent_id: str) -> Row:
     """The row `key`, which must belong to this parent."""
-    row = get(session, resource, key)
+    row = get(session, resource, key, {field: {"id": parent_id}})
     if row[f"{field}_id"] != parent_id:
         raise NotFound
     return row
@@ -76,7 +87,7 @@ def upsert(
     Fields that were not sent get their defaults; what was made for the caller (client ids,
     secrets) and `created_at` stay, so that the same body twice gives the same entity.
     """
-    previous = find(session, resource, key)
+    previous = find(session, resource, key, injected)
     forced = dict(injected or {})
     if is_uuid(key):
         forced["id"] = key.lower()
@@ -237,9 +248,9 @@ def _fill_autos(fields: Mapping[str, Field], values: Values, held: Mapping[str, 
             values[name] = held.get(name) or _made(field)
 
 
-def _made(field: Field) -> str | int:
+def _made(field: Field) -> str | float:
     if field.timestamp:
-        return int(time.time())
+        return int(time.time()) if field.type == "integer" else round(time.time(), 3)
     return str(uuid.uuid4()) if field.uuid else random_text()
 
 

@@ -17,7 +17,7 @@ from control.admin.bodies import Body, read_body
 from control.admin.errors import InvalidOffset, MethodNotAllowed, NotFound, PlainError
 from control.admin.paging import PageRequest, envelope, page_request
 from control.admin.registry import BY_NAME, referring_to
-from control.admin.resource import Resource
+from control.admin.resource import Resource, Values
 from control.admin.validate import is_uuid
 from control.store import rows
 from control.store.rows import Row
@@ -34,9 +34,10 @@ def segment(request: Request, name: str) -> str:
 def entity_router(store: Store, resource: Resource) -> APIRouter:
     """All endpoints whose answers are this entity."""
     router = APIRouter(tags=[resource.path])
-    _Collection(store, resource).add_to(router)
+    if not resource.below_only:
+        _Collection(store, resource).add_to(router)
     for _, name, field in _parents(resource):
-        _Nested(store, resource, BY_NAME[field.reference or ""], name).add_to(router)
+        Nested(store, resource, BY_NAME[field.reference or ""], name).add_to(router)
     for child, name, field in referring_to(resource):
         if field.from_below:
             _Parent(store, resource, child, name).add_to(router)
@@ -82,9 +83,15 @@ class _Endpoints:
         )
 
     def _page(
-        self, session: Session, request: Request, where: dict[str, Any], *, nested: bool
+        self,
+        session: Session,
+        request: Request,
+        where: dict[str, Any],
+        *,
+        nested: bool,
+        show: Callable[[Row], Values] | None = None,
     ) -> JSONResponse:
-        resource = self.resource
+        resource, show = self.resource, show or self.resource.shown
         asked = page_request(request.query_params)
         after = _after_id(asked, request)
         found = rows.page(
@@ -96,7 +103,7 @@ class _Endpoints:
             tags=asked.tags,
         )
         page = found[: asked.size]
-        shown = [resource.shown(row) for row in page if not resource.ended(row)]
+        shown = [show(row) for row in page if not resource.ended(row)]
         last = [page[-1]["id"]] if page else []
         path = request.scope["path"]
         return JSONResponse(envelope(path, asked, found, shown, last, carry=not nested))
@@ -155,7 +162,7 @@ class _Collection(_Endpoints):
         return Response(status_code=204)
 
 
-class _Nested(_Endpoints):
+class Nested(_Endpoints):
     """/{parent}/{pk}/{coll} and …/{key}: the entities that refer to one parent."""
 
     def __init__(self, store: Store, resource: Resource, parent: Resource, field: str) -> None:
@@ -202,9 +209,9 @@ class _Nested(_Endpoints):
     def upsert(self, request: Request, body: GivenBody) -> Response:
         with self.store.writing() as session:
             parent_id, key = self._parent_id(session, request), segment(request, "key")
-            if crud.find(session, self.resource, key) is not None:
-                self._row(session, request, parent_id)  # not another parent's
             injected = {self.field: {"id": parent_id}}
+            if crud.find(session, self.resource, key, injected) is not None:
+                self._row(session, request, parent_id)  # not another parent's
             return JSONResponse(crud.upsert(session, self.resource, key, body, injected))
 
     def update(self, request: Request, body: GivenBody) -> Response:

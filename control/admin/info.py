@@ -29,7 +29,7 @@ from control.store.session import Store
 from control.store.tables import Plugin
 
 KONG_VERSION = "3.9.1"  # whose Admin API this is; clients choose their behaviour by it
-_NODE_ID = str(uuid.uuid4())
+NODE_ID = str(uuid.uuid4())
 
 
 def add(router: APIRouter, path: str, name: str, endpoint: Any, operation: Operation) -> None:
@@ -88,7 +88,7 @@ class _Information:
                 "version": KONG_VERSION,
                 "edition": "community",
                 "hostname": socket.gethostname(),
-                "node_id": _NODE_ID,
+                "node_id": NODE_ID,
                 "lua_version": "",
                 "timers": {"running": 0, "pending": 0},
                 "plugins": {

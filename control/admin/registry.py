@@ -11,6 +11,8 @@ from control.admin.routes import Routes
 from control.admin.schema import Field
 from control.admin.services import Services
 from control.admin.snis import SNIs
+from control.admin.targets import Targets
+from control.admin.upstreams import Upstreams
 
 RESOURCES: tuple[Resource, ...] = (
     Services(),
@@ -22,6 +24,8 @@ RESOURCES: tuple[Resource, ...] = (
     Certificates(),
     SNIs(),
     CACertificates(),
+    Upstreams(),
+    Targets(),
 )
 BY_NAME = {resource.name: resource for resource in RESOURCES}
 

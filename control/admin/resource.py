@@ -40,6 +40,8 @@ class Resource:
     model: type[SQLModel]
     schema: Schema
     endpoint_key: str | None = None  # what may stand in a path instead of the id
+    key_within: str | None = None  # the reference within which that key is unique; None: it is
+    below_only: bool = False  # all paths are below a parent's
     filters: tuple[str, ...] = ()  # fields that the collection's query may name
     tagged: bool = True
 

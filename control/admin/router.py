@@ -7,13 +7,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from control.admin import openapi
-from control.admin.absent import absent_router
 from control.admin.edge import Counts
 from control.admin.endpoints import entity_routers
 from control.admin.errors import AdminError, NotFound
 from control.admin.info import info_router
 from control.admin.registry import RESOURCES
 from control.admin.schemas import schemas_router
+from control.admin.target_health import target_health_router
 from control.store.session import Store
 
 
@@ -22,8 +22,8 @@ def routers(store: Store, counts: Counts | None = None) -> list[APIRouter]:
     return [
         info_router(store, counts or Counts()),
         schemas_router(),
+        target_health_router(store),
         *entity_routers(store, RESOURCES),
-        absent_router(),
     ]
 
 

@@ -47,6 +47,7 @@ class Field:
     from_below: bool = True  # of a foreign key: /{coll}/{key}/{field} is a path
     shown_once: bool = False  # null in every answer but the one that set it
     check: Check | None = None
+    normal: Callable[[Any], Any] | None = None  # a good value → the form that is stored
 
     def describe(self) -> dict[str, Any]:
         """The field as `GET /schemas/…` shows it."""
@@ -116,8 +117,9 @@ def identity() -> Field:
     return Field(type="string", uuid=True, auto=True)
 
 
-def timestamp() -> Field:
-    return Field(type="integer", timestamp=True, auto=True)
+def timestamp(kind: str = "integer") -> Field:
+    """Seconds since 1970; a `number` has milliseconds."""
+    return Field(type=kind, timestamp=True, auto=True)
 
 
 def foreign(

@@ -103,6 +103,8 @@ def clean_value(field: Field, value: Any) -> tuple[Any, Any]:
         error = _limits(field, value)
     if error is None and field.check is not None:
         error = field.check(value)
+    if error is None and field.normal is not None:
+        value = field.normal(value)
     return value, error
 
 

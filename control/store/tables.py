@@ -6,7 +6,18 @@ Ids are UUIDs as 36 lower-case characters. Column names are Kong's field names; 
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, ForeignKey, Index, LargeBinary, String, func, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 from control.store.columns import EncryptedBytes, EncryptedText, SealedJSON
@@ -171,6 +182,52 @@ class CACertificate(SQLModel, table=True):
     tags: list[str] | None = _json()
     created_at: int = _big()
     updated_at: int = _big()
+
+
+class Upstream(SQLModel, table=True):
+    """A name that services may have as their host, for the targets that traffic goes to."""
+
+    __tablename__ = "upstreams"
+
+    id: str = _id()
+    name: str = Field(unique=True)
+    algorithm: str = "round-robin"
+    hash_on: str = "none"
+    hash_fallback: str = "none"
+    hash_on_header: str | None = None
+    hash_fallback_header: str | None = None
+    hash_on_cookie: str | None = None
+    hash_on_cookie_path: str = "/"
+    hash_on_query_arg: str | None = None
+    hash_fallback_query_arg: str | None = None
+    hash_on_uri_capture: str | None = None
+    hash_fallback_uri_capture: str | None = None
+    slots: int = 10000
+    healthchecks: dict[str, Any] = _json()
+    host_header: str | None = None
+    client_certificate_id: str | None = Field(default=None, max_length=ID_CHARS)
+    use_srv_name: bool = False
+    tags: list[str] | None = _json()
+    created_at: int = _big()
+    updated_at: int = _big()
+
+
+class Target(SQLModel, table=True):
+    """One address of an upstream: `host:port`.  `down`: an operator said that it is unhealthy."""
+
+    __tablename__ = "targets"
+    __table_args__ = (
+        UniqueConstraint("upstream_id", "target", name="uq_targets_upstream_id_target"),
+    )
+
+    id: str = _id()
+    upstream_id: str = _reference("upstreams.id", on_delete="CASCADE", nullable=False)
+    target: str
+    weight: int = 100
+    down: bool = False
+    tags: list[str] | None = _json()
+    created_at: float  # seconds with milliseconds, as updated_at
+    updated_at: float
 
 
 class OAuth2Credential(SQLModel, table=True):

@@ -86,7 +86,7 @@ def test_errors_are_the_admin_apis(admin: Admin) -> None:
         with pytest.raises(AdminError), admin.store.writing() as session:
             apply(session, "plugins", body)
     with pytest.raises(UnknownEntity), admin.store.writing() as session:
-        apply(session, "upstreams", {})
+        apply(session, "vaults", {})
     assert admin.changes == []
 
 

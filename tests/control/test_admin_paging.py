@@ -241,16 +241,3 @@ def test_page_in_the_middle_of_many_rows_is_read_by_its_key(admin: Admin) -> Non
     page = admin.get(f"/consumers?size=1000&offset={offset([ids[3000]])}")
     assert [row["id"] for row in page["data"]] == ids[3001:4001]
     assert time.perf_counter() - start < 2
-
-
-# --- entities that are not there yet ---------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", ["/upstreams"])
-def test_collection_that_deck_reads_is_empty_until_its_entities_come(
-    path: str, admin: Admin
-) -> None:
-    assert admin.get(f"{path}?size=1000&tags=a") == {"data": [], "next": None}
-    assert admin.refused("GET", f"{path}?size=x")["code"] == 9
-    admin.refused("POST", path, 405, json={})
-    admin.refused("GET", f"{path}/x", 404)

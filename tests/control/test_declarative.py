@@ -220,7 +220,7 @@ def test_reference_may_be_an_id_or_a_name(store: Store) -> None:
         (versioned("services: [{retries: .nan}]"), "nan is not a number"),
         (versioned("services: " + "[" * 40 + "]" * 40), "nested deeper"),
         (versioned("a: &a [1]\nb: &b {x: *a}\nc: &c [&d [*c]]"), "nested deeper"),
-        (versioned("upstreams: []"), "upstreams: not supported; expected certificates"),
+        (versioned("vaults: []"), "vaults: not supported; expected certificates"),
         (versioned("services: {}"), "services: a list of mappings"),
         (versioned("services: [a]"), "services: a list of mappings"),
         (versioned("services: [{url: 'ws://a/'}]"), "needs name or id"),
