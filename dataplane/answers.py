@@ -77,7 +77,7 @@ class Answers:
         self._link = link
         self._resolver = resolver
         self._tasks: dict[str, set[asyncio.Task[None]]] = {kind: set() for kind in TASKS_MAX}
-        self._replies: set[asyncio.Future[wire.TokenReply]] = set()  # to come, over the link
+        self._requests: set[int] = set()  # refs of those that wait for the issuer
         self._unchecked = asyncio.Semaphore(UNCHECKED_ASKS_MAX)
         self._version = 0
         self._version_moved = asyncio.Event()
@@ -91,14 +91,15 @@ class Answers:
         for tasks in self._tasks.values():
             for task in tasks:
                 task.cancel()
-        for reply in self._replies:
-            reply.cancel()
+        for ref in self._requests:
+            self._refuse_request(ref)
+        self._requests.clear()
 
     @property
     def pending(self) -> int:
         """Questions taken and not answered yet."""
         tasks = sum(map(len, self._tasks.values()))
-        return tasks + len(self._replies) + len(self._jwts)
+        return tasks + len(self._requests) + len(self._jwts)
 
     def applied(self, version: int) -> None:
         """The configuration of this version carries traffic: tokens that waited for it go on."""
@@ -304,21 +305,20 @@ class Answers:
 
     def _request(self, ref: int, asked: dict[str, Any]) -> None:
         """Pass a request on; `_replied` hears of it, whatever comes of it."""
+        self._requests.add(ref)
         try:
-            reply = self._link.request(wire.TokenRequest(id=0, **asked))
+            self._link.request(wire.TokenRequest(id=0, **asked), partial(self._replied, ref))
         except Exception as error:
             if not isinstance(error, LinkDown | LinkBusy):  # of ours; the client is answered
                 log.error("answer.fault", question="request", error=repr(error))
-            self._refuse_request(ref)
-        else:
-            self._replies.add(reply)
-            reply.add_done_callback(partial(self._replied, ref))
+            self._replied(ref, LinkDown(str(error)))
 
-    def _replied(self, ref: int, future: asyncio.Future[wire.TokenReply]) -> None:
-        self._replies.discard(future)
-        if future.cancelled() or future.exception() is not None:
+    def _replied(self, ref: int, reply: wire.TokenReply | LinkDown) -> None:
+        if ref not in self._requests:  # we are stopping, and it was refused
+            return
+        self._requests.discard(ref)
+        if isinstance(reply, LinkDown):
             return self._refuse_request(ref)
-        reply = future.result()
         try:
             # The engine frames the answer itself; what else the issuer said goes as it is.
             headers = [(n, v) for n, v in reply.headers if n.lower() not in FRAMING]

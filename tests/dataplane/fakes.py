@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dataplane import wire
-from dataplane.requests import LinkBusy, LinkDown
+from dataplane.requests import Done, LinkBusy, LinkDown
 
 POLL_SECONDS = 0.001
 
@@ -219,6 +219,7 @@ class FakeLink:
         self.redeems: list[wire.Redeem] = []
         self.reply = wire.TokenReply(0, 200, [], b"")
         self.fault: Exception | None = None
+        self._replying: set[asyncio.Future[None]] = set()
 
     async def _answer(self) -> None:
         self.asking += 1
@@ -250,13 +251,33 @@ class FakeLink:
         self.after_answer()
         return token
 
-    def request(self, message: wire.TokenRequest) -> asyncio.Future[wire.TokenReply]:
+    def request(self, message: wire.TokenRequest, done: Done) -> None:
         self.requests.append(message)
-        return asyncio.ensure_future(self._reply())
+        if self.fault is not None:
+            raise self.fault
+        if self.busy:
+            raise LinkBusy("busy")
+        self._replying.add(asyncio.ensure_future(self._reply(done)))
 
-    async def _reply(self) -> wire.TokenReply:
-        await self._answer()
-        return self.reply
+    async def _reply(self, done: Done) -> None:
+        try:
+            await self._answer()
+        except LinkDown as down:
+            done(down)
+        else:
+            done(self.reply)
+
+
+def settling(future: asyncio.Future[wire.TokenReply]) -> Done:
+    """What is called when a request is answered, as a future that it settles."""
+
+    def done(found: wire.TokenReply | LinkDown) -> None:
+        if isinstance(found, LinkDown):
+            future.set_exception(found)
+        else:
+            future.set_result(found)
+
+    return done
 
 
 class FakeBox:
