@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from control.admin.registry import BY_NAME
 from narthex.config_file import fill_in
 from tests.compliance import needs
 from tests.compliance.deck import program, recordings
-from tests.compliance.deck.chapters import CHAPTERS, FILES
+from tests.compliance.deck.chapters import CHAPTERS, FILES, MADE_ANEW, readme_blocks
 from tests.compliance.deck.program import Counts, Done
 from tests.compliance.deck.recorder import Recorder, Seen
 from tests.compliance.deck.recordings import Exchange, Recording, Step, replay, sender
@@ -36,8 +37,7 @@ def test_admin_api_answers_deck_as_it_did(path: Path, tmp_path: Path) -> None:
 
 
 def test_every_chapter_is_recorded_and_no_secret_with_it() -> None:
-    made_anew = {"generated"}
-    assert {path.stem for path in RECORDED} == set(CHAPTERS) - made_anew
+    assert {path.stem for path in RECORDED} == set(CHAPTERS) - set(MADE_ANEW)
     for path in RECORDED:
         assert "PRIVATE KEY" not in path.read_text()
 
@@ -84,6 +84,11 @@ def test_file_with_everything_is_applied_without_deck_too(tmp_path: Path) -> Non
     with running_admin(tmp_path) as admin:
         assert declarative.apply_text(admin.store, text) != []
         assert declarative.apply_text(admin.store, text) == []
+
+
+def test_readme_has_commands_for_the_judge_to_run() -> None:
+    said = re.findall(r"^\(?(?:umask 077; )?deck gateway (\w+)", "\n".join(readme_blocks()), re.M)
+    assert set(said) == {"ping", "validate", "apply", "diff", "sync", "dump", "reset"}
 
 
 # --- what a replay finds -------------------------------------------------------------------------

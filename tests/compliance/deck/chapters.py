@@ -6,6 +6,9 @@ A chapter fails with an AssertionError that shows what decK said.
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +17,10 @@ from typing import Any
 
 import yaml
 
-from tests.compliance.deck.program import NOTHING, Counts, Deck, Done
+from tests.compliance.deck.program import NOTHING, SECONDS, Counts, Deck, Done
 from tests.compliance.deck.recorder import Recorder
 from tests.compliance.deck.recordings import Recording
-from tests.harness import Gateway
+from tests.harness import ROOT, Gateway
 
 FILES = Path(__file__).resolve().parent / "files"
 HOW_TO = [f"how-to-{letter}.yaml" for letter in "abcd"]
@@ -176,6 +179,33 @@ def refused(session: Session) -> None:
     assert session.rows("services") == []
 
 
+def readme(session: Session) -> None:
+    """The commands of README.md, in one shell and a folder that has only what they name."""
+    folder = session.deck.folder / "readme"
+    programs = folder / "bin"
+    programs.mkdir(parents=True)
+    (programs / "deck").symlink_to(session.deck.program)
+    (folder / "examples").symlink_to(ROOT / "examples")
+    environment = session.deck.environment
+    path = f"{programs}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euxo", "pipefail", "-c", "\n".join(readme_blocks())],
+        cwd=folder, env={**environment, "PATH": path}, capture_output=True, text=True,
+        timeout=SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    # The last command took away what the one before had dumped, and nothing else.
+    assert "team-a-chat" in (folder / "team-a-now.yaml").read_text()
+    assert session.names("services") == {"example-websocket-service"}
+    assert stat.S_IMODE((folder / "kong.yaml").stat().st_mode) == 0o600
+
+
+def readme_blocks() -> list[str]:
+    """The shell blocks of the chapter on decK."""
+    chapter = (ROOT / "README.md").read_text().partition("\n## decK\n")[2].partition("\n## ")[0]
+    return re.findall(r"```sh\n(.*?)```", chapter, re.DOTALL)
+
+
 CHAPTERS: dict[str, Callable[[Session], None]] = {
     "how-to": how_to,
     "everything": everything,
@@ -183,7 +213,9 @@ CHAPTERS: dict[str, Callable[[Session], None]] = {
     "tags": tags,
     "generated": generated,
     "refused": refused,
+    "readme": readme,
 }
+MADE_ANEW = ("generated", "readme")  # in each run, so that they are not recorded
 WITH_TRAFFIC = ("how-to",)  # a data plane too
 
 

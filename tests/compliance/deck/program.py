@@ -62,12 +62,16 @@ class Deck:
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
 
-    def run(self, *words: str, stdin: str | None = None) -> Done:
+    @property
+    def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("DECK_")}
         # decK tells its makers about each run unless it is told not to.
         own = {"DECK_KONG_ADDR": self.address, "DECK_ANALYTICS": "off", "NO_PROXY": "*"}
+        return {**kept, **own, **self.env}
+
+    def run(self, *words: str, stdin: str | None = None) -> Done:
         done = subprocess.run(
-            [str(self.program), *words], env={**kept, **own, **self.env}, cwd=self.folder,
+            [str(self.program), *words], env=self.environment, cwd=self.folder,
             input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
             capture_output=True, text=True, timeout=SECONDS,
         )  # fmt: skip
