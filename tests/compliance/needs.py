@@ -114,7 +114,7 @@ def go(name: str, source: Path) -> Path:
     copy = home / f"{source.name}-source"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(source, copy)
-    _run([compiler, "build", "-mod=mod", "-o", str(program), "."], name, copy)
+    _run([compiler, "build", "-mod=mod", "-buildvcs=false", "-o", str(program), "."], name, copy)
     stamp.write_text(wanted)
     return program
 

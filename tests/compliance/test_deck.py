@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,7 +20,7 @@ from control.admin.plugin_types import PLUGIN_TYPES
 from control.admin.registry import BY_NAME
 from narthex.config_file import fill_in
 from tests.compliance import needs
-from tests.compliance.deck import program, recordings
+from tests.compliance.deck import program, recordings, run
 from tests.compliance.deck.chapters import CHAPTERS, FILES, MADE_ANEW, readme_blocks
 from tests.compliance.deck.program import Counts, Done
 from tests.compliance.deck.recorder import Recorder, Seen
@@ -49,6 +52,7 @@ NOT_IN_FILES = {
     "plugins": {"consumer"},  # no plugin of ours is for single consumers
 }
 NOT_YET = {"routes": {"snis"}}  # refused, whatever it is
+SAY_IT = "say it in files/everything.yaml; python -m tests.compliance.deck.run --record everything"
 
 
 def entities_of(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -75,8 +79,9 @@ def test_file_with_everything_has_each_field_that_we_know() -> None:
         wanted = {n for n, f in schema.items() if f.stored and f.type != "foreign"}
         made = {"id", "created_at", "updated_at"}
         wanted -= made | NOT_IN_FILES.get(name, set()) | NOT_YET.get(name, set())
-        assert wanted - fields == set(), name
-    assert configs == {name: set(kind.config) for name, kind in PLUGIN_TYPES.items()}
+        assert wanted - fields == set(), f"{name}: {SAY_IT}"
+    known = {name: set(kind.config) for name, kind in PLUGIN_TYPES.items()}
+    assert configs == known, SAY_IT
 
 
 def test_file_with_everything_is_applied_without_deck_too(tmp_path: Path) -> None:
@@ -259,3 +264,35 @@ def test_judge_without_go_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(needs, "GO_USUALLY", tmp_path / "nowhere")
     with pytest.raises(needs.Absent, match=r"Go, as new as engine/go\.mod"):
         needs.go("deck", program.HERE / "engine")
+
+
+def no_deck() -> program.Built:
+    raise needs.Absent("no Go")
+
+
+@contextmanager
+def admin_alone(folder: Path, _settings: dict[str, str]) -> Iterator[Any]:
+    """What the judge needs of a gateway, in process."""
+    with running_admin(folder) as admin:
+        yield SimpleNamespace(admin=admin.client, start_control=lambda: None)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_judge_without_deck_asks_a_gateway_what_was_recorded(
+    same: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kept = (recordings.FOLDER / "refused.json").read_text()
+    changed = kept.replace("between 0 and 32767", "between 0 and 1")
+    (tmp_path / "refused.json").write_text(kept if same else changed)
+    monkeypatch.setattr(recordings, "FOLDER", tmp_path)
+    monkeypatch.setattr(run, "build", no_deck)
+    monkeypatch.setattr(run, "quiet_gateway", admin_alone)
+    monkeypatch.setattr(sys, "argv", ["run"])
+    assert run.main() == (needs.NOT_HERE if same else 1)
+    said = capsys.readouterr()
+    assert "decK NOT RUN, neither its command nor its engine: no Go" in said.err
+    assert re.search(r"Replayed \d+ requests that github.com/kong/\S+ v\S+", said.out)
+    assert ("all answered as they were then" in said.out) is same
