@@ -99,7 +99,7 @@ def bind(name: str, listen: Listen) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        found.bind(listen)
+        found.bind(listen[:2])
         # Linux binds two SO_REUSEADDR sockets that do not listen yet: listening settles it.
         found.listen(1024)
     except OSError as error:

@@ -90,6 +90,9 @@ class Targets(Resource):
         held = write.previous or {"down": False}
         return super().columns(values, write) | {"down": held["down"]}
 
+    def compared(self, row: Row) -> Values:
+        return self.shown(row) | {"down": row["down"]}
+
     def unique_keys(self, values: Values) -> list[tuple[Values, Row]]:
         """One address once in each upstream."""
         key = {name: values[name] for name in ("target", "upstream")}

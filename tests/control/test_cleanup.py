@@ -17,6 +17,7 @@ from sqlmodel import select
 from control import cleanup
 from control.cleanup import BATCH_ROWS, clean, clean_for_ever
 from control.store import expired, queries
+from control.store.audit import Retention
 from control.store.tables import (
     AuthorizationCode,
     OAuth2Credential,
@@ -28,6 +29,7 @@ from control.store.tables import (
 from tests.control.issuing import Issuing
 from tests.linkkit import until
 
+RETENTION = Retention(days=90, rows=1000)
 PAST, FUTURE = time.time() - 100, time.time() + 3600
 
 
@@ -41,7 +43,7 @@ def add_token(issuer: Issuing, app: OAuth2Credential, **values: Any) -> bytes:
 
 
 def turn(issuer: Issuing) -> dict[str, int]:
-    return asyncio.run(clean(issuer.store, pause_seconds=0))
+    return asyncio.run(clean(issuer.store, RETENTION, pause_seconds=0))
 
 
 def test_tokens_whose_time_is_over_go_and_the_others_stay(
@@ -214,7 +216,7 @@ def test_task_cleans_turn_after_turn_and_survives_a_failure(
     monkeypatch.setattr(cleanup, "_batch", failing_first)
 
     async def work() -> None:
-        task = asyncio.create_task(clean_for_ever(issuer.store, turn_seconds=0.01))
+        task = asyncio.create_task(clean_for_ever(issuer.store, RETENTION, turn_seconds=0.01))
         try:
             await until(lambda: not issuer.tokens())
         finally:

@@ -229,7 +229,7 @@ def test_issuer_listen_serves_the_token_endpoint_over_tls(start: Start, tmp_path
 
 
 def test_s84_admin_api_leaves_loopback_for_nobody(tmp_path: Path) -> None:
-    assert load().admin_listen == Listen("127.0.0.1", 8001)
+    assert load().admin_listen == [Listen("127.0.0.1", 8001)]
     for address in ("0.0.0.0:8001", "[::]:8001", "192.0.2.1:8001"):
         assert "ADMIN_TOKENS_FILE" in refusal(tmp_path / "data", ADMIN_LISTEN=address)
 

@@ -1,4 +1,4 @@
-"""control/guard.py: which requests reach the Admin API at all."""
+"""control/guard/hosts.py: which requests reach the Admin API at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from control.guard import Guard
+from control.guard.hosts import Guard
 from control.settings import Listen
 
 LISTEN = Listen("127.0.0.1", 8001)
@@ -44,7 +44,7 @@ def ask(
         return {"type": "http.request"}
 
     scope = {"type": kind, "method": method, "path": "/services", "headers": headers}
-    guard = Guard(echo, listen, hosts or [], origins or [])
+    guard = Guard(echo, [listen], hosts or [], origins or [])
     asyncio.run(guard(scope, receive, send))
     return sent
 
