@@ -327,7 +327,7 @@ def admin_token(
     from narthex.admin import new_token
 
     if role not in list(Role):
-        raise typer.BadParameter(f"{role!r}; expected one of {', '.join(Role)}", param_hint="ROLE")
+        raise typer.BadParameter(f"{role!r}; expected one of {', '.join(Role)}", param_hint="role")
     file = _control_settings().admin_tokens_file
     token, line = new_token(name, Role(role), file)
     print(token)
