@@ -30,6 +30,7 @@ from control.store.rows import Row
 from control.store.session import Store, WriteSession
 
 VALUE_BYTES_MAX = 8 * 1024  # of a field's value as JSON; a longer one is recorded by its digest
+_SURELY_SHORT = VALUE_BYTES_MAX // 6 - 2  # characters: none takes more than 6 bytes in JSON
 _NAMES = ("name", "username", "custom_id", "client_id", "target")
 _FILTERS = {
     "who": "only what this caller wrote",
@@ -77,6 +78,8 @@ def _recorded(resource: Resource, values: Values, other: Values | None) -> Value
 
 
 def _bounded(value: Any) -> Any:
+    if not isinstance(value, list | dict) and len(str(value)) <= _SURELY_SHORT:
+        return value
     text = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
     if len(text) <= VALUE_BYTES_MAX:
         return value

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from control.guard.answers import refuse
 from control.guard.callers import ANYBODY, Caller, caller
-from control.guard.tokens import TOKEN_CHARS_MAX, TokensFile
+from control.guard.tokens import TokensFile
 from control.oauth2.throttle import ADDRESSES_MAX, Failures, network_of
 from control.store import audit
 
@@ -76,7 +76,7 @@ class Login:
 
     async def _find(self, tokens: TokensFile, scope: Scope, send: Send) -> Caller | None:
         """The caller; None when the request is answered by that, for it has none."""
-        shown = list(_shown(scope["headers"]))
+        shown = _shown(scope["headers"])
         found = tokens.find(shown[0]) if len(shown) == 1 else None
         if found is not None:
             return found
@@ -117,18 +117,18 @@ class Login:
             audit.writer.reset(writing)
 
 
-def _shown(headers: Iterable[tuple[bytes, bytes]]) -> set[str]:
-    """The different tokens that a request shows; one is right, and none is a request without."""
-    found = set()
+def _shown(headers: Iterable[tuple[bytes, bytes]]) -> list[str]:
+    """The different tokens that a request shows: one may be right, two are wrong.
+
+    Authorization counts where Kong-Admin-Token is not sent: it may be for whoever stands before us.
+    """
+    own, bearer = set(), set()
     for name, value in headers:
-        if name == b"authorization":
-            scheme, _, value = value.partition(b" ")
-            if scheme.lower() != b"bearer":
-                continue  # of whoever stands before us
-        elif name != b"kong-admin-token":
-            continue
-        found.add(value.strip().decode("latin-1")[: TOKEN_CHARS_MAX + 1])
-    return found
+        if name == b"kong-admin-token":
+            own.add(value)
+        elif name == b"authorization" and value[:7].lower() == b"bearer ":
+            bearer.add(value[7:])
+    return [value.strip().decode("latin-1") for value in own or bearer]
 
 
 def _address(scope: Scope) -> str:

@@ -27,7 +27,6 @@ from control.store.secrets import random_text, token_digest
 
 PREFIX = "nxa_"  # by which a scanner knows a token that was leaked
 _RANDOM_CHARS = 40  # 238 bits: nobody guesses one, and a plain SHA-256 keeps it
-TOKEN_CHARS_MAX = 256  # what is longer is none
 TOKENS_MAX = 1000  # lines; each is compared with every token that is shown
 BYTES_MAX = 1024 * 1024
 _SETTLED_SECONDS = 2.0  # a file changed within this may change again and look the same

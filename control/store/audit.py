@@ -47,10 +47,12 @@ class Writer:
 writer: ContextVar[Writer | None] = ContextVar("writer", default=None)
 
 
-def keep(session: Session, by: Writer, written: Sequence[Written]) -> None:
+def keep(
+    session: Session, by: Writer, written: Sequence[Written], now: float | None = None
+) -> None:
     """Add a record for each of these."""
     origin = {
-        "at": time.time(),
+        "at": time.time() if now is None else now,
         "request_id": by.request_id,
         "who": by.who,
         "role": by.role,

@@ -85,6 +85,40 @@ def test_s85_each_write_of_a_read_only_role_is_403(admin: Guarded) -> None:
         assert client.request(method, real(path)).status_code not in (401, 403), path
 
 
+def test_s86_s87_good_token_opens_nothing_to_another_host_or_origin(admin: Guarded) -> None:
+    client = admin.client("super")
+    for headers in (
+        {"Host": "evil.example"},
+        {"Host": "localhost/status?"},
+        {"Host": "localhost:8001@evil.example"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ):
+        for method, path in (
+            ("GET", "/services"),
+            ("POST", "/services"),
+            ("GET", "/narthex/audit"),
+        ):
+            answer = client.request(method, path, headers=headers)
+            assert answer.status_code == 403, headers
+            assert answer.json()["message"].startswith("the Admin API does not answer to this")
+
+
+def test_s87_what_decides_is_the_path_that_is_routed(admin: Guarded) -> None:
+    """No spelling of a path that only `super` may write lets an operator through."""
+    client = admin.client("operator")
+    for path in (
+        "/signing-keys/rotate",
+        "/signing-keys/rotate/",
+        "/signing-keys/rotate?x=/services",
+        "/signing-keys/%72otate",
+        "//signing-keys/rotate",
+        "/services/../signing-keys/rotate",
+    ):
+        assert client.post(path, json={}).status_code in (403, 404, 405), path
+    assert client.get("/narthex/audit?type=signing_keys").json()["data"] == []
+
+
 def test_operator_writes_all_but_what_ends_keys(admin: Guarded) -> None:
     client = admin.client("operator")
     refused = {

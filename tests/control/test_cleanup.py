@@ -16,7 +16,7 @@ from sqlmodel import select
 
 from control import cleanup
 from control.cleanup import BATCH_ROWS, clean, clean_for_ever
-from control.store import expired, queries
+from control.store import audit, expired, queries
 from control.store.audit import Retention
 from control.store.tables import (
     AuthorizationCode,
@@ -228,3 +228,16 @@ def test_task_cleans_turn_after_turn_and_survives_a_failure(
         "cleanup.failed"
     ]
     assert "secret" not in str(logged)
+
+
+def test_old_records_of_the_audit_trail_go_in_batches(issuer: Issuing) -> None:
+    by = audit.Writer("al", "super", "::1", "r", lambda _: None)
+    written = audit.Written("created", "services", "1", None, None, {})
+    old, kept = BATCH_ROWS + 5, RETENTION.rows
+    for age_days, count in ((91, old), (89, kept + 3)):
+        with issuer.store.writing() as session:
+            audit.keep(session, by, [written] * count, time.time() - age_days * 86400)
+    assert turn(issuer) == {"audit_records": old + 3}
+    with issuer.store.reading() as session:
+        assert len(audit.page(session, {}, before=None, limit=2 * kept)) == kept
+    assert turn(issuer) == {}

@@ -140,6 +140,11 @@ def test_address_of_the_listener_is_answered(listen: Listen, value: str) -> None
     assert host(value) == 403
 
 
+def test_address_of_every_listener_is_answered() -> None:
+    guard = Guard(echo, [LISTEN, Listen("10.1.2.3", 8444, tls=True)], [], [])
+    assert guard._host_allowed(b"10.1.2.3:8444") and not guard._host_allowed(b"10.1.2.4:8444")
+
+
 MALFORMED = [
     "",
     " ",
