@@ -145,6 +145,21 @@ def test_what_goes_with_its_parent_is_recorded_with_it(
     assert kinds == [("deleted", "oauth2_credentials", "app"), ("deleted", "consumers", "alex")]
 
 
+def test_targets_and_their_marks_are_on_record(admin: Guarded, operator: TestClient) -> None:
+    operator.post("/upstreams", json={"name": "u"})
+    operator.post("/upstreams/u/targets", json={"target": "h.example:80"})
+    marks = [operator.put(f"/upstreams/u/targets/h.example:80/{state}")
+             for state in ("unhealthy", "unhealthy", "healthy")]  # fmt: skip
+    assert [mark.status_code for mark in marks] == [204, 204, 204]
+    operator.delete("/upstreams/u")
+    found = [(one["change"], one["name"], one["after"]) for one in records(admin, "&type=targets")]
+    assert found[1:] == [
+        ("updated", "h.example:80", {"down": True}),
+        ("updated", "h.example:80", {"down": False}),
+        ("deleted", "h.example:80", None),
+    ]
+
+
 def test_file_leaves_a_record_for_each_entity_it_changes(
     admin: Guarded, operator: TestClient
 ) -> None:
