@@ -28,6 +28,7 @@ from control.push import LinkTLSError, Push, link_tls
 from control.settings import Listen, Settings, SettingsError, load
 from control.startup import (
     StartError,
+    admin_certificate,
     bind,
     check_certificate,
     link_secret,
@@ -109,7 +110,7 @@ def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
     issuer = create_issuer(store, throttle, settings.key_publish_seconds, move_sessions)
     secret = link_secret(settings, data_dir)
     push = Push(store, issuer, secret, names=settings.link_names, software=VERSION)
-    admin_cert = _admin_cert(settings)
+    admin_cert = admin_certificate(settings)
     admin_sockets = {one: bind("ADMIN_LISTEN", one) for one in settings.admin_listen}
     admin = create_app(settings, store, dataplanes=push.dataplanes)
     return Plane(
@@ -126,16 +127,6 @@ def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
         issuer_socket=issuer_socket,
         issuer_cert=issuer_cert,
     )
-
-
-def _admin_cert(settings: Settings) -> tuple[Path, Path] | None:
-    """Certificate and key of the Admin API's TLS listeners, checked; None where there is none."""
-    cert, key = settings.admin_certificate
-    if not any(one.tls for one in settings.admin_listen) or not (cert and key):
-        return None
-    names = "ADMIN_TLS_CERT, ADMIN_TLS_KEY" if settings.admin_tls_cert else "TLS_CERT, TLS_KEY"
-    check_certificate(names, cert, key)
-    return cert, key
 
 
 def _free(name: str, listen: Listen) -> Listen:

@@ -113,6 +113,16 @@ def bind(name: str, listen: Listen) -> socket.socket:
     return found
 
 
+def admin_certificate(settings: Settings) -> tuple[Path, Path] | None:
+    """Certificate and key of the Admin API's TLS listeners, checked; None where there is none."""
+    cert, key = settings.admin_certificate
+    if not any(one.tls for one in settings.admin_listen) or not (cert and key):
+        return None
+    names = "ADMIN_TLS_CERT, ADMIN_TLS_KEY" if settings.admin_tls_cert else "TLS_CERT, TLS_KEY"
+    check_certificate(names, cert, key)
+    return cert, key
+
+
 def check_certificate(names: str, cert: Path, key: Path) -> None:
     """Certificate chain and key in PEM that belong together; `names` are their settings."""
     for path in (cert, key):

@@ -143,7 +143,10 @@ def start(
     """
     control, dataplane = _control_settings(), _dataplane_settings()
     if check:
+        from narthex.admin import check_files
+
         _check_files(dataplane)
+        check_files(control)
         print(f"narthex: the settings are right; data in {control.data_dir.absolute()}")
         return
     from narthex.folder import held_data_dir

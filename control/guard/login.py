@@ -63,21 +63,20 @@ class Login:
             return await self._app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
-        known = ANYBODY
-        if self._tokens is not None:
-            found = await self._find(self._tokens, scope, send)
-            if found is None:
-                return None
-            known = found
+        known = await self._caller(scope, send)
+        if known is None:
+            return None
         if not known.may_use(scope["method"]):
             _log_refusal(scope, 403, known)
             return await refuse(send, 403, FORBIDDEN % known.role)
         await self._answer(known, scope, receive, send)
 
-    async def _find(self, tokens: TokensFile, scope: Scope, send: Send) -> Caller | None:
-        """The caller; None when the request is answered by that, for it has none."""
+    async def _caller(self, scope: Scope, send: Send) -> Caller | None:
+        """Who is calling; None for nobody, who was then answered."""
+        if self._tokens is None:
+            return ANYBODY
         shown = _shown(scope["headers"])
-        found = tokens.find(shown[0]) if len(shown) == 1 else None
+        found = self._tokens.find(shown[0]) if len(shown) == 1 else None
         if found is not None:
             return found
         wait = self._note_failure(scope) if shown else 0

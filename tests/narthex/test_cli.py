@@ -591,6 +591,26 @@ def test_admin_token_says_what_it_expected(
     assert said in err and out == ""
 
 
+def test_start_check_looks_into_the_files_of_the_admin_api(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    self_signed: tuple[Path, Path],
+) -> None:  # fmt: skip
+    file = tmp_path / "tokens"
+    file.write_text("alice root\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("NARTHEX_ADMIN_LISTEN", "127.0.0.1:0 ssl")
+    monkeypatch.setenv("NARTHEX_ADMIN_TOKENS_FILE", str(file))
+    for name, path in zip(("CERT", "KEY"), self_signed, strict=True):
+        monkeypatch.setenv(f"NARTHEX_ADMIN_TLS_{name}", str(path))
+    assert run("start", "--check") == 1
+    assert f"ADMIN_TOKENS_FILE {file} line 1: expected" in capsys.readouterr().err
+    file.write_text("# none yet\n")
+    assert run("start", "--check") == 0
+    monkeypatch.setenv("NARTHEX_ADMIN_TLS_KEY", "/nowhere")
+    assert run("start", "--check") == 1
+    assert "ADMIN_TLS_KEY /nowhere: cannot be read" in capsys.readouterr().err
+
+
 # --- keys -----------------------------------------------------------------------------------------
 
 
