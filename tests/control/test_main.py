@@ -275,14 +275,11 @@ def test_s84_admin_api_leaves_loopback_for_holders_of_tokens(start: Start, login
     assert len(warned) == 1 and "`ssl`" in warned[0]["why"]
 
 
-@pytest.mark.parametrize("text", ["", "alice super hunter2\n"])
-def test_tokens_file_that_cannot_be_used_stops_the_start(tmp_path: Path, text: str) -> None:
+def test_tokens_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
-    if text:
-        file.write_text(text)
+    file.write_text("alice super hunter2\n")
     said = refusal(tmp_path / "data", ADMIN_TOKENS_FILE=str(file))
-    assert said.startswith(f"ADMIN_TOKENS_FILE {file}")
-    assert ("line 1: expected" if text else "cannot be read: No such file") in said
+    assert said.startswith(f"ADMIN_TOKENS_FILE {file} line 1: expected")
     assert "hunter2" not in said
 
 
@@ -343,18 +340,6 @@ def test_admin_api_listens_plain_and_over_tls_at_once(
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises(httpx.HTTPError):
         login.get(f"https://{secure}", "super", verify=old)
-
-
-def test_unreadable_admin_certificate_is_said(tmp_path: Path, login: Login) -> None:
-    cert, _ = make_certificate(tmp_path)
-    said = refusal(
-        tmp_path / "data",
-        ADMIN_LISTEN="127.0.0.1:0 ssl",
-        ADMIN_TOKENS_FILE=str(login.file),
-        ADMIN_TLS_CERT=str(cert),
-        ADMIN_TLS_KEY=str(tmp_path / "missing"),
-    )
-    assert said.startswith(f"ADMIN_TLS_CERT, ADMIN_TLS_KEY {tmp_path}/missing: cannot be read")
 
 
 def test_s86_s87_guard_is_first_in_line(start: Start) -> None:
