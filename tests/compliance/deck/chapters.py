@@ -179,6 +179,25 @@ def refused(session: Session) -> None:
     assert session.rows("services") == []
 
 
+def login(session: Session) -> None:
+    """With ADMIN_TOKENS_FILE decK needs a token, and an operator's to write."""
+    gateway = session.gateway
+    gateway.settings["ADMIN_TOKENS_FILE"] = str(gateway.folder / "tokens")
+    tokens = {role: _admin_token(gateway, role) for role in ("read-only", "operator")}
+    gateway.processes[-1].stop()
+    gateway.admin.headers["Kong-Admin-Token"] = tokens["operator"]
+    gateway.start_control()
+    done = session.deck_does("ping", status=1, recorded=False)
+    assert "a token of the Admin API is needed" in done.output, str(done)
+    text = session.file("team-b.yaml")
+    shown = {role: ("--headers", f"Kong-Admin-Token:{token}") for role, token in tokens.items()}
+    done = session.deck_does("apply", *shown["read-only"], text=text, status=1, recorded=False)
+    assert "HTTP status 403" in done.output and session.rows("services") == [], str(done)
+    for counts in (Counts(created=2), NOTHING):
+        session.deck_does("sync", *shown["operator"], text=text, counts=counts, recorded=False)
+    session.deck_does("diff", *shown["read-only"], text=text, counts=NOTHING, recorded=False)
+
+
 def readme(session: Session) -> None:
     """The commands of README.md, in one shell and a folder that has only what they name."""
     folder = session.deck.folder / "readme"
@@ -213,9 +232,10 @@ CHAPTERS: dict[str, Callable[[Session], None]] = {
     "tags": tags,
     "generated": generated,
     "refused": refused,
+    "login": login,
     "readme": readme,
 }
-MADE_ANEW = ("generated", "readme")  # in each run, so that they are not recorded
+MADE_ANEW = ("generated", "login", "readme")  # in each run, so that they are not recorded
 WITH_TRAFFIC = ("how-to",)  # a data plane too
 
 
@@ -242,6 +262,12 @@ def _application(session: Session) -> dict[str, str]:
     url = f"http://127.0.0.1:{session.gateway.ports.admin}/consumers/alex/oauth2"
     made: dict[str, str] = _curl(url, body)
     return made
+
+
+def _admin_token(gateway: Gateway, role: str) -> str:
+    made = gateway.run("admin-token", role, role)
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
 
 
 def _echo(session: Session, credential: dict[str, str]) -> None:

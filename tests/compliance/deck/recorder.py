@@ -11,6 +11,7 @@ from types import TracebackType
 import httpx
 
 KEPT = ("content-type", "server")  # headers of an answer that decK looks at
+PASSED_ON = ("Content-Type", "Kong-Admin-Token")  # of a request
 CONNECTIONS = 64  # at a time: decK reads all collections at once
 
 
@@ -39,7 +40,8 @@ class Recorder:
 
         class Handler(_Handler):
             def answer(self, method: str, body: bytes) -> httpx.Response:
-                return recorder._pass_on(method, self.path, body, self.headers["Content-Type"])
+                headers = {name: self.headers[name] for name in PASSED_ON if name in self.headers}
+                return recorder._pass_on(method, self.path, body, headers)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -64,8 +66,9 @@ class Recorder:
             seen, self._seen = self._seen, []
         return seen
 
-    def _pass_on(self, method: str, path: str, body: bytes, kind: str | None) -> httpx.Response:
-        headers = {"Content-Type": kind} if kind else {}
+    def _pass_on(
+        self, method: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> httpx.Response:
         answer = self.client.request(method, path, content=body, headers=headers)
         with self._lock:
             self._seen.append(Seen(method, path, body, answer.status_code, answer.content))

@@ -34,7 +34,8 @@ var errDiffers = errors.New("the gateway differs from the files")
 
 // options are the flags of all commands, and the files behind them.
 type options struct {
-	selectTags  tagList
+	headers     list // name:value, sent with every request
+	selectTags  list
 	parallelism int
 	failOnDiff  bool
 	output      string
@@ -43,12 +44,12 @@ type options struct {
 	files       []string
 }
 
-type tagList []string
+type list []string
 
-func (tags *tagList) String() string { return strings.Join(*tags, ",") }
+func (found *list) String() string { return strings.Join(*found, ",") }
 
-func (tags *tagList) Set(text string) error {
-	*tags = append(*tags, strings.Split(text, ",")...)
+func (found *list) Set(text string) error {
+	*found = append(*found, strings.Split(text, ",")...)
 	return nil
 }
 
@@ -87,7 +88,9 @@ func run(ctx context.Context, words []string) error {
 	if address == "" {
 		address = defaultAddress
 	}
-	config := utils.KongClientConfig{Address: address, Timeout: timeoutSeconds}
+	config := utils.KongClientConfig{
+		Address: address, Timeout: timeoutSeconds, Headers: given.headers,
+	}
 	client, err := utils.GetKongClient(config)
 	if err != nil {
 		return err
@@ -98,6 +101,7 @@ func run(ctx context.Context, words []string) error {
 func parse(name string, words []string) (options, error) {
 	given := options{}
 	flags := flag.NewFlagSet("deck gateway "+name, flag.ContinueOnError)
+	flags.Var(&given.headers, "headers", "name:value, for every request")
 	flags.Var(&given.selectTags, "select-tag", "only entities with all of these tags")
 	flags.IntVar(&given.parallelism, "parallelism", 10, "writes at a time")
 	flags.BoolVar(&given.failOnDiff, "non-zero-exit-code", false, "diff: exit status 2 for a difference")
