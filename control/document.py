@@ -40,7 +40,25 @@ _TAGS = {
     "dataplanes": "Which data planes there are",
     "signing-keys": "The keys that sign JWT access tokens",
     "config": "Whole files",
+    "audit": "Who changed what",
     "oauth": "OAuth 2.0, on the data planes' ports",
+}
+
+
+_SECURITY_SCHEMES = {
+    "client": {"type": "http", "scheme": "basic"},
+    "token": {"type": "http", "scheme": "bearer"},
+    "admin_token": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Kong-Admin-Token",
+        "description": "a line of ADMIN_TOKENS_FILE; needed once that setting is set",
+    },
+    "admin_bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "the same token as `Authorization: Bearer`",
+    },
 }
 
 
@@ -57,10 +75,8 @@ def build(title: str, version: str, routes: Sequence[BaseRoute]) -> Json:
     components = made.setdefault("components", {})
     models = components.setdefault("schemas", {})
     models.update(described.MODELS | SIGNING_KEYS | documented_models() | {"DeckFile": _DECK_FILE})
-    components["securitySchemes"] = {
-        "client": {"type": "http", "scheme": "basic"},
-        "token": {"type": "http", "scheme": "bearer"},
-    }
+    components["securitySchemes"] = _SECURITY_SCHEMES
+    _say_who_may(made)
     _show_examples(made, documented_examples() | described.EXAMPLES)
     _share_errors(made)
     used = {tag for _, operation in operations(made) for tag in operation["tags"]}
@@ -73,6 +89,18 @@ def operations(document: Json) -> Iterator[tuple[str, Json]]:
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield f"{method.upper()} {path}", operation
+
+
+def _say_who_may(document: Json) -> None:
+    """Each operation of the Admin API may want a token.
+
+    Said for the whole document, which the issuer's operations then differ from: generated clients
+    take an operation with a security of its own for one that cannot do without.
+    """
+    document["security"] = [{"admin_token": []}, {"admin_bearer": []}, {}]
+    for _, operation in operations(document):
+        if "oauth" in operation["tags"]:
+            operation.setdefault("security", [])
 
 
 def _show_examples(document: Json, examples: Json) -> None:

@@ -49,7 +49,6 @@ NAME_SECONDS = 4.0  # the look-up itself goes on: the next session may find its 
 RETRY_AFTER_SECONDS = 5  # said to clients of the token endpoint
 
 KNOWN, UNKNOWN, UNAVAILABLE = "known", "unknown", "unavailable"
-FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})
 
 log = structlog.get_logger()
 
@@ -77,7 +76,8 @@ class Answers:
         self._link = link
         self._resolver = resolver
         self._tasks: dict[str, set[asyncio.Task[None]]] = {kind: set() for kind in TASKS_MAX}
-        self._replies: set[asyncio.Future[wire.TokenReply]] = set()  # to come, over the link
+        self._requests: set[int] = set()  # refs of those that wait for the issuer
+        self._replied_to: list[tuple[int, wire.TokenReply | LinkDown]] = []
         self._unchecked = asyncio.Semaphore(UNCHECKED_ASKS_MAX)
         self._version = 0
         self._version_moved = asyncio.Event()
@@ -91,14 +91,15 @@ class Answers:
         for tasks in self._tasks.values():
             for task in tasks:
                 task.cancel()
-        for reply in self._replies:
-            reply.cancel()
+        for ref in self._requests:
+            self._refuse_request(ref)
+        self._requests.clear()
 
     @property
     def pending(self) -> int:
         """Questions taken and not answered yet."""
         tasks = sum(map(len, self._tasks.values()))
-        return tasks + len(self._replies) + len(self._jwts)
+        return tasks + len(self._requests) + len(self._jwts)
 
     def applied(self, version: int) -> None:
         """The configuration of this version carries traffic: tokens that waited for it go on."""
@@ -304,28 +305,42 @@ class Answers:
 
     def _request(self, ref: int, asked: dict[str, Any]) -> None:
         """Pass a request on; `_replied` hears of it, whatever comes of it."""
+        self._requests.add(ref)
         try:
-            reply = self._link.request(wire.TokenRequest(id=0, **asked))
+            self._link.request(wire.TokenRequest(id=0, **asked), partial(self._replied, ref))
         except Exception as error:
             if not isinstance(error, LinkDown | LinkBusy):  # of ours; the client is answered
                 log.error("answer.fault", question="request", error=repr(error))
+            self._requests.discard(ref)
             self._refuse_request(ref)
-        else:
-            self._replies.add(reply)
-            reply.add_done_callback(partial(self._replied, ref))
 
-    def _replied(self, ref: int, future: asyncio.Future[wire.TokenReply]) -> None:
-        self._replies.discard(future)
-        if future.cancelled() or future.exception() is not None:
-            return self._refuse_request(ref)
-        reply = future.result()
-        try:
-            # The engine frames the answer itself; what else the issuer said goes as it is.
-            headers = [(n, v) for n, v in reply.headers if n.lower() not in FRAMING]
-            self._engine.answer_request(ref, reply.status, headers, reply.body)
-        except Exception as error:  # a header the engine refuses, or a fault of ours
-            log.error("answer.fault", question="request", error=f"{type(error).__name__}: {error}")
-            self._refuse_request(ref)
+    def _replied(self, ref: int, reply: wire.TokenReply | LinkDown) -> None:
+        """Answer with all the others whose replies came in this turn of the loop."""
+        if not self._replied_to:
+            asyncio.get_running_loop().call_soon(self._answer_requests)
+        self._replied_to.append((ref, reply))
+
+    def _answer_requests(self) -> None:
+        """A worker that is woken for each answer takes as long for waking as for the answer."""
+        answered, self._replied_to = self._replied_to, []
+        for ref, reply in answered:
+            if ref not in self._requests:  # we stopped, and it was refused
+                continue
+            self._requests.discard(ref)
+            if isinstance(reply, LinkDown):
+                self._refuse_request(ref)
+                continue
+            try:
+                # The engine frames the answer itself; what else the issuer said goes as it is.
+                self._engine.answer_request(
+                    ref, reply.status, reply.headers, reply.body, wake=False
+                )
+            except Exception as error:  # a header the engine refuses, or a fault of ours
+                log.error(
+                    "answer.fault", question="request", error=f"{type(error).__name__}: {error}"
+                )
+                self._refuse_request(ref)
+        self._engine.wake()
 
     def _refuse_request(self, ref: int) -> None:
         body = {

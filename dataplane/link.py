@@ -28,7 +28,7 @@ from websockets.typing import Subprotocol
 from dataplane import wire
 from dataplane.dial import REASON_CHARS_MAX, LinkFault, backoff_seconds, decode, introduce, why_lost
 from dataplane.disk import DiskState, Loaded
-from dataplane.requests import LinkBusy, LinkDown, Requests
+from dataplane.requests import Done, LinkBusy, LinkDown, Requests
 
 CONNECT_SECONDS = 5.0  # TCP, TLS and the HTTP handshake
 SILENCE_SECONDS = 6.0  # without a message (a heartbeat at least) the link counts as lost
@@ -163,15 +163,15 @@ class Link:
             del self._questions[question.digest]
             _fail(question.answer, LinkDown(f"no answer in {QUESTION_SECONDS:g} s"))
 
-    def request(self, message: wire.TokenRequest) -> asyncio.Future[wire.TokenReply]:
-        """The issuer's answer to come: see `Requests.ask`.
+    def request(self, message: wire.TokenRequest, done: Done) -> None:
+        """Have `done` called with the issuer's answer: see `Requests.ask`.
 
         Raises:
             LinkDown, LinkBusy: it cannot be asked now.
         """
         if not self.connected:
             raise LinkDown("the control plane cannot be reached")
-        return self.requests.ask(message)
+        self.requests.ask(message, done)
 
     async def redeem(self, ticket: wire.Redeem) -> wire.Token | None:
         """The token of a ticket, which is spent by that; None when it is no good here.

@@ -1,7 +1,7 @@
 """Token requests on their way over the link, and what came of them.
 
 Those that come in one turn of the event loop go together, and so do their replies: a message of the
-link costs more than what most requests need of it. Nothing here waits; a request is a future.
+link costs more than what most requests need of it. Nothing here waits: who asks is called back.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ REPLY_SECONDS = wire.TOKEN_REQUEST_SECONDS + 0.5  # the control plane gives up f
 SWEEP_SECONDS = 0.25  # how much later than that one may be given up
 
 Send = Callable[[bytes], Awaitable[None]]
+Done = Callable[["wire.TokenReply | LinkDown"], None]
 
 
 class LinkDown(Exception):
@@ -38,7 +39,7 @@ class Requests:
         self._last_id = 0
         self._outbox: deque[wire.TokenRequest] = deque()
         # By id, and so the oldest first: until when, by the loop's clock.
-        self._waiting: dict[int, tuple[float, asyncio.Future[wire.TokenReply]]] = {}
+        self._waiting: dict[int, tuple[float, Done]] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -57,10 +58,10 @@ class Requests:
         for id_ in list(self._waiting):
             self._fail(id_, "the link was lost")
 
-    def ask(self, message: wire.TokenRequest) -> asyncio.Future[wire.TokenReply]:
-        """The issuer's answer to come; `message.id` is replaced by one of ours.
+    def ask(self, message: wire.TokenRequest, done: Done) -> None:
+        """Have `done` called, once, with the issuer's answer; `message.id` is replaced by ours.
 
-        The future may hold LinkDown: the link was lost, or no answer within REPLY_SECONDS.
+        Or with LinkDown: the link was lost, or no answer within REPLY_SECONDS. It must not raise.
 
         Raises:
             LinkDown: there is no link.
@@ -72,19 +73,17 @@ class Requests:
             raise LinkBusy("too many token requests in flight")
         loop = asyncio.get_running_loop()
         self._last_id += 1
-        future: asyncio.Future[wire.TokenReply] = loop.create_future()
-        self._waiting[self._last_id] = (loop.time() + REPLY_SECONDS, future)
+        self._waiting[self._last_id] = (loop.time() + REPLY_SECONDS, done)
         self._outbox.append(msgspec.structs.replace(message, id=self._last_id))
         if self._sending is None:
             self._sending = loop.create_task(self._send_all(self._send))
         if self._sweep is None:
             self._sweep = loop.call_later(REPLY_SECONDS, self._give_up)
-        return future
 
     def replied(self, reply: wire.TokenReply) -> None:
         waiting = self._waiting.pop(reply.id, None)
-        if waiting is not None and not waiting[1].done():
-            waiting[1].set_result(reply)
+        if waiting is not None:
+            waiting[1](reply)
 
     async def _send_all(self, send: Send) -> None:
         """Send what waits, as much together as one message takes; a new task sends what comes."""
@@ -118,10 +117,8 @@ class Requests:
         self._sweep = loop.call_later(SWEEP_SECONDS, self._give_up) if self._waiting else None
 
     def _fail(self, id_: int, why: str) -> None:
-        _, future = self._waiting.pop(id_)
-        if not future.done():
-            future.set_exception(LinkDown(why))
-            future.exception()  # nobody need be waiting for it
+        _, done = self._waiting.pop(id_)
+        done(LinkDown(why))
 
 
 def _weight(request: wire.TokenRequest) -> int:

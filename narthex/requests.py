@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,24 +49,29 @@ def send(
     body: str | None = None,
     content_type: str = "application/json",
     *,
+    headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
     insecure: bool = False,
     timeout: float = TIMEOUT_SECONDS,
+    distrusted: str = "--insecure takes it all the same",
 ) -> Reply:
     """The answer to one request.  No proxy, no redirect.
+
+    `distrusted` is what to do about a certificate that cannot be trusted.
 
     Raises:
         Fault: not an http(s) URL, nobody there, or a certificate that cannot be trusted.
     """
-    connection, path = _connection(url, insecure, timeout)
-    headers = {} if body is None else {"Content-Type": content_type}
+    connection, path = _connection(url, tls or client_tls(insecure), timeout)
+    sent = dict(headers or {}) | ({} if body is None else {"Content-Type": content_type})
     try:
-        connection.request(method, path, None if body is None else body.encode(), headers)
+        connection.request(method, path, None if body is None else body.encode(), sent)
         answer = connection.getresponse()
         return Reply(answer.status, answer.read(BODY_BYTES_MAX).decode(errors="replace"))
     except ssl.SSLCertVerificationError as error:
         raise Fault(
             f"{_shown(url)}: its certificate cannot be trusted ({error.verify_message}); "
-            "--insecure takes it all the same"
+            f"{distrusted}"
         ) from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -74,7 +80,9 @@ def send(
         connection.close()
 
 
-def _connection(url: str, insecure: bool, timeout: float) -> tuple[http.client.HTTPConnection, str]:
+def _connection(
+    url: str, tls: ssl.SSLContext, timeout: float
+) -> tuple[http.client.HTTPConnection, str]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -85,8 +93,7 @@ def _connection(url: str, insecure: bool, timeout: float) -> tuple[http.client.H
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if parts.scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=timeout), path
-    context = client_tls(insecure)
-    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context), path
+    return http.client.HTTPSConnection(host, port, timeout=timeout, context=tls), path
 
 
 def _shown(url: str) -> str:

@@ -221,6 +221,20 @@ _TARGET_HEALTH: Json = {
         "weight": {"total": 50, "available": 50, "unavailable": 0},
     },
 }
+_AUDIT: Json = {
+    "id": 12,
+    "at": _SECONDS + 0.5,
+    "request_id": "0b8c1f2e9d3a4c5b8f7e6d5c4b3a2910",
+    "who": "ci",
+    "role": "operator",
+    "address": "127.0.0.1",
+    "change": "updated",
+    "type": "services",
+    "entity_id": example_id("services"),
+    "name": _SERVICE,
+    "before": {"read_timeout": 60000},
+    "after": {"read_timeout": 120000},
+}
 _FILE = f"""\
 _format_version: "3.0"
 services:
@@ -242,6 +256,7 @@ _OTHERS: Json = {  # what no resource makes
     "SigningKeyRotate": {"alg": "ES256"},
     "DataPlanePage": page(_DATA_PLANE),
     "UpstreamHealth": page(_TARGET_HEALTH),
+    "AuditEntryPage": page(_AUDIT),
     "DeckFile": _FILE,
     "Applied": {"changes": [{"change": "created", "type": "services", "name": _SERVICE}]},
     "ApplyRefused": {"message": "unknown field", "entity": f"services {_SERVICE}"},

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen: one is made for each request, and a frozen one costs three times as much to make.
+@dataclass(slots=True, kw_only=True)
 class Claims:
     """What one access token says.  `id`: of its row; of a JWT the `jti`."""
 

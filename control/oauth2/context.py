@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: one is made for each request, and a frozen one costs three times as much to make.
+@dataclass(slots=True)
 class TokenContext:
     """Route, plugin instance and connection of one request; ids are UUIDs as text.
 

@@ -7,24 +7,39 @@ common case, a plain POST, calls the same function at once. Everything else goes
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.types import Scope
 
 from control.oauth2 import responses
-from control.oauth2.dispatch import KONG, METHODS, Endpoint, endpoint_of
+from control.oauth2.context import TokenContext
+from control.oauth2.dispatch import KONG, METHODS, PATHS, Endpoint, endpoint_of
 from control.oauth2.requests import WholeRequest
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 log = structlog.get_logger("control")
+
+
+class Asked(Protocol):
+    """A request as the link brings it; its path is as it was sent."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query(self) -> bytes: ...
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
+    @property
+    def body(self) -> bytes: ...
 
 
 class Direct:
@@ -36,18 +51,26 @@ class Direct:
         }
         self._handlers = handlers
 
-    def __call__(self, scope: Scope, body: bytes) -> Awaitable[Response] | None:
+    def __call__(self, asked: Asked, context: TokenContext) -> Awaitable[Response] | None:
         """The answer to come; None when this is for the app.
 
         That is another endpoint than Kong's, another method than the endpoint's, or a page's
         request, which CORS has to see.
         """
-        endpoint = _endpoint_of(scope["raw_path"])
-        if endpoint not in KONG or scope["method"] != METHODS[endpoint]:
+        endpoint = _endpoint_of(asked.path)
+        if endpoint not in KONG or asked.method != METHODS[endpoint]:
             return None
-        if any(name == b"origin" for name, _ in scope["headers"]):
-            return None
-        return self._answer(f"/oauth2/{endpoint}", WholeRequest(scope, body))
+        headers = [(name.lower(), value) for name, value in asked.headers]
+        scope = {
+            "type": "http",
+            "method": asked.method,
+            "path": asked.path,
+            "query_string": asked.query,
+            "headers": headers,
+            "narthex": context,
+        }
+        request = WholeRequest(scope, asked.body)
+        return None if "origin" in request.headers else self._answer(PATHS[endpoint], request)
 
     async def _answer(self, path: str, request: Request) -> Response:
         try:
@@ -61,5 +84,5 @@ class Direct:
 
 
 @lru_cache(maxsize=256)  # of at most 8 KiB each: what fits a request line
-def _endpoint_of(raw_path: bytes) -> Endpoint | None:
-    return endpoint_of(raw_path)
+def _endpoint_of(path: str) -> Endpoint | None:
+    return endpoint_of(path.encode())

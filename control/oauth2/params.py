@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import lru_cache
 from typing import Any, TypeGuard
 from urllib.parse import unquote_plus
 
@@ -16,6 +17,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 ARGS_MAX = 100  # from the query, and again from a form; the rest is not looked at (S31)
 BODY_BYTES_MAX = 64 * 1024
+_JSON = "application/json"
 
 Params = dict[str, Any]
 
@@ -23,18 +25,21 @@ Params = dict[str, Any]
 class Sent(Params):
     """All parameters of a request, and how they were sent, which `oauth_profile: strict` asks."""
 
+    __slots__ = ("in_query", "repeated")
+
     in_query: frozenset[str]
     repeated: frozenset[str]  # names that stood twice in the query or in a form
 
 
 def collect(query: bytes, content_type: str, body: bytes) -> Sent:
     """All parameters of a POST.  JSON null stands as None: present, but without a value."""
-    in_query, in_body = parse_pairs(query), _from_body(content_type, body)
+    kind = _kind(content_type)
+    in_query, in_body = parse_pairs(query), _from_body(kind, content_type, body)
     sent = Sent(in_query | in_body)
     sent.in_query = frozenset(in_query)
     # In JSON a list is one value. That a name stands twice there is not seen: the last one wins.
-    pairs = [in_query] if _is_json(content_type) else [in_query, in_body]
-    sent.repeated = frozenset(n for found in pairs for n, v in found.items() if type(v) is list)
+    repeated = _repeated(in_query)
+    sent.repeated = repeated if kind.startswith(_JSON) else repeated | _repeated(in_body)
     return sent
 
 
@@ -58,21 +63,29 @@ def parse_pairs(data: bytes) -> Params:
     """`application/x-www-form-urlencoded` data, in a query or a body."""
     if not data:
         return {}
+    escaped = b"%" in data or b"+" in data
+    # Through Latin-1, so that bytes which were not escaped count as the same bytes escaped.
+    text = data.decode("latin-1") if escaped else data.decode(errors="replace")
     params: Params = {}
-    for pair in data.split(b"&", ARGS_MAX)[:ARGS_MAX]:
-        name, equals, value = pair.partition(b"=")
-        if name:
-            _add(params, _unquote(name), _unquote(value) if equals else True)
+    for pair in text.split("&", ARGS_MAX)[:ARGS_MAX]:
+        name, equals, value = pair.partition("=")
+        if escaped:
+            name, value = _unquote(name), _unquote(value)
+        if not name:
+            continue
+        if name in params:
+            _add(params, name, value if equals else True)
+        else:
+            params[name] = value if equals else True
     return params
 
 
-def _unquote(data: bytes) -> str:
-    if b"%" not in data and b"+" not in data:
-        return data.decode(errors="replace")
-    # Through Latin-1, so that bytes which were not escaped count as the same bytes escaped.
-    return (
-        unquote_plus(data.decode("latin-1"), "latin-1").encode("latin-1").decode(errors="replace")
-    )
+def _unquote(text: str) -> str:
+    return unquote_plus(text, "latin-1").encode("latin-1").decode(errors="replace")
+
+
+def _repeated(params: Params) -> frozenset[str]:
+    return frozenset([name for name, value in params.items() if type(value) is list])
 
 
 def _add(params: Params, name: str, value: object) -> None:
@@ -84,23 +97,19 @@ def _add(params: Params, name: str, value: object) -> None:
         params[name] = [params[name], value]
 
 
-def _from_body(content_type: str, body: bytes) -> Params:
-    kind = _kind(content_type)
+def _from_body(kind: str, content_type: str, body: bytes) -> Params:
     if kind.startswith("application/x-www-form-urlencoded"):
         return parse_pairs(body)
-    if _is_json(content_type):
+    if kind.startswith(_JSON):
         return _parse_json(body)
     if kind.startswith("multipart/form-data"):
         return _parse_multipart(content_type, body)
     return {}
 
 
+@lru_cache(maxsize=64)  # of at most 8 KiB each: what fits a header
 def _kind(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
-
-
-def _is_json(content_type: str) -> bool:
-    return _kind(content_type).startswith("application/json")
 
 
 def _parse_json(body: bytes) -> Params:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from starlette.datastructures import Headers
@@ -92,16 +93,23 @@ class WholeRequest(Request):
 
 
 class _Headers(Headers):
-    """Decoded once: they are few, and their names in lower case."""
+    """Looked up in a dict: each request asks for a few, and most are not there."""
 
     def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
         super().__init__(raw=raw)
-        self._first: dict[str, str] = {}
-        for name, value in raw:
-            self._first.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        self._first = dict(reversed(raw))  # of several, the first
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and _name(key) in self._first
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self._first.get(key.lower(), default)
+        value = self._first.get(_name(key))
+        return default if value is None else value.decode("latin-1")
 
     def getlist(self, key: str) -> list[str]:
-        return super().getlist(key) if key.lower() in self._first else []
+        return super().getlist(key) if key in self else []
+
+
+@lru_cache(maxsize=64)
+def _name(key: str) -> bytes:
+    return key.lower().encode("latin-1")

@@ -28,6 +28,9 @@ ADDRESS_FAILURES = 200  # in WINDOW_SECONDS, of one address whatever the name
 NAMES_MAX = 16_384  # remembered, 0.5 KiB each; past that the one that failed longest ago goes
 ADDRESSES_MAX = 4_096  # likewise, at most 2 KiB each at ADDRESS_FAILURES
 
+KEY_CHARS_MAX = 64  # of one that is remembered as it is
+
+Key = str | bytes
 Bound = Literal["client", "address"]
 
 
@@ -43,19 +46,19 @@ class Failures:
     def __init__(self, limit: int, keys_max: int) -> None:
         self.limit = limit
         self._keys_max = keys_max
-        self._records: OrderedDict[bytes, _Record] = OrderedDict()  # by the last failure
+        self._records: OrderedDict[Key, _Record] = OrderedDict()  # by the last failure
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def wait(self, key: bytes, now: float) -> float:
+    def wait(self, key: Key, now: float) -> float:
         """Seconds until this key may fail once more; 0 when it may now."""
         record = self._records.get(key)
         if record is None or len(record.times) < self.limit:
             return 0.0
         return max(0.0, record.times[0] + WINDOW_SECONDS - now)
 
-    def note(self, key: bytes, now: float) -> bool:
+    def note(self, key: Key, now: float) -> bool:
         """One more failure; whether it reached the limit, said once in a window."""
         record = self._records.pop(key, None) or _Record()
         self._records[key] = record
@@ -93,26 +96,25 @@ class Throttle:
         """Whole seconds until `name` may be tried from `address`; 0: now."""
         network = network_of(address)
         now = self._clock()
-        wait = max(
-            self._names.wait(key_of(name, network), now),
-            self._addresses.wait(network.encode(), now),
-        )
-        return math.ceil(wait)
+        of_name = self._names.wait(key_of(name, network), now)
+        return math.ceil(max(of_name, self._addresses.wait(network, now)))
 
     def failed(self, name: str, address: str) -> Bound | None:
         """A secret was wrong; which bound that reached, once in a window of each."""
         network = network_of(address)
         now = self._clock()
         of_name = self._names.note(key_of(name, network), now)
-        if self._addresses.note(network.encode(), now):
+        if self._addresses.note(network, now):
             return "address"
         return "client" if of_name else None
 
 
-def key_of(name: str, network: str) -> bytes:
-    """A name from a network, in 16 bytes: a client id may have 64 KiB."""
-    text = f"{network}\0{name}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(text, digest_size=16).digest()
+def key_of(name: str, network: str) -> Key:
+    """A name from a network, in 16 bytes where it is long: a client id may have 64 KiB."""
+    text = f"{network}\0{name}"
+    if len(text) <= KEY_CHARS_MAX:
+        return text
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 @lru_cache(maxsize=1024)  # of at most a line each; whoever comes again and again is one of few

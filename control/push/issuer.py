@@ -44,11 +44,13 @@ class Response(Protocol):
 class Issuer:
     """The OAuth endpoints: an ASGI app, and a shorter way to some of what it answers.
 
-    `direct` is asked first, with a scope and the body; None of it means that this is for the app.
+    `direct` is asked first; None of it means that this is for the app.
     """
 
     app: ASGIApp
-    direct: Callable[[Scope, bytes], Awaitable[Response] | None] = lambda _scope, _body: None
+    direct: Callable[[wire.TokenRequest, TokenContext], Awaitable[Response] | None] = (
+        lambda _request, _context: None
+    )
 
     async def __call__(
         self,
@@ -95,14 +97,14 @@ async def _answer(
 async def _ask(issuer: Issuer, request: wire.TokenRequest) -> wire.TokenReply:
     if len(request.body) > wire.TOKEN_REQUEST_BODY_MAX:
         return _error(request.id, 413, "invalid_request", "The request body is too large")
-    scope = _scope(request)
-    direct = issuer.direct(scope, request.body)
+    context = _context(request)
+    direct = issuer.direct(request, context)
     if direct is not None:
         response = await direct
         headers, body = response.raw_headers, bytes(response.body)
         return wire.TokenReply(request.id, response.status_code, headers, body)
     exchange = _Exchange(request.body)
-    await issuer.app(scope, exchange.receive, exchange.send)
+    await issuer.app(_scope(request, context), exchange.receive, exchange.send)
     if exchange.status == 0:
         return _error(request.id, 500, "server_error", "An unexpected error occurred")
     return wire.TokenReply(request.id, exchange.status, exchange.headers, bytes(exchange.body))
@@ -142,9 +144,20 @@ class _Exchange:
                 self._done.set()
 
 
-def _scope(request: wire.TokenRequest) -> Scope:
+def _context(request: wire.TokenRequest) -> TokenContext:
+    return TokenContext(
+        plugin_id=_uuid(request.plugin),
+        route_id=_uuid(request.route),
+        service_id=None if request.service is None else _uuid(request.service),
+        client_ip=request.client_ip,
+        tls=request.tls,
+        peer_trusted=request.peer_trusted,
+        request_id=request.request_id,
+    )
+
+
+def _scope(request: wire.TokenRequest, context: TokenContext) -> Scope:
     """The ASGI scope; `narthex` in it says where the request was met."""
-    service = None if request.service is None else _uuid(request.service)
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -159,15 +172,7 @@ def _scope(request: wire.TokenRequest) -> Scope:
         "client": (request.client_ip, 0),
         "server": None,
         "state": {},
-        "narthex": TokenContext(
-            plugin_id=_uuid(request.plugin),
-            route_id=_uuid(request.route),
-            service_id=service,
-            client_ip=request.client_ip,
-            tls=request.tls,
-            peer_trusted=request.peer_trusted,
-            request_id=request.request_id,
-        ),
+        "narthex": context,
     }
 
 

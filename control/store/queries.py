@@ -28,8 +28,8 @@ from sqlmodel import Session, col, select
 
 from control.store import selection
 from control.store.changes import IssuedToken, Revoked
-from control.store.columns import EncryptedText
-from control.store.session import WriteSession
+from control.store.columns import EncryptedText, dump_json
+from control.store.session import RowsOf, WriteSession
 from control.store.tables import (
     CACertificate,
     Certificate,
@@ -322,7 +322,27 @@ def token_expiry(created_at: float, expires_in: int, gone_at: float | None) -> f
     return min(ends, default=0.0)
 
 
-_INSERT_TOKEN = insert(OAuth2Token.__table__)  # type: ignore[attr-defined]
+_TOKEN_ROWS = RowsOf(
+    "oauth2_tokens",
+    (
+        "id",
+        "credential_id",
+        "service_id",
+        "token_type",
+        "access_token_digest",
+        "refresh_token_digest",
+        "authenticated_userid",
+        "scope",
+        "created_at",
+        "expires_in",
+        "gone_at",
+        "by_hand",
+        "plugin_id",
+        "family_id",
+        "audience",
+        "is_jwt",
+    ),
+)
 
 
 def issued_token(row: Any, version: int = 0) -> IssuedToken:
@@ -370,25 +390,25 @@ def insert_token(
     gone_at = None if ttl is None else now + ttl
     row_id = token_id or str(uuid.uuid4())
     session.insert_later(
-        _INSERT_TOKEN,
-        {
-            "id": row_id,
-            "credential_id": credential_id,
-            "service_id": service_id,
-            "token_type": "bearer",
-            "access_token_digest": access_token_digest,
-            "refresh_token_digest": refresh_token_digest,
-            "authenticated_userid": authenticated_userid,
-            "scope": scope,
-            "created_at": now,
-            "expires_in": expires_in,
-            "gone_at": gone_at,
-            "by_hand": by_hand,
-            "plugin_id": plugin_id,
-            "family_id": family_id,
-            "audience": list(audience) or None,
-            "is_jwt": is_jwt,
-        },
+        _TOKEN_ROWS,
+        (
+            row_id,
+            credential_id,
+            service_id,
+            "bearer",
+            access_token_digest,
+            refresh_token_digest,
+            authenticated_userid,
+            scope,
+            now,
+            expires_in,
+            gone_at,
+            by_hand,
+            plugin_id,
+            family_id,
+            dump_json(list(audience)) if audience else None,
+            is_jwt,
+        ),
     )
     token = IssuedToken(
         digest=access_token_digest,

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from cryptography.fernet import MultiFernet
 from sqlalchemy import (
     Connection,
     Engine,
-    Insert,
     create_engine,
     delete,
     event,
@@ -36,6 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlmodel import Session, col, select
 
+from control.store import audit
 from control.store.changes import Change, IssuedToken, Refreshed, Revoked
 from control.store.columns import Undecryptable, attach_keyring, dump_json
 from control.store.tables import ClusterState, Revocation
@@ -55,7 +55,7 @@ _COUNTERS = (
     ClusterState.__table__.c.config_version,  # type: ignore[attr-defined]
     ClusterState.__table__.c.revocation_seq,  # type: ignore[attr-defined]
 )
-_STATE = select(*_COUNTERS)
+_STATE = "SELECT config_version, revocation_seq FROM cluster_state"
 
 
 class StoreError(Exception):
@@ -68,6 +68,20 @@ class GivenUp(Exception):
 
 # Asked right before a commit, in the thread that commits: whether somebody still waits for it.
 wanted: ContextVar[Callable[[], bool]] = ContextVar("wanted", default=lambda: True)
+
+
+@dataclass(frozen=True)
+class RowsOf:
+    """Some columns of a table, in the order in which rows of them have their values."""
+
+    table: str
+    columns: tuple[str, ...]
+
+    def insert(self, paramstyle: str) -> str:
+        """The INSERT of one row, for a driver."""
+        values = ", ".join(["?" if paramstyle == "qmark" else "%s"] * len(self.columns))
+        columns = ", ".join(self.columns)
+        return f"INSERT INTO {self.table} ({columns}) VALUES ({values})"  # noqa: S608 (our names)
 
 
 class WriteSession(Session):
@@ -84,17 +98,26 @@ class WriteSession(Session):
         self._refreshed: list[Refreshed] = []
         self._revocations: list[Revoked] = []
         self._checks: dict[Callable[[Session], None], None] = {}
-        self._rows: dict[Insert, list[dict[str, Any]]] = {}  # by the statement that inserts them
+        self._rows: dict[RowsOf, list[tuple[Any, ...]]] = {}
+        self.writer = audit.writer.get()  # None: what is written here is nobody's to answer for
+        self.written: list[audit.Written] = []
 
-    def insert_later(self, statement: Insert, row: dict[str, Any]) -> None:
-        """Insert a row together with the others of its statement, at the next flush."""
-        self._rows.setdefault(statement, []).append(row)
+    def insert_later(self, where: RowsOf, row: tuple[Any, ...]) -> None:
+        """Insert a row together with the others that go there, at the next flush.
+
+        Its values go to the driver as they are: for rows that come by the thousand, of which
+        SQLAlchemy's way costs more than the database.
+        """
+        self._rows.setdefault(where, []).append(row)
 
     def flush(self, objects: Sequence[Any] | None = None) -> None:
         super().flush(objects)
+        if not self._rows:
+            return
         rows, self._rows = self._rows, {}
-        for statement, values in rows.items():
-            self.connection().execute(statement, values)
+        connection = self.connection()
+        for where, values in rows.items():
+            connection.exec_driver_sql(where.insert(connection.dialect.paramstyle), values)
 
     def before_commit(self, check: Callable[[Session], None]) -> None:
         """Have `check` look at all that was written; what it raises rolls the transaction back.
@@ -106,6 +129,11 @@ class WriteSession(Session):
     def note_config(self) -> None:
         """A config entity was written: the config version goes up."""
         self.config_changed = True
+
+    def note_written(self, written: audit.Written) -> None:
+        """The writer changed an entity: that goes on record with the change."""
+        if self.writer is not None:
+            self.written.append(written)
 
     def note_token(self, token: IssuedToken) -> None:
         """A token was made or changed; its version is filled in at the commit."""
@@ -136,6 +164,8 @@ class WriteSession(Session):
         self.flush()
         for check in self._checks:
             check(self)
+        if self.writer is not None and self.written:
+            audit.keep(self, self.writer, self.written)
         state = self._advance()
         successors = {item.old: item.token.digest for item in self._refreshed}
         revocations = tuple(
@@ -173,7 +203,7 @@ class WriteSession(Session):
 
     def _advance(self) -> Any:
         if not (self.config_changed or self._revocations):
-            return self.connection().execute(_STATE).one()
+            return self.connection().exec_driver_sql(_STATE).one()
         statement = update(ClusterState).values(
             config_version=ClusterState.config_version + int(self.config_changed),
             revocation_seq=ClusterState.revocation_seq + len(self._revocations),
@@ -247,6 +277,8 @@ class Store:
             if change:
                 for callback in self._subscribers:
                     callback(change)
+        if session.writer is not None and session.written:
+            session.writer.tell(session.written)
 
     def subscribe(self, callback: Callable[[Change], None]) -> None:
         """Call `callback` after each commit that changed something; it must not block or raise."""

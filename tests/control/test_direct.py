@@ -14,6 +14,7 @@ from control.oauth2.requests import WholeRequest
 from control.push.issuer import Issuer
 from control.store import queries
 from control.store.tables import OAuth2Credential
+from dataplane import wire
 from tests.control.issuing import (
     AUTHORIZE,
     AUTHORIZE_PATH,
@@ -34,7 +35,11 @@ def short(issuer: Issuing, params: Any = None, **options: Any) -> Answer | None:
     """What the short way answers; None where it leaves the request to the app."""
     assert isinstance(issuer.app, Issuer)
     scope, body = _request(params, **options)
-    coming = issuer.app.direct(scope, body)
+    request = wire.TokenRequest(
+        1, b"", b"", "", True, scope["method"], scope["raw_path"].decode(),
+        query=scope["query_string"], headers=scope["headers"], body=body,
+    )  # fmt: skip
+    coming = issuer.app.direct(request, scope["narthex"])
     if coming is None:
         return None
 

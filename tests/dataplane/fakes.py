@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dataplane import wire
-from dataplane.requests import LinkBusy, LinkDown
+from dataplane.requests import Done, LinkBusy, LinkDown
 
 POLL_SECONDS = 0.001
 
@@ -86,6 +86,7 @@ class FakeEngine:
         self.verdicts: dict[int, str] = {}
         self.redeemed: dict[int, tuple[str, bytes | None]] = {}
         self.replies: dict[int, tuple[int, list[tuple[bytes, bytes]], bytes]] = {}
+        self.unseen: dict[int, tuple[int, list[tuple[bytes, bytes]], bytes]] = {}
         self.named: dict[int, bool] = {}
         self.recorded: list[tuple[str, dict[str, Any]]] = []
         self.totals: dict[str, Any] = {"handshakes": {101: 2, 401: 1}}
@@ -130,12 +131,24 @@ class FakeEngine:
         self.redeemed[ref] = (verdict, token)
 
     def answer_request(
-        self, ref: int, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+        self,
+        ref: int,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        wake: bool = True,
     ) -> None:
-        assert ref not in self.replies, "answered twice"
+        assert ref not in self.replies | self.unseen, "answered twice"
         if any(b"\r" in value for _, value in headers):
             raise ValueError("a header has a control byte")
-        self.replies[ref] = (status, headers, body)
+        self.unseen[ref] = (status, headers, body)
+        if wake:
+            self.wake()
+
+    def wake(self) -> None:
+        """Only now do workers have to see what they were told."""
+        self.replies |= self.unseen
+        self.unseen.clear()
 
     def answer_name(self, ref: int, found: bool) -> None:
         assert ref not in self.named, "answered twice"
@@ -219,6 +232,7 @@ class FakeLink:
         self.redeems: list[wire.Redeem] = []
         self.reply = wire.TokenReply(0, 200, [], b"")
         self.fault: Exception | None = None
+        self._replying: set[asyncio.Future[None]] = set()
 
     async def _answer(self) -> None:
         self.asking += 1
@@ -250,13 +264,33 @@ class FakeLink:
         self.after_answer()
         return token
 
-    def request(self, message: wire.TokenRequest) -> asyncio.Future[wire.TokenReply]:
+    def request(self, message: wire.TokenRequest, done: Done) -> None:
         self.requests.append(message)
-        return asyncio.ensure_future(self._reply())
+        if self.fault is not None:
+            raise self.fault
+        if self.busy:
+            raise LinkBusy("busy")
+        self._replying.add(asyncio.ensure_future(self._reply(done)))
 
-    async def _reply(self) -> wire.TokenReply:
-        await self._answer()
-        return self.reply
+    async def _reply(self, done: Done) -> None:
+        try:
+            await self._answer()
+        except LinkDown as down:
+            done(down)
+        else:
+            done(self.reply)
+
+
+def settling(future: asyncio.Future[wire.TokenReply]) -> Done:
+    """What is called when a request is answered, as a future that it settles."""
+
+    def done(found: wire.TokenReply | LinkDown) -> None:
+        if isinstance(found, LinkDown):
+            future.set_exception(found)
+        else:
+            future.set_result(found)
+
+    return done
 
 
 class FakeBox:

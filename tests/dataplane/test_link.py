@@ -18,7 +18,7 @@ from dataplane.dial import LinkFault, backoff_seconds, client_tls
 from dataplane.disk import DiskState
 from dataplane.link import Link
 from dataplane.requests import LinkBusy, LinkDown
-from tests.dataplane.fakes import make_snapshot
+from tests.dataplane.fakes import make_snapshot, settling
 from tests.linkkit import Authority, BareControl, Seen, bare_control, linked, run, until
 
 KEY = Fernet(Fernet.generate_key())
@@ -39,6 +39,13 @@ def token(**changed: Any) -> wire.Token:
 
 def request(body: bytes = b"") -> wire.TokenRequest:
     return wire.TokenRequest(0, ID, ID, "::1", True, "POST", "/oauth2/token", body=body)
+
+
+def asked(made: Link, body: bytes = b"") -> asyncio.Future[wire.TokenReply]:
+    """A token request, and the future of its reply."""
+    future: asyncio.Future[wire.TokenReply] = asyncio.get_running_loop().create_future()
+    made.request(request(body), settling(future))
+    return future
 
 
 @contextlib.asynccontextmanager
@@ -595,7 +602,7 @@ def test_link_drops_a_control_plane_that_answers_with_another_token(tmp_path: Pa
 def test_requests_are_answered_each_by_its_own_reply(tmp_path: Path) -> None:
     async def work() -> None:
         async with pair(tmp_path) as (control, made, _):
-            asking = [made.request(request(b"%d" % n)) for n in range(3)]
+            asking = [asked(made, b"%d" % n) for n in range(3)]
             heard = [await control.hear(wire.TokenRequest) for _ in range(3)]
             assert len({m.id for m in heard}) == 3
             await control.send(wire.TokenReply(99999, 500, [], b""))
@@ -613,7 +620,7 @@ def test_request_without_reply_is_given_up(tmp_path: Path, monkeypatch: pytest.M
     async def work() -> None:
         async with pair(tmp_path) as (_, made, _):
             with pytest.raises(LinkDown, match=r"no answer in 0\.05 s"):
-                await made.request(request())
+                await asked(made)
 
     run(work())
 
@@ -623,15 +630,14 @@ def test_requests_in_flight_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
     async def work() -> None:
         async with pair(tmp_path) as (control, made, _):
-            asking = made.request(request())
+            asking = asked(made)
             message = await control.hear(wire.TokenRequest)
             with pytest.raises(LinkBusy):
-                await made.request(request())
+                await asked(made)
             await control.send(wire.TokenReply(message.id, 200, [], b""))
             assert (await asking).status == 200
-            again = made.request(request())
+            asked(made)
             await control.hear(wire.TokenRequest)
-            again.cancel()
 
     run(work())
 
@@ -643,7 +649,7 @@ def test_link_fails_what_waits_when_it_is_lost_and_comes_back(tmp_path: Path) ->
     async def work() -> None:
         async with pair(tmp_path) as (control, made, _):
             asking = asyncio.create_task(made.ask(b"1" * 32))
-            requesting = made.request(request())
+            requesting = asked(made)
             await control.hear(wire.Question)
             await control.hear(wire.TokenRequest)
             await control.hang_up()
@@ -662,7 +668,7 @@ def test_link_is_down_before_it_was_ever_up(tmp_path: Path) -> None:
             with pytest.raises(LinkDown):
                 await made.ask(b"1" * 32)
             with pytest.raises(LinkDown):
-                await made.request(request())
+                await asked(made)
 
     run(work())
 

@@ -8,6 +8,7 @@ import pytest
 
 from dataplane import requests, wire
 from dataplane.requests import LinkBusy, LinkDown, Requests
+from tests.dataplane.fakes import settling
 
 pytestmark = pytest.mark.anyio
 
@@ -41,6 +42,13 @@ def reply(id_: int) -> wire.TokenReply:
     return wire.TokenReply(id_, 200, [], b"%d" % id_)
 
 
+def asked(made: Requests, body: bytes = b"") -> asyncio.Future[wire.TokenReply]:
+    """A request, and the future of its reply."""
+    future: asyncio.Future[wire.TokenReply] = asyncio.get_running_loop().create_future()
+    made.ask(message(body), settling(future))
+    return future
+
+
 async def turns(count: int = 5) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
@@ -48,7 +56,7 @@ async def turns(count: int = 5) -> None:
 
 async def test_one_request_goes_by_itself() -> None:
     made, line = attached()
-    future = made.ask(message())
+    future = asked(made)
     await turns()
     assert line.sent == [wire.TokenRequest(1, ID, ID, "::1", True, "POST", "/oauth2/token")]
     made.replied(reply(1))
@@ -58,7 +66,7 @@ async def test_one_request_goes_by_itself() -> None:
 
 async def test_requests_of_one_turn_go_together_in_their_order() -> None:
     made, line = attached()
-    futures = [made.ask(message(b"%d" % n)) for n in range(3)]
+    futures = [asked(made, b"%d" % n) for n in range(3)]
     await turns()
     (sent,) = line.sent
     assert isinstance(sent, wire.TokenRequests)
@@ -71,10 +79,10 @@ async def test_requests_of_one_turn_go_together_in_their_order() -> None:
 async def test_requests_that_come_while_one_is_sent_go_next() -> None:
     made, line = attached()
     line.gate.clear()
-    made.ask(message())
+    asked(made)
     await turns()
-    made.ask(message())
-    made.ask(message())
+    asked(made)
+    asked(made)
     line.gate.set()
     await turns()
     assert [type(one).__name__ for one in line.sent] == ["TokenRequest", "TokenRequests"]
@@ -83,14 +91,14 @@ async def test_requests_that_come_while_one_is_sent_go_next() -> None:
 async def test_a_message_takes_no_more_than_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     made, line = attached()
     for _ in range(9):
-        made.ask(message(b"x" * (64 * 1024)))
+        asked(made, b"x" * (64 * 1024))
     await turns(20)
     counts = [len(getattr(one, "requests", [one])) for one in line.sent]
     assert counts == [3, 3, 3]
     assert all(len(wire.encode(one)) < wire.MESSAGE_BYTES_MAX for one in line.sent)
     monkeypatch.setattr(wire, "TOKEN_REQUESTS_PER_MESSAGE", 2)
     for _ in range(3):
-        made.ask(message())
+        asked(made)
     await turns(20)
     assert [len(getattr(one, "requests", [one])) for one in line.sent[3:]] == [2, 1]
 
@@ -98,26 +106,27 @@ async def test_a_message_takes_no_more_than_its_bounds(monkeypatch: pytest.Monke
 async def test_reply_that_nobody_waits_for_is_passed_over() -> None:
     made, _ = attached()
     made.replied(reply(9))
-    future = made.ask(message())
-    future.cancel()
+    future = asked(made)
     made.replied(reply(1))
+    made.replied(reply(1))
+    assert (await future).body == b"1"
     assert len(made) == 0
 
 
 async def test_lost_link_fails_what_waits_and_takes_no_more() -> None:
     made, line = attached()
     line.gate.clear()
-    futures = [made.ask(message()) for _ in range(2)]
+    futures = [asked(made) for _ in range(2)]
     await turns()
     made.detach()
     for future in futures:
         with pytest.raises(LinkDown):
             await future
     with pytest.raises(LinkDown):
-        made.ask(message())
+        asked(made)
     made.attach(line.send)
     line.gate.set()
-    made.ask(message())
+    asked(made)
     await turns()
     assert [one.id for one in line.sent] == [3]  # type: ignore[union-attr]
 
@@ -127,7 +136,7 @@ async def test_request_that_nobody_answers_is_given_up(monkeypatch: pytest.Monke
     monkeypatch.setattr(requests, "SWEEP_SECONDS", 0.02)
     made, _ = attached()
     for _ in range(2):
-        futures = [made.ask(message()) for _ in range(2)]
+        futures = [asked(made) for _ in range(2)]
         for future in futures:
             with pytest.raises(LinkDown, match=r"no answer in 0\.02 s"):
                 await asyncio.wait_for(future, 10)
@@ -137,8 +146,8 @@ async def test_request_that_nobody_answers_is_given_up(monkeypatch: pytest.Monke
 async def test_requests_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "TOKEN_REQUESTS_IN_FLIGHT_MAX", 1)
     made, _ = attached()
-    made.ask(message())
+    asked(made)
     with pytest.raises(LinkBusy):
-        made.ask(message())
+        asked(made)
     made.replied(reply(1))
-    made.ask(message())
+    asked(made)

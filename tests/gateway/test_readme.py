@@ -39,11 +39,11 @@ def tools(tmp_path: Path) -> Path:
 class Shell:
     """Runs commands of the README against a gateway on other ports."""
 
-    def __init__(self, gateway: Gateway, tools: Path, echo_port: int) -> None:
+    def __init__(self, gateway: Gateway, tools: Path, echo_port: int, **env: str) -> None:
         ports = gateway.ports
         self._ports = {8000: ports.proxy, 8443: ports.tls, 8001: ports.admin, 8009: echo_port}
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-        self._env = {**gateway.env, "PATH": path, "no_proxy": "*"}
+        self._env = {**gateway.env, "PATH": path, "no_proxy": "*", **env}
         self._folder = gateway.folder
 
     def run(self, script: str) -> list[str]:
@@ -64,9 +64,9 @@ class Shell:
         return done.stdout.splitlines()
 
 
-def blocks_by_hand() -> list[str]:
-    """The shell blocks that the README has one do by hand, in order."""
-    part = (ROOT / "README.md").read_text().partition("## The same by hand")[2]
+def blocks_of(chapter: str) -> list[str]:
+    """The shell blocks that a chapter of the README has one do, in order."""
+    part = (ROOT / "README.md").read_text().partition(f"\n## {chapter}\n")[2]
     return re.findall(r"```sh\n(.*?)```", part.partition("\n## ")[0], re.DOTALL)
 
 
@@ -77,7 +77,7 @@ def test_readme_by_hand_ends_with_an_echo(new_gateway: Callable[..., Gateway], t
     echo = gateway.narthex("echo", "--port", str(echo_port))
     eventually(lambda: "echo upstream on" in echo.output(), START_SECONDS)
     shell = Shell(gateway, tools, echo_port)
-    blocks = blocks_by_hand()
+    blocks = blocks_of("The same by hand")
     assert len(blocks) == 7
     *configuration, token, connect, apply = blocks
     shell.run("\n".join(configuration))
@@ -94,6 +94,24 @@ def test_readme_by_hand_ends_with_an_echo(new_gateway: Callable[..., Gateway], t
 def _secret_of(gateway: Gateway) -> str:
     """What the block that made the credential put into CLIENT_SECRET, in a shell now gone."""
     return str(gateway.admin.get("/consumers/alex/oauth2/test-app").json()["client_secret"])
+
+
+def test_readme_tokens_of_the_admin_api(new_gateway: Callable[..., Gateway], tools: Path) -> None:
+    first, second, audit = blocks_of("Who may configure it")
+    gateway = new_gateway()
+    shell = Shell(gateway, tools, 8009, HOME=str(gateway.folder))
+    (token,) = shell.run(first)
+    gateway.settings["ADMIN_TOKENS_FILE"] = str(gateway.folder / "narthex-admin-tokens")
+    gateway.admin.headers["Kong-Admin-Token"] = token
+    gateway.start_control()
+    made, audited = shell.run(f"{first.splitlines()[0]}\n{second}\n{audit}")
+    assert json.loads(made.removesuffix("no key yet"))["name"] == "billing"
+    (record,) = json.loads(audited)["data"]
+    assert (record["who"], record["role"], record["name"]) == ("ci", "operator", "billing")
+    assert shell.run("curl http://localhost:8001/services") == [
+        '{"message": "a token of the Admin API is needed, as Kong-Admin-Token or '
+        'Authorization: Bearer"}'
+    ]
 
 
 # --- make run ------------------------------------------------------------------------------------
