@@ -14,7 +14,7 @@ from tests.compliance.openapi.walk import machine, walks
 from tests.harness import Gateway
 
 SEED = 5
-WALKS = 50
+WALKS = 35
 
 
 @pytest.fixture

@@ -254,11 +254,21 @@ def access_token(tokens: Client, app: OAuth2Credential) -> str:
         "client_id": app.client_id,
         "client_secret": app.client_secret,
     }
-    form = oauth_token.sync(client=tokens, body=TokenForm.from_dict(asked))
-    assert must(TokenAnswer, form).expires_in == 7200
-    answer = must(TokenAnswer, oauth_token.sync(client=tokens, body=TokenJson.from_dict(asked)))
+    form = issued(tokens, TokenForm.from_dict(asked))
+    assert form.expires_in == 7200
+    answer = issued(tokens, TokenJson.from_dict(asked))
     print("ok how-to: token")
     return answer.access_token
+
+
+def issued(tokens: Client, body: TokenForm | TokenJson) -> TokenAnswer:
+    """The answer with a token; 503 says to try again."""
+    deadline = time.monotonic() + CARRIED_SECONDS
+    while True:
+        answer = oauth_token.sync_detailed(client=tokens, body=body)
+        if answer.status_code != 503 or time.monotonic() > deadline:
+            return must(TokenAnswer, answer.parsed)
+        time.sleep(POLL_SECONDS)
 
 
 def services(client: Client) -> None:
