@@ -32,6 +32,7 @@ from tests.linkkit import (
     SECRET,
     Authority,
     Seen,
+    asked,
     bare,
     edit,
     fill,
@@ -1285,7 +1286,7 @@ def test_link_follows_push(store: Store, credential: str, tmp_path: Path) -> Non
             await in_thread(revoke, store, digest)
             await until(lambda: digest not in seen.tokens)
             assert await link.ask(digest) is None
-            assert (await link.request(request())).status == 200
+            assert (await asked(link.request, request())).status == 200
             await row(push, sync_status="normal", config_version=later)
 
     run(work())
@@ -1343,7 +1344,7 @@ def test_push_issues_tokens_quickly_while_large_snapshots_are_built(store: Store
                 took = []
                 while len(took) < 100 or len(seen.snapshots) < 4:
                     began = time.monotonic()
-                    assert (await link.request(request())).status == 200
+                    assert (await asked(link.request, request())).status == 200
                     took.append(time.monotonic() - began)
             finally:
                 stop.set()
