@@ -43,6 +43,8 @@ from control.store.tables import (
     SeenAssertion,
     Service,
     SigningKey,
+    Target,
+    Upstream,
 )
 
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
@@ -137,6 +139,22 @@ class CACertificateRow(NamedTuple):
     cert: str
 
 
+class UpstreamRow(NamedTuple):
+    id: str
+    name: str
+    host_header: str | None
+    client_certificate_id: str | None
+
+
+class TargetRow(NamedTuple):
+    id: str
+    upstream_id: str
+    target: str
+    weight: int
+    down: bool
+    created_at: float
+
+
 class SigningKeyRow(NamedTuple):
     """The public half: no snapshot holds more."""
 
@@ -161,6 +179,8 @@ class ConfigRows:
     certificates: list[CertificateRow] = field(default_factory=list)
     ca_certificates: list[CACertificateRow] = field(default_factory=list)
     keys: list[SigningKeyRow] = field(default_factory=list)
+    upstreams: list[UpstreamRow] = field(default_factory=list)
+    targets: list[TargetRow] = field(default_factory=list)
 
 
 class RowCache:
@@ -198,6 +218,8 @@ def config_rows(session: Session, known: RowCache | None = None) -> ConfigRows:
         certificates=_plain(session, Certificate, CertificateRow, known),
         ca_certificates=_plain(session, CACertificate, CACertificateRow, known),
         keys=_plain(session, SigningKey, SigningKeyRow, known),
+        upstreams=_plain(session, Upstream, UpstreamRow, known),
+        targets=_plain(session, Target, TargetRow, known),
     )
 
 
@@ -259,6 +281,11 @@ def service_trusting(session: Session, ca_id: str) -> str | None:
         col(Service.ca_certificates).is_not(None)
     )
     return next((id_ for id_, listed in session.exec(lists) if ca_id in (listed or ())), None)
+
+
+def count_targets(session: Session, upstream_id: str) -> int:
+    statement = select(func.count()).where(col(Target.upstream_id) == upstream_id)
+    return session.exec(statement).one()
 
 
 # --- single entities ---------------------------------------------------------------------------
