@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -299,6 +300,37 @@ def keys_retire(
 
     retire(admin_url(_control_settings()), kid)
     print(f"retired {kid}")
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="A file that does not exist yet.")],
+) -> None:
+    """Copy the SQLite database to FILE (0600) while the gateway runs; check the copy.
+
+    KEYRING has to be kept as well: without it the secrets in FILE cannot be read. With PostgreSQL
+    use pg_dump.
+    """
+    from narthex.backup import run_backup
+
+    print("\n".join(run_backup(_control_settings(), file)))
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `narthex backup` wrote.")],
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Move aside the database that is there, and keep it."),
+    ] = False,
+) -> None:
+    """Put a backup into DATA_DIR. The gateway must not run; KEYRING must be there already.
+
+    Data planes notice that it is another database and start over with it, those that were away too.
+    """
+    from narthex.backup import run_restore
+
+    print("\n".join(run_restore(_control_settings(), file, replace=replace)))
 
 
 @app.command()

@@ -48,6 +48,7 @@ PYTHON = {
         "control.main",
         "control.settings",
         "control.startup",
+        "control.store.backup",
         "control.store.keyring",
         "dataplane.main",
         "dataplane.settings",

@@ -43,8 +43,9 @@ class Shell:
         ports = gateway.ports
         self._ports = {8000: ports.proxy, 8443: ports.tls, 8001: ports.admin, 8009: echo_port}
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-        self._env = {**gateway.env, "PATH": path, "no_proxy": "*"}
-        self._folder = gateway.folder
+        home = str(gateway.folder.parent)
+        self._env = {**gateway.env, "PATH": path, "no_proxy": "*", "HOME": home}
+        self._data_dir = str(gateway.data_dir)
 
     def run(self, script: str) -> list[str]:
         """The lines that the script printed; one that fails ends the test."""
@@ -52,6 +53,7 @@ class Shell:
             script = script.replace(f"localhost:{documented}", f"localhost:{real}")
         narthex = f"{shlex.quote(sys.executable)} -m narthex"
         script = script.replace(".venv/bin/narthex", narthex)
+        script = script.replace("narthex-data", shlex.quote(self._data_dir))
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             env=self._env,
@@ -64,9 +66,9 @@ class Shell:
         return done.stdout.splitlines()
 
 
-def blocks_by_hand() -> list[str]:
-    """The shell blocks that the README has one do by hand, in order."""
-    part = (ROOT / "README.md").read_text().partition("## The same by hand")[2]
+def blocks_of(chapter: str) -> list[str]:
+    """The shell blocks of a chapter of the README, in order."""
+    part = (ROOT / "README.md").read_text().partition(f"\n## {chapter}\n")[2]
     return re.findall(r"```sh\n(.*?)```", part.partition("\n## ")[0], re.DOTALL)
 
 
@@ -77,7 +79,7 @@ def test_readme_by_hand_ends_with_an_echo(new_gateway: Callable[..., Gateway], t
     echo = gateway.narthex("echo", "--port", str(echo_port))
     eventually(lambda: "echo upstream on" in echo.output(), START_SECONDS)
     shell = Shell(gateway, tools, echo_port)
-    blocks = blocks_by_hand()
+    blocks = blocks_of("The same by hand")
     assert len(blocks) == 7
     *configuration, token, connect, apply = blocks
     shell.run("\n".join(configuration))
@@ -94,6 +96,20 @@ def test_readme_by_hand_ends_with_an_echo(new_gateway: Callable[..., Gateway], t
 def _secret_of(gateway: Gateway) -> str:
     """What the block that made the credential put into CLIENT_SECRET, in a shell now gone."""
     return str(gateway.admin.get("/consumers/alex/oauth2/test-app").json()["client_secret"])
+
+
+def test_readme_backup_is_restored_as_it_says(
+    new_gateway: Callable[..., Gateway], tools: Path
+) -> None:
+    before, after = new_gateway(), new_gateway()
+    before.start()
+    made = before.admin.post("/consumers", json={"username": "alex"}).json()
+    backup, restore = blocks_of("Backup")
+    Shell(before, tools, 0).run(backup)
+    before.processes[0].stop()
+    Shell(after, tools, 0).run(restore)
+    after.start()
+    assert after.admin.get("/consumers/alex").json() == made
 
 
 # --- make run ------------------------------------------------------------------------------------
