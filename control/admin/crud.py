@@ -68,11 +68,19 @@ def owned(session: Session, resource: Resource, key: str, field: str, parent_id:
 
 
 def create(
-    session: WriteSession, resource: Resource, body: Body, injected: Mapping[str, Any] | None = None
+    session: WriteSession,
+    resource: Resource,
+    body: Body,
+    injected: Mapping[str, Any] | None = None,
+    *,
+    dated: bool = False,
 ) -> Values:
-    """Insert an entity and return it as shown.  `injected` overrides what was sent."""
+    """Insert an entity and return it as shown.
+
+    `injected` overrides what was sent. `dated`: it was updated when it says, not now.
+    """
     given = _given(resource, body, dict(injected or {}))
-    return _write(session, resource, given, Write(None, frozenset(given), partial=False))
+    return _write(session, resource, given, Write(None, frozenset(given), False, dated))
 
 
 def upsert(
@@ -106,8 +114,13 @@ def patch(
     previous: Row,
     body: Body,
     injected: Mapping[str, Any] | None = None,
+    *,
+    dated: bool = False,
 ) -> Values:
-    """Change the fields that were sent: records merge, arrays and maps are replaced."""
+    """Change the fields that were sent: records merge, arrays and maps are replaced.
+
+    `dated`: it was updated when it says, not now.
+    """
     current = resource.shown(previous)
     schema = resource.schema_for(current | body.values)
     given = body.for_fields(schema.fields) | dict(injected or {})
@@ -118,7 +131,7 @@ def patch(
         raise SchemaViolation(errors)
     sent = expand_shorthands(schema, given)
     merged = _merge(schema.fields, current, sent)
-    return _write(session, resource, merged, Write(previous, frozenset(sent), partial=True))
+    return _write(session, resource, merged, Write(previous, frozenset(sent), True, dated))
 
 
 def remove(session: WriteSession, resource: Resource, row: Row) -> None:
@@ -179,6 +192,8 @@ def _write(session: WriteSession, resource: Resource, given: Values, write: Writ
     errors = resource.check(session, values, previous)
     if errors:
         raise SchemaViolation(errors)
+    if "updated_at" in values and not (write.dated and "updated_at" in write.sent):
+        values["updated_at"] = None  # now
     _fill_autos(schema.fields, values, _held(resource, given, write))
     _check_unique(session, resource, values, write)
     row = resource.columns(values, write)
@@ -244,7 +259,7 @@ def _fill_autos(fields: Mapping[str, Field], values: Values, held: Mapping[str, 
         value = values.get(name)
         if field.type == "record" and field.fields is not None and value is not None:
             _fill_autos(field.fields, value, held.get(name) or {})
-        elif name == "updated_at" or (field.auto and value is None):
+        elif field.auto and value is None:
             values[name] = held.get(name) or _made(field)
 
 

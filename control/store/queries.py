@@ -4,7 +4,7 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -581,3 +581,39 @@ def forget_revocation(session: WriteSession, kind: str, key: bytes) -> None:
     session.execute(
         delete(Revocation).where(col(Revocation.key) == key, col(Revocation.kind) == kind)
     )
+
+
+# --- what an import looks up ---------------------------------------------------------------------
+
+
+def ids_by_key(session: Session, kind: str) -> list[tuple[str, str | None]]:
+    """(id, endpoint key) of every service or credential."""
+    columns = {
+        "oauth2_credentials": select(OAuth2Credential.id, OAuth2Credential.client_id),
+        "services": select(Service.id, Service.name),
+    }
+    return [(id_, key) for id_, key in session.execute(columns[kind])]
+
+
+def known_tokens(session: Session, rows: Sequence[Mapping[str, Any]]) -> set[str | bytes]:
+    """Ids and digests, of these rows, that tokens have which are stored already."""
+    table = OAuth2Token.__table__  # type: ignore[attr-defined]
+    names = ("id", "access_token_digest", "refresh_token_digest")
+    columns = [table.c[name] for name in names]
+    same = or_(*(table.c[name].in_([row[name] for row in rows]) for name in names))
+    found = session.execute(select(*columns).where(same))
+    return {value for row in found for value in row if value is not None}
+
+
+def ended_tokens(session: Session, digests: Sequence[bytes]) -> set[bytes]:
+    """Those of these digests whose tokens were refreshed or revoked."""
+    ended = col(Revocation.key).in_(digests), Revocation.kind == "token"
+    return set(session.exec(select(Revocation.key).where(*ended)))
+
+
+def insert_tokens(session: WriteSession, rows: Sequence[dict[str, Any]]) -> None:
+    """Store whole rows, and hand these tokens to the data planes at the commit."""
+    if rows:
+        session.execute(insert(OAuth2Token), rows)
+    for row in rows:
+        session.note_token(issued_token(OAuth2Token(**row)))
