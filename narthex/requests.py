@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,6 +49,7 @@ def send(
     body: str | None = None,
     content_type: str = "application/json",
     *,
+    headers: Mapping[str, str] | None = None,
     insecure: bool = False,
     timeout: float = TIMEOUT_SECONDS,
 ) -> Reply:
@@ -57,9 +59,9 @@ def send(
         Fault: not an http(s) URL, nobody there, or a certificate that cannot be trusted.
     """
     connection, path = _connection(url, insecure, timeout)
-    headers = {} if body is None else {"Content-Type": content_type}
+    fields = dict(headers or {}) | ({} if body is None else {"Content-Type": content_type})
     try:
-        connection.request(method, path, None if body is None else body.encode(), headers)
+        connection.request(method, path, None if body is None else body.encode(), fields)
         answer = connection.getresponse()
         return Reply(answer.status, answer.read(BODY_BYTES_MAX).decode(errors="replace"))
     except ssl.SSLCertVerificationError as error:
@@ -67,6 +69,8 @@ def send(
             f"{_shown(url)}: its certificate cannot be trusted ({error.verify_message}); "
             "--insecure takes it all the same"
         ) from None
+    except ValueError:  # of a header or of a path
+        raise Fault(f"{_shown(url)}: what is to be sent holds control characters") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Fault(f"{_shown(url)}: no answer: {reason}") from None
