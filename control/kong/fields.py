@@ -12,8 +12,8 @@ from control.admin.resource import Resource, Values
 from control.admin.schema import Field
 from control.kong.document import Entity
 
-# Of no consequence whatever they say: which workspace it was, and what is said elsewhere.
-_ASIDE = frozenset({"ws_id", "_transform"})
+# Of no consequence whatever they say: when it was, in which workspace, and what is said elsewhere.
+_ASIDE = frozenset({"created_at", "updated_at", "ws_id"})
 _ASIDE_OF = {
     "certificates": frozenset({"snis"}),  # entities of their own
     "consumers": frozenset({"groups", "type", "username_lower"}),

@@ -57,6 +57,8 @@ class Report:
 
     def took(self, kind: str, change: str, count: int = 1) -> None:
         """`change`: created, updated or unchanged."""
+        if count == 0:
+            return
         taken = self._taken.setdefault(kind, Taken(type=kind))
         setattr(taken, change, getattr(taken, change) + count)
 

@@ -12,9 +12,9 @@ from typing import Any
 from sqlmodel import Session
 
 from control.admin.apply import take_over
-from control.admin.errors import AdminError, UniqueViolation, key_text
+from control.admin.errors import AdminError, SchemaViolation, UniqueViolation, key_text
 from control.admin.registry import BY_NAME, RESOURCES
-from control.admin.resource import Resource
+from control.admin.resource import Resource, Values
 from control.kong.document import Document, Entity
 from control.kong.fields import Unfit, fitting
 from control.kong.guards import Guards
@@ -25,6 +25,8 @@ from control.kong.tokens import KIND as TOKENS
 from control.kong.tokens import take_tokens
 from control.store.session import Store, WriteSession
 
+# What an entity is taken over without where its value is not supported: it lets nobody in.
+SPARED = {"upstreams": frozenset({"algorithm", "hash_on", "hash_fallback", "healthchecks"})}
 CARRIED = frozenset({"http", "https", "ws", "wss"})
 
 
@@ -86,6 +88,7 @@ class _Import:
         self._report = report
         self._options = options
         self._lost: set[Entity] = set()  # left out
+        self._taken: list[Entity] = []
         self._unguarded = False
 
     def run(self) -> None:
@@ -96,6 +99,8 @@ class _Import:
         for resource in ordered():
             for entity in self._document.of(resource.name):
                 self._take(resource, entity)
+        for entity in self._taken:
+            self._look_at(entity)
         if report.conflicts:
             raise _Stop("what is here already stands in the way")
         if self._unguarded:
@@ -114,8 +119,7 @@ class _Import:
             self._lose(entity, missing)
             return
         try:
-            values = fitting(resource, entity)
-            change = take_over(self._session, resource.name, *known(self._session, entity, values))
+            change = self._write(entity, *known(self._session, entity, fitting(resource, entity)))
         except UniqueViolation as error:
             self._report.conflict(entity, _in_the_way(error))
             self._lost.add(entity)
@@ -126,7 +130,19 @@ class _Import:
                 self._unguarded |= self._guards.lose(entity, reason)
         else:
             self._report.took(resource.name, change)
-            self._look_at(entity)
+            self._taken.append(entity)
+
+    def _write(self, entity: Entity, values: Values, key: str | None) -> str:
+        try:
+            return take_over(self._session, entity.kind, values, key)
+        except SchemaViolation as error:
+            refused = error.body["fields"].keys()
+            if not refused <= SPARED.get(entity.kind, frozenset()):
+                raise
+        rest = {name: value for name, value in values.items() if name not in refused}
+        change = take_over(self._session, entity.kind, rest, key)
+        self._report.note(entity, f"without its {', '.join(sorted(refused))}: not supported yet")
+        return change
 
     def _missing(self, resource: Resource, entity: Entity) -> str | None:
         """Why it cannot be there alone: without what it refers to, or without its guards."""

@@ -33,10 +33,10 @@ def id_of(name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
 
 
-def entity(name: str, /, **fields: Any) -> dict[str, Any]:
+def entity(_name: str, /, **fields: Any) -> dict[str, Any]:
     """One of Kong's, with what its Admin API shows of each."""
     return {
-        "id": id_of(name), "created_at": MADE_AT, "updated_at": MADE_AT + 5, "tags": None,
+        "id": id_of(_name), "created_at": MADE_AT, "updated_at": MADE_AT + 5, "tags": None,
         "ws_id": id_of("default workspace"), **fields,
     }  # fmt: skip
 
@@ -87,7 +87,7 @@ def credential(name: str, consumer: str, **fields: Any) -> dict[str, Any]:
         "hash_secret": False, "redirect_uris": None, "client_type": "confidential",
         "consumer": {"id": id_of(consumer)},
     }  # fmt: skip
-    return {**entity(name, **shown | fields), "updated_at": None}
+    return entity(name, **shown | fields)
 
 
 def token(name: str, app: str, **fields: Any) -> dict[str, Any]:
@@ -98,6 +98,24 @@ def token(name: str, app: str, **fields: Any) -> dict[str, Any]:
         "service": None, "ttl": None, "ws_id": id_of("default workspace"),
     }  # fmt: skip
     return shown | fields
+
+
+def upstream(name: str, **fields: Any) -> dict[str, Any]:
+    shown = {
+        "name": name, "algorithm": "round-robin", "hash_on": "none", "hash_fallback": "none",
+        "hash_on_cookie_path": "/", "slots": 10000, "host_header": None, "use_srv_name": False,
+        "client_certificate": None, "sticky_sessions_cookie": None,
+        "sticky_sessions_cookie_path": "/", "healthchecks": {"threshold": 0},
+    }  # fmt: skip
+    return entity(name, **shown | fields)
+
+
+def target(name: str, of: str, **fields: Any) -> dict[str, Any]:
+    shown = {
+        "target": name, "weight": 100, "upstream": {"id": id_of(of)},
+        "created_at": MADE_AT + 0.123, "updated_at": MADE_AT + 0.456,
+    }  # fmt: skip
+    return entity(name, **shown | fields)
 
 
 def a_kong() -> dict[str, list[dict[str, Any]]]:
@@ -114,6 +132,8 @@ def a_kong() -> dict[str, list[dict[str, Any]]]:
         ],
         "snis": [entity("sni", name="kong.example", certificate={"id": id_of("cert")})],
         "ca_certificates": [entity("ca", cert=authority.cert, cert_digest="0" * 64)],
+        "upstreams": [upstream("pool")],
+        "targets": [target("10.0.0.1:8000", "pool"), target("up.example:80", "pool", weight=1)],
         "oauth2_credentials": [
             credential("app", "alex"),
             credential("hashed", "alex", client_secret=PHC, hash_secret=True),
@@ -156,11 +176,11 @@ def test_import_keeps_ids_names_and_times(admin: Admin) -> None:
     report = take(admin, kong)
     assert report["written"] and report["left_out"] == report["conflicts"] == report["notes"] == []
     assert counts(report) == {kind: (len(entities), 0, 0) for kind, entities in kong.items()}
-    paths = {"oauth2_credentials": "oauth2"}
+    paths = {"oauth2_credentials": "oauth2", "targets": f"upstreams/{id_of('pool')}/targets"}
     for kind in kong.keys() - {"oauth2_tokens"}:
         for theirs in kong[kind]:
             ours = admin.get(f"/{paths.get(kind, kind)}/{theirs['id']}")
-            for name in ours.keys() - {"config", "cert_digest"}:
+            for name in ours.keys() & theirs.keys() - {"config", "cert_digest", "healthchecks"}:
                 assert ours[name] == theirs[name], (kind, name)
     config = admin.get(f"/plugins/{id_of('on-chat')}")["config"]
     assert {name: config[name] for name in OAUTH2} == OAUTH2
@@ -406,6 +426,39 @@ def test_routes_that_carry_nothing_here_are_named(admin: Admin) -> None:
     assert note["reason"] == "kept, but only http, https, ws, wss are carried"
 
 
+def test_upstream_is_taken_without_what_is_not_supported_yet(admin: Admin) -> None:
+    checks = {"threshold": 0, "active": {"healthy": {"interval": 5}}}
+    kong = {
+        "upstreams": [upstream("pool", healthchecks=checks, algorithm="least-connections")],
+        "targets": [target("10.0.0.1:8000", "pool")],
+    }
+    for _ in range(2):
+        report = take(admin, kong)
+        (note,) = report["notes"]
+        assert note["reason"] == "without its algorithm, healthchecks: not supported yet"
+        assert report["left_out"] == []
+    assert counts(report) == {"upstreams": (0, 0, 1), "targets": (0, 0, 1)}
+    assert admin.get("/upstreams/pool")["algorithm"] == "round-robin"
+
+
+def test_service_of_an_upstream_that_was_left_out_is_named(admin: Admin) -> None:
+    kong = {
+        "upstreams": [upstream("pool", use_srv_name=True)],
+        "targets": [target("10.0.0.1:8000", "pool")],
+        "services": [service("s", host="pool")],
+    }
+    report = take(admin, kong)
+    assert left_out(report) == {
+        ("upstreams", "use_srv_name: not supported yet"): ["pool"],
+        ("targets", "its upstream was left out"): ["10.0.0.1:8000"],
+    }
+    (note,) = report["notes"]
+    assert (note["reason"], note["examples"]) == (
+        "its host is an upstream that was left out",
+        ["s"],
+    )
+
+
 # --- guards --------------------------------------------------------------------------------------
 
 FOLLOWS = ("plugins", "its route was left out")
@@ -547,6 +600,7 @@ def of_deck() -> dict[str, Any]:
         "certificates": [
             {"cert": pair.cert, "key": pair.key, "id": id_of("c"), "snis": [{"name": "d.example"}]}
         ],
+        "upstreams": [{"name": "pool", "targets": [{"target": "10.0.0.1"}, {"target": "a:80"}]}],
         "ca_certificates": [{"cert": make("deck ca", authority=True).cert}],
     }  # fmt: skip
 
@@ -557,7 +611,7 @@ def test_file_of_deck_is_taken_by_its_names(admin: Admin) -> None:
     assert counts(report) == {
         "services": (1, 0, 0), "routes": (2, 0, 0), "consumers": (2, 0, 0), "plugins": (2, 0, 0),
         "oauth2_credentials": (1, 0, 0), "certificates": (1, 0, 0), "snis": (1, 0, 0),
-        "ca_certificates": (1, 0, 0),
+        "ca_certificates": (1, 0, 0), "upstreams": (1, 0, 0), "targets": (2, 0, 0),
     }  # fmt: skip
     reason = ("keyauth_credentials", "keyauth_credentials are not there")
     assert left_out(report) == {reason: ["without a name"]}
@@ -571,7 +625,14 @@ def test_export_of_kong_refers_by_id(admin: Admin) -> None:
     for kind, entities in kong.items():
         if not kind.startswith("_"):
             for item in entities:
-                for name in ("service", "route", "consumer", "credential", "certificate"):
+                for name in (
+                    "service",
+                    "route",
+                    "consumer",
+                    "credential",
+                    "certificate",
+                    "upstream",
+                ):
                     if item.get(name):
                         item[name] = item[name]["id"]
     report = take(admin, kong, strict=True)

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway import howto
+from tests.gateway.test_import_kong import ACCESS, kong_of
 from tests.harness import ROOT, START_SECONDS, Gateway, Process, eventually, free_ports
+from tests.kong import FakeKong
 
 CURL = Path(__file__).with_name("curl.py")
 
@@ -39,9 +42,12 @@ def tools(tmp_path: Path) -> Path:
 class Shell:
     """Runs commands of the README against a gateway on other ports."""
 
-    def __init__(self, gateway: Gateway, tools: Path, echo_port: int) -> None:
+    def __init__(
+        self, gateway: Gateway, tools: Path, echo_port: int = 0, kong_port: int = 0
+    ) -> None:
         ports = gateway.ports
         self._ports = {8000: ports.proxy, 8443: ports.tls, 8001: ports.admin, 8009: echo_port}
+        self._ports[8101] = kong_port
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
         home = str(gateway.folder.parent)
         self._env = {**gateway.env, "PATH": path, "no_proxy": "*", "HOME": home}
@@ -105,11 +111,35 @@ def test_readme_backup_is_restored_as_it_says(
     before.start()
     made = before.admin.post("/consumers", json={"username": "alex"}).json()
     backup, restore = blocks_of("Backup")
-    Shell(before, tools, 0).run(backup)
+    Shell(before, tools).run(backup)
     before.processes[0].stop()
-    Shell(after, tools, 0).run(restore)
+    Shell(after, tools).run(restore)
     after.start()
     assert after.admin.get("/consumers/alex").json() == made
+
+
+def test_readme_import_takes_over_a_kong(
+    new_gateway: Callable[..., Gateway], tools: Path, echo_url: str
+) -> None:
+    gateway = new_gateway()
+    gateway.start()
+    collections = kong_of(echo_url)
+    file = {"_format_version": "3.0"} | collections
+    (gateway.folder.parent / "kong.yaml").write_text(json.dumps(file))
+    by_url, by_file = blocks_of("Coming from Kong")
+    with FakeKong(collections) as kong:
+        shell = Shell(gateway, tools, kong_port=kong.port)
+        said = shell.run(by_url)
+    assert said.count("nothing was changed: --dry-run") == 1
+    assert [line.split() for line in said if line.startswith("services")] == [
+        ["services", "1", "0", "0"]
+    ] * 2
+    again = shell.run(by_file)
+    assert [line.split() for line in again if line.startswith("services")] == [
+        ["services", "0", "0", "1"]
+    ]
+    gateway.wait_carried()
+    howto.HowTo(gateway, "", "").echoes(ACCESS)
 
 
 # --- make run ------------------------------------------------------------------------------------
