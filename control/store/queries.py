@@ -446,14 +446,21 @@ def tokens_by_digest(
     return [found.get(digest) for digest in digests]
 
 
-def tokens_to_replay(session: Session, now: float | None = None) -> list[IssuedToken]:
-    """Tokens made by hand that have not expired: their value proves nothing, so they are sent."""
+def tokens_to_replay(
+    session: Session, after: bytes = b"", limit: int | None = None, now: float | None = None
+) -> list[IssuedToken]:
+    """Tokens made by hand that have not expired: their value proves nothing, so they are sent.
+
+    In the order of their digests, those after `after`.
+    """
     moment = time.time() if now is None else now
     version = cluster_state(session).config_version
     expires_in, created_at = col(OAuth2Token.expires_in), col(OAuth2Token.created_at)
+    digest, gone_at = col(OAuth2Token.access_token_digest), col(OAuth2Token.gone_at)
     unexpired = or_(expires_in == 0, created_at + expires_in > moment)
-    there = or_(col(OAuth2Token.gone_at).is_(None), col(OAuth2Token.gone_at) > moment)
-    rows = session.exec(select(OAuth2Token).where(OAuth2Token.by_hand, unexpired, there))
+    there = or_(gone_at.is_(None), gone_at > moment)
+    chosen = select(OAuth2Token).where(OAuth2Token.by_hand, unexpired, there, digest > after)
+    rows = session.exec(chosen.order_by(digest).limit(limit))
     return [issued_token(row, version) for row in rows]
 
 
