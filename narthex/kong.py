@@ -5,6 +5,7 @@ The control plane takes it over in one transaction and says what it did; here it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -149,13 +150,7 @@ def read_file(text: str, environment: Mapping[str, str]) -> Collections:
     Raises:
         Fault: not YAML or JSON of that form.
     """
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        found = yaml.load(fill_in(text, environment), loader)  # noqa: S506
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise Fault(f"the file is not YAML: {getattr(error, 'problem', 'broken')}{where}") from None
+    found = _parsed(fill_in(text, environment))
     if not isinstance(found, dict):
         raise Fault("the file is not of Kong's format: a mapping with _format_version was expected")
     version = found.get("_format_version")
@@ -165,6 +160,19 @@ def read_file(text: str, environment: Mapping[str, str]) -> Collections:
             "`deck file convert` makes a file of an older Kong one of 3.0"
         )
     return found
+
+
+def _parsed(text: str) -> Any:
+    if text.lstrip().startswith("{"):  # JSON is YAML, read fifty times as fast
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return yaml.load(text, loader)  # noqa: S506
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise Fault(f"the file is not YAML: {getattr(error, 'problem', 'broken')}{where}") from None
 
 
 def hand_over(base: str, collections: Collections, options: Mapping[str, bool]) -> dict[str, Any]:
