@@ -192,8 +192,6 @@ def _write(session: WriteSession, resource: Resource, given: Values, write: Writ
     errors = resource.check(session, values, previous)
     if errors:
         raise SchemaViolation(errors)
-    if "updated_at" in values and not (write.dated and "updated_at" in write.sent):
-        values["updated_at"] = None  # now
     _fill_autos(schema.fields, values, _held(resource, given, write))
     _check_unique(session, resource, values, write)
     row = resource.columns(values, write)
@@ -209,11 +207,13 @@ def _write(session: WriteSession, resource: Resource, given: Values, write: Writ
 
 def _held(resource: Resource, given: Values, write: Write) -> Values:
     """What automatic fields keep when they are not sent; null in a PATCH asks for a new value."""
+    moment = given.get("updated_at") if write.dated and "updated_at" in write.sent else None
+    dated = {} if moment is None else {"updated_at": int(moment) if moment % 1 == 0 else moment}
     if write.previous is None:
-        return {}
+        return dated
     held = resource.shown(write.previous)
     held.pop("updated_at", None)
-    return _forget(held, given) if write.partial else held
+    return (_forget(held, given) if write.partial else held) | dated
 
 
 def _forget(held: Values, given: Values) -> Values:
@@ -259,7 +259,7 @@ def _fill_autos(fields: Mapping[str, Field], values: Values, held: Mapping[str, 
         value = values.get(name)
         if field.type == "record" and field.fields is not None and value is not None:
             _fill_autos(field.fields, value, held.get(name) or {})
-        elif field.auto and value is None:
+        elif name == "updated_at" or (field.auto and value is None):
             values[name] = held.get(name) or _made(field)
 
 
