@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +15,16 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from control import declarative
+from control.admin.audit import audit_router
 from control.admin.dataplanes import DataPlanes, dataplanes_router
 from control.admin.edge import Counts, Manners, Stamp
+from control.admin.openapi import SECURITY_SCHEMES, document_login
 from control.admin.router import documented_models, install
 from control.admin.signing_keys import DOCUMENTED as SIGNING_KEYS_DOCUMENTED
 from control.admin.signing_keys import signing_keys_router
-from control.guard import Guard
+from control.guard.hosts import Guard
+from control.guard.login import Login, shown_path
+from control.guard.tokens import TokensFile
 from control.kong import endpoint as kong_import
 from control.oauth2.direct import Direct
 from control.oauth2.issuer import DOCUMENTED, EXCEPTION_HANDLERS, Dispatch, issuer_router
@@ -35,8 +38,6 @@ from control.store.session import Store
 
 VERSION = "0.1.0"
 KEY_PUBLISH_SECONDS = 3600  # the setting's default
-
-_TOKEN_PATH = re.compile(r"(/oauth2_tokens/)[^/]+")
 
 _FAULT = {  # headers of a 500, which may be an OAuth endpoint's (S30)
     "Content-Type": "application/json; charset=utf-8",
@@ -52,12 +53,17 @@ def create_app(settings: Settings, store: Store, dataplanes: DataPlanes) -> ASGI
     """What ADMIN_LISTEN serves: the Admin API, its guard before it.
 
     `dataplanes` tells which data planes are connected, for `GET /dataplanes`.
+
+    Raises:
+        TokensFileError: ADMIN_TOKENS_FILE is set and cannot be used.
     """
     counts = Counts()
     app = admin_app(store, dataplanes, counts, settings.key_publish_seconds)
-    shielded = Shield(Manners(app, app))
-    guarded = Guard(shielded, settings.admin_listen, settings.admin_hosts, settings.admin_origins)
-    return Stamp(guarded, f"narthex/{VERSION}", counts)
+    file = settings.admin_tokens_file
+    tokens = None if file is None else TokensFile(file)
+    login = Login(Shield(Manners(app, app)), tokens, settings.admin_failures)
+    guard = Guard(login, settings.admin_listen, settings.admin_hosts, settings.admin_origins)
+    return Stamp(guard, f"narthex/{VERSION}", counts)
 
 
 def create_issuer(
@@ -94,6 +100,7 @@ def admin_app(
     install(app, store, counts)
     app.include_router(dataplanes_router(dataplanes))
     app.include_router(signing_keys_router(store, key_publish_seconds))
+    app.include_router(audit_router(store))
     app.include_router(declarative.router(store))
     app.include_router(kong_import.router(store))
     parts, routes = Parts.of(store), IssuerRoutes(store)
@@ -120,7 +127,9 @@ def _document(app: FastAPI, routes: Sequence[BaseRoute]) -> dict[str, Any]:
         components["securitySchemes"] = {
             "client": {"type": "http", "scheme": "basic"},
             "token": {"type": "http", "scheme": "bearer"},
+            **SECURITY_SCHEMES,
         }
+        document_login(made)
         app.openapi_schema = made
     return app.openapi_schema
 
@@ -151,17 +160,14 @@ async def _no_database(request: Request, error: Exception) -> JSONResponse:
     if type(error) not in (DatabaseError, OperationalError):
         raise error  # a statement of ours was wrong
     why = str(getattr(error, "orig", None))
-    log.error("database.unavailable", method=request.method, path=_path(request.scope), why=why)
+    log.error(
+        "database.unavailable", method=request.method, path=shown_path(request.scope), why=why
+    )
     return JSONResponse(
         {"message": "the database cannot be used at the moment, try again"},
         503,
         {"Retry-After": "1"},
     )
-
-
-def _path(scope: Scope) -> str:
-    """The path as a log may show it: one of ours ends with an access token."""
-    return _TOKEN_PATH.sub(r"\1[redacted]", scope["path"])
 
 
 async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
@@ -186,6 +192,6 @@ class Shield:
         try:
             await self.app(scope, receive, noting_send)
         except Exception:
-            log.exception("unexpected error", method=scope["method"], path=_path(scope))
+            log.exception("unexpected error", method=scope["method"], path=shown_path(scope))
             if not started:
                 await (await _unexpected(Request(scope), Exception()))(scope, receive, send)

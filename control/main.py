@@ -21,18 +21,21 @@ from starlette.types import ASGIApp
 from control import logs
 from control.app import VERSION, create_app, create_issuer
 from control.cleanup import clean_for_ever
+from control.guard.tokens import TokensFileError
 from control.oauth2.keys import Keeper
 from control.oauth2.throttle import Throttle
 from control.push import LinkTLSError, Push, link_tls
 from control.settings import Listen, Settings, SettingsError, load
 from control.startup import (
     StartError,
+    admin_certificate,
     bind,
     check_certificate,
     link_secret,
     lock_data_dir,
     prepare_data_dir,
 )
+from control.store.audit import Retention
 from control.store.changes import IssuedToken
 from control.store.keyring import KeyringError, load_keyring
 from control.store.session import Store, StoreError
@@ -41,6 +44,7 @@ log = structlog.get_logger("control")
 
 STOP_SECONDS = 5  # for requests in flight when SIGTERM comes
 CONNECTIONS_MAX = 1000  # at a time on the Admin API; more get 503
+PLAIN = "tokens cross the network as clear text; put `ssl` after the address in ADMIN_LISTEN"
 HEAD_BYTES_MAX = 64 * 1024  # request line and headers
 
 
@@ -52,12 +56,14 @@ class Plane:
     admin: ASGIApp
     push: Push
     keeper: Keeper
-    admin_socket: socket.socket
+    admin_sockets: dict[Listen, socket.socket]
+    admin_cert: tuple[Path, Path] | None
     link: Listen
     link_tls: ssl.SSLContext | None
     issuer: ASGIApp
     issuer_socket: socket.socket | None
     issuer_cert: tuple[Path, Path] | None
+    retention: Retention
 
 
 def main(settings: Settings) -> int:
@@ -69,6 +75,9 @@ def main(settings: Settings) -> int:
         with lock_data_dir(data_dir), contextlib.closing(_open_store(settings)) as store:
             plane = _prepare(settings, data_dir, store)
             return asyncio.run(_serve(plane))
+    except TokensFileError as error:
+        print(f"narthex control: ADMIN_TOKENS_FILE {error}", file=sys.stderr)
+        return 1
     except (StartError, KeyringError, StoreError, LinkTLSError) as error:
         print(f"narthex control: {error}", file=sys.stderr)
         return 1
@@ -101,14 +110,17 @@ def _prepare(settings: Settings, data_dir: Path, store: Store) -> Plane:
     issuer = create_issuer(store, throttle, settings.key_publish_seconds, move_sessions)
     secret = link_secret(settings, data_dir)
     push = Push(store, issuer, secret, names=settings.link_names, software=VERSION)
-    admin_socket = bind("ADMIN_LISTEN", settings.admin_listen)
+    admin_cert = admin_certificate(settings)
+    admin_sockets = {one: bind("ADMIN_LISTEN", one) for one in settings.admin_listen}
     admin = create_app(settings, store, dataplanes=push.dataplanes)
     return Plane(
         store=store,
         admin=admin,
         push=push,
         keeper=Keeper(store, settings.key_rotation_days, settings.key_publish_seconds),
-        admin_socket=admin_socket,
+        admin_sockets=admin_sockets,
+        admin_cert=admin_cert,
+        retention=Retention(settings.audit_days, settings.audit_rows),
         link=_free("LINK_LISTEN", settings.link_listen),
         link_tls=tls,
         issuer=issuer,
@@ -153,7 +165,10 @@ def _server(app: ASGIApp, cert: tuple[Path, Path] | None = None) -> _Server:
 async def _serve(plane: Plane) -> int:
     """Serve until a signal, or until a part ends by itself: a fault, exit code 1."""
     stop = asyncio.Event()
-    servers = {_server(plane.admin): plane.admin_socket}
+    servers = {
+        _server(plane.admin, plane.admin_cert if listen.tls else None): found
+        for listen, found in plane.admin_sockets.items()
+    }
     if plane.issuer_socket is not None:
         servers[_server(plane.issuer, plane.issuer_cert)] = plane.issuer_socket
     _on_signals(stop, servers)
@@ -166,7 +181,7 @@ async def _serve(plane: Plane) -> int:
     gc.set_threshold(10_000, 10, 10)
     http = [asyncio.create_task(s.serve([sock])) for s, sock in servers.items()]
     link = asyncio.create_task(plane.push.serve(plane.link.host, plane.link.port, plane.link_tls))
-    cleaning = asyncio.create_task(clean_for_ever(plane.store))
+    cleaning = asyncio.create_task(clean_for_ever(plane.store, plane.retention))
     keeper = asyncio.create_task(plane.keeper.run_for_ever())
     stopped = asyncio.create_task(stop.wait())
     ready = asyncio.create_task(plane.push.listening.wait())
@@ -209,8 +224,11 @@ def _on_signals(stop: asyncio.Event, servers: dict[_Server, socket.socket]) -> N
 
 
 def _say_where(plane: Plane) -> None:
-    host, port = plane.admin_socket.getsockname()[:2]
-    log.info("listening", name="admin", address=str(Listen(host, port)))
+    for listen, found in plane.admin_sockets.items():
+        host, port = found.getsockname()[:2]
+        log.info("listening", name="admin", address=str(Listen(host, port)), tls=listen.tls)
+        if not (listen.tls or listen.loopback):
+            log.warning("admin.plain_listener", address=str(Listen(host, port)), why=PLAIN)
     log.info("listening", name="link", address=str(plane.link), tls=plane.link_tls is not None)
     if plane.issuer_socket is not None:
         host, port = plane.issuer_socket.getsockname()[:2]

@@ -52,9 +52,11 @@ class Listen(NamedTuple):
 
     host: str
     port: int
+    tls: bool = False
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}{' ssl' if self.tls else ''}"
 
     @property
     def loopback(self) -> bool:
@@ -87,6 +89,27 @@ def _listen(value: object) -> object:
     return Listen(host, int(port))
 
 
+def _listeners(value: object) -> object:
+    words = _words(value)
+    found = [_listener(word) for word in (words if isinstance(words, list) else [words])]
+    if len(set(found)) < len(found):
+        raise ValueError("each address once")
+    return found
+
+
+def _listener(word: object) -> Listen:
+    if isinstance(word, Listen):
+        return word
+    where, *rest = (word.split() if isinstance(word, str) else []) or [""]
+    found = _listen(where)
+    if rest not in ([], ["ssl"]) or not isinstance(found, Listen):
+        raise ValueError(
+            "address:port, with `ssl` after it for TLS and a comma between two, as in "
+            "127.0.0.1:8001, 0.0.0.0:8444 ssl"
+        )
+    return found._replace(tls=bool(rest))
+
+
 def _words(value: object) -> object:
     """`a, b` in the environment means what `["a", "b"]` means in TOML."""
     if isinstance(value, str):
@@ -106,6 +129,7 @@ def _expanded(value: object) -> object:
 
 File = Annotated[Path, BeforeValidator(_expanded)]
 Address = Annotated[Listen, NoDecode, BeforeValidator(_listen)]
+Addresses = Annotated[list[Listen], NoDecode, BeforeValidator(_listeners)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
 
 
@@ -151,12 +175,34 @@ class Settings(BaseSettings):
         description="file of Fernet keys, one a line, newest first; encrypts secrets at rest. "
         "Unset: `keyring` in DATA_DIR, made when missing",
     )
-    admin_listen: Address = Field(
-        Listen("127.0.0.1", 8001), description="Admin API; loopback, for it has no login yet"
+    admin_listen: Addresses = Field(
+        [Listen("127.0.0.1", 8001)],
+        min_length=1,
+        max_length=16,
+        description="Admin API: addresses, comma between, each with `ssl` after it for TLS",
     )
     admin_tokens_file: File | None = Field(
-        None, description="who may use the Admin API; required before ADMIN_LISTEN leaves loopback"
+        None,
+        description="who may use the Admin API, lines that `narthex admin-token` makes; unset: "
+        "everybody who reaches ADMIN_LISTEN, which may not leave loopback then (S84)",
     )
+    admin_failures: int = Field(
+        20, ge=1, le=10_000,
+        description="wrong tokens of the Admin API a minute from one address (an IPv6 /64); then "
+        "429 for whoever shows no good one",
+    )  # fmt: skip
+    admin_tls_cert: File | None = Field(
+        None, description="PEM certificate chain of ADMIN_LISTEN's `ssl`; unset: TLS_CERT"
+    )
+    admin_tls_key: File | None = Field(None, description="PEM private key of ADMIN_TLS_CERT")
+    audit_days: float = Field(
+        90, gt=0, le=3650, allow_inf_nan=False,
+        description="days for which the audit trail keeps a record",
+    )  # fmt: skip
+    audit_rows: int = Field(
+        200_000, ge=1000, le=10_000_000,
+        description="records that the audit trail keeps at the most, 1 to 2 KiB each mostly",
+    )  # fmt: skip
     admin_hosts: Words = Field(
         [], description="names in Host the Admin API answers to besides loopback ones (S86)"
     )
@@ -193,7 +239,9 @@ class Settings(BaseSettings):
         200, ge=1, le=10_000,
         description="wrong secrets a minute from one address (an IPv6 /64), whatever the client",
     )  # fmt: skip
-    tls_cert: File | None = Field(None, description="PEM certificate chain for ISSUER_LISTEN")
+    tls_cert: File | None = Field(
+        None, description="PEM certificate chain for ISSUER_LISTEN, and ADMIN_LISTEN's `ssl`"
+    )
     tls_key: File | None = Field(None, description="PEM private key of TLS_CERT")
     key_rotation_days: float = Field(
         90,
@@ -273,6 +321,13 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.data_dir.absolute() / 'narthex.db'}"
 
     @property
+    def admin_certificate(self) -> tuple[Path | None, Path | None]:
+        """Certificate chain and key of the Admin API's TLS listeners."""
+        if self.admin_tls_cert or self.admin_tls_key:
+            return self.admin_tls_cert, self.admin_tls_key
+        return self.tls_cert, self.tls_key
+
+    @property
     def keyring_file(self) -> Path:
         return self.keyring or self.data_dir / "keyring"
 
@@ -303,18 +358,7 @@ def _expected(problem: dict[str, Any]) -> str:
 
 def _check_together(settings: Settings) -> None:
     """What no single value shows: settings that need each other."""
-    # Tokens of the Admin API are not there yet, so that a file of them protects nothing.
-    if not settings.admin_listen.loopback:
-        raise SettingsError(
-            "admin_listen",
-            str(settings.admin_listen),
-            "a loopback address such as 127.0.0.1:8001; any other needs ADMIN_TOKENS_FILE, "
-            "which this version does not support yet",
-        )
-    if settings.admin_tokens_file:
-        raise SettingsError(
-            "admin_tokens_file", str(settings.admin_tokens_file), "to be unset: not supported yet"
-        )
+    _check_admin(settings)
     link = (settings.link_cert, settings.link_key, settings.link_ca)
     if any(link) and not all(link):
         value = str(settings.link_cert or "unset")
@@ -328,4 +372,25 @@ def _check_together(settings: Settings) -> None:
     if settings.issuer_listen and not (settings.tls_cert and settings.tls_key):
         raise SettingsError(
             "issuer_listen", str(settings.issuer_listen), "TLS_CERT and TLS_KEY set too"
+        )
+
+
+def _check_admin(settings: Settings) -> None:
+    listeners = ", ".join(map(str, settings.admin_listen))
+    if not all(one.loopback for one in settings.admin_listen) and not settings.admin_tokens_file:
+        raise SettingsError(
+            "admin_listen",
+            listeners,
+            "a loopback address such as 127.0.0.1:8001, or ADMIN_TOKENS_FILE set too: "
+            "`narthex admin-token NAME ROLE` makes its lines",
+        )
+    tls = (settings.admin_tls_cert, settings.admin_tls_key)
+    if any(tls) and not all(tls):
+        value = str(settings.admin_tls_cert or "unset")
+        raise SettingsError("admin_tls_cert", value, "ADMIN_TLS_CERT and ADMIN_TLS_KEY both set")
+    if any(one.tls for one in settings.admin_listen) and not all(settings.admin_certificate):
+        raise SettingsError(
+            "admin_listen",
+            listeners,
+            "ADMIN_TLS_CERT and ADMIN_TLS_KEY set too, or TLS_CERT and TLS_KEY, for its `ssl`",
         )

@@ -99,7 +99,7 @@ def bind(name: str, listen: Listen) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        found.bind(listen)
+        found.bind(listen[:2])
         # Linux binds two SO_REUSEADDR sockets that do not listen yet: listening settles it.
         found.listen(1024)
     except OSError as error:
@@ -111,6 +111,16 @@ def bind(name: str, listen: Listen) -> socket.socket:
         raise StartError(f"{name} {listen}: {what}") from None
     found.setblocking(False)
     return found
+
+
+def admin_certificate(settings: Settings) -> tuple[Path, Path] | None:
+    """Certificate and key of the Admin API's TLS listeners, checked; None where there is none."""
+    cert, key = settings.admin_certificate
+    if not any(one.tls for one in settings.admin_listen) or not (cert and key):
+        return None
+    names = "ADMIN_TLS_CERT, ADMIN_TLS_KEY" if settings.admin_tls_cert else "TLS_CERT, TLS_KEY"
+    check_certificate(names, cert, key)
+    return cert, key
 
 
 def check_certificate(names: str, cert: Path, key: Path) -> None:

@@ -25,13 +25,15 @@ cdef class Engine:
     cdef list threads
     cdef uint8_t* lines  # owned: LINES_BYTES, once needed
     cdef list unposted  # by worker: notes that found its inbox full, in their order
+    cdef bint[WORKERS_MAX] unseen  # by worker: it was told something and not woken
     cdef bint offset_known
     cdef int64_t boottime_offset_ms  # of the control plane's clock to CLOCK_BOOTTIME
     cdef int64_t least_offset_ms  # of the time to CLOCK_MONOTONIC since sessions were looked through
     cdef bint _set_clock(self)
     cdef int _post(
-        self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text
+        self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text, bint wake=*
     ) except -1
+    cdef int _wake(self, int index) except -1
     cdef int _put(
         self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text
     ) except -1

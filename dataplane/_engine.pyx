@@ -11,6 +11,7 @@ import re
 import threading
 import uuid
 from collections import deque
+from functools import lru_cache
 from http import HTTPStatus
 
 cdef enum:
@@ -81,7 +82,27 @@ _VERDICTS = {
 }
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _MOVES = {"refreshed": MOVE_REFRESHED, "renewed": MOVE_RENEWED, "asked": MOVE_ASKED}
-_UNFORWARDED = {b"connection", b"content-length", b"server", b"date", b"transfer-encoding"}
+_UNFORWARDED = {
+    b"connection",
+    b"content-length",
+    b"date",
+    b"keep-alive",
+    b"server",
+    b"transfer-encoding",
+}
+
+
+@lru_cache(maxsize=64)  # most replies have the same
+def _reply_head(status, headers):
+    """Status line and fields of an issuer's response, without what the engine says itself."""
+    lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
+    for name, value in headers:
+        if name.lower() in _UNFORWARDED:
+            continue
+        if _CONTROL.search(value) or _CONTROL.search(name):
+            raise ValueError(f"header {name!r} has a control byte")
+        lines.append(name + b": " + value)
+    return b"\r\n".join(lines) + b"\r\n"
 
 
 cdef str _uuid(const uint8_t* data):
@@ -357,19 +378,30 @@ cdef class Engine:
                 if not self._put(index, ref, kind, value, text):
                     break
                 held_up.popleft()
+                self._wake(index)
         return self.reclaimer.sweep()
 
-    cdef int _post(self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text) except -1:
+    cdef int _post(
+        self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text, bint wake=True
+    ) except -1:
         """Tell a worker, in the order of the calls; later where its inbox is full."""
         if self.unposted[index] or not self._put(index, ref, kind, value, text):
             self.unposted[index].append((ref, kind, value, text))
+        self.unseen[index] = True
+        if wake:
+            self._wake(index)
+        return 1
+
+    cdef int _wake(self, int index) except -1:
+        cdef uint64_t one = 1
+        self.unseen[index] = False
+        write(self.workers[index].inbox_fd, &one, sizeof(one))
         return 1
 
     cdef int _put(self, int index, uint64_t ref, uint8_t kind, uint64_t value, bytes text) except -1:
         """Whether there was room in a worker's inbox."""
         cdef Worker* worker = self.workers[index]
         cdef Note* note = <Note*>ring_reserve(&worker.inbox)
-        cdef uint64_t one = 1
         if note == NULL:
             return 0
         memset(note, 0, sizeof(Note))
@@ -383,7 +415,6 @@ cdef class Engine:
         note.kind = kind
         note.value = value
         ring_publish(&worker.inbox)
-        write(worker.inbox_fd, &one, sizeof(one))
         return 1
 
     def questions(self, int limit=256):
@@ -440,26 +471,29 @@ cdef class Engine:
         value = VERDICT_NAME_FOUND if found else VERDICT_NAME_FAILED
         self._post(ref >> 56, ref, NOTE_VERDICT, value, None)
 
-    def answer_request(self, uint64_t ref, int status, list headers, bytes body):
+    def answer_request(
+        self, uint64_t ref, int status, list headers, bytes body, bint wake=True
+    ):
         """The issuer's response to a token request.
+
+        Without `wake` its worker may see it as late as the next `wake()`: for several at once.
 
         Raises:
             ValueError: a header has a control byte (S57).
         """
-        lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
-        for name, value in headers:
-            if name.lower() in _UNFORWARDED:
-                continue
-            if _CONTROL.search(value) or _CONTROL.search(name):
-                raise ValueError(f"header {name!r} has a control byte")
-            lines.append(name + b": " + value)
+        cdef bytes head = _reply_head(status, tuple(headers))
         if status == 204 or status == 304:  # RFC 9110 §8.6
-            lines.append(b"")
             body = b""
         else:
-            lines.append(b"Content-Length: %d\r\n" % len(body))
-        head = b"\r\n".join(lines)
-        self._post(ref >> 56, ref, NOTE_RESPONSE, len(head), head + body)
+            head += b"Content-Length: %d\r\n" % len(body)
+        self._post(ref >> 56, ref, NOTE_RESPONSE, len(head), head + body, wake)
+
+    def wake(self):
+        """Have the workers see all that was answered without waking them."""
+        cdef int i
+        for i in range(self.worker_count):
+            if self.unseen[i]:
+                self._wake(i)
 
     def records(self, int limit=4096):
         """What ended and was refused since the last call: ("ended", dict) and ("refused", dict)."""

@@ -49,7 +49,6 @@ NAME_SECONDS = 4.0  # the look-up itself goes on: the next session may find its 
 RETRY_AFTER_SECONDS = 5  # said to clients of the token endpoint
 
 KNOWN, UNKNOWN, UNAVAILABLE = "known", "unknown", "unavailable"
-FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})
 
 log = structlog.get_logger()
 
@@ -78,6 +77,7 @@ class Answers:
         self._resolver = resolver
         self._tasks: dict[str, set[asyncio.Task[None]]] = {kind: set() for kind in TASKS_MAX}
         self._requests: set[int] = set()  # refs of those that wait for the issuer
+        self._replied_to: list[tuple[int, wire.TokenReply | LinkDown]] = []
         self._unchecked = asyncio.Semaphore(UNCHECKED_ASKS_MAX)
         self._version = 0
         self._version_moved = asyncio.Event()
@@ -311,21 +311,36 @@ class Answers:
         except Exception as error:
             if not isinstance(error, LinkDown | LinkBusy):  # of ours; the client is answered
                 log.error("answer.fault", question="request", error=repr(error))
-            self._replied(ref, LinkDown(str(error)))
+            self._requests.discard(ref)
+            self._refuse_request(ref)
 
     def _replied(self, ref: int, reply: wire.TokenReply | LinkDown) -> None:
-        if ref not in self._requests:  # we are stopping, and it was refused
-            return
-        self._requests.discard(ref)
-        if isinstance(reply, LinkDown):
-            return self._refuse_request(ref)
-        try:
-            # The engine frames the answer itself; what else the issuer said goes as it is.
-            headers = [(n, v) for n, v in reply.headers if n.lower() not in FRAMING]
-            self._engine.answer_request(ref, reply.status, headers, reply.body)
-        except Exception as error:  # a header the engine refuses, or a fault of ours
-            log.error("answer.fault", question="request", error=f"{type(error).__name__}: {error}")
-            self._refuse_request(ref)
+        """Answer with all the others whose replies came in this turn of the loop."""
+        if not self._replied_to:
+            asyncio.get_running_loop().call_soon(self._answer_requests)
+        self._replied_to.append((ref, reply))
+
+    def _answer_requests(self) -> None:
+        """A worker that is woken for each answer takes as long for waking as for the answer."""
+        answered, self._replied_to = self._replied_to, []
+        for ref, reply in answered:
+            if ref not in self._requests:  # we stopped, and it was refused
+                continue
+            self._requests.discard(ref)
+            if isinstance(reply, LinkDown):
+                self._refuse_request(ref)
+                continue
+            try:
+                # The engine frames the answer itself; what else the issuer said goes as it is.
+                self._engine.answer_request(
+                    ref, reply.status, reply.headers, reply.body, wake=False
+                )
+            except Exception as error:  # a header the engine refuses, or a fault of ours
+                log.error(
+                    "answer.fault", question="request", error=f"{type(error).__name__}: {error}"
+                )
+                self._refuse_request(ref)
+        self._engine.wake()
 
     def _refuse_request(self, ref: int) -> None:
         body = {

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from control.settings import Settings
+from narthex.admin import ask
 from narthex.fault import Fault
-from narthex.requests import send
 
 PATH = "/narthex/config/apply"
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-
-
-def admin_url(settings: Settings) -> str:
-    """Where the Admin API of these settings answers, as http://host:port."""
-    host, port = settings.admin_listen
-    host = ANY_ADDRESS.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def apply_text(base: str, text: str) -> list[str]:
@@ -27,7 +18,7 @@ def apply_text(base: str, text: str) -> list[str]:
     Raises:
         Fault: the control plane does not answer, or refused the file: then nothing was written.
     """
-    reply = send("POST", base + PATH, text, "application/yaml")
+    reply = ask("POST", base + PATH, text, "application/yaml")
     found = reply.json()
     if not reply.ok:
         raise Fault(f"refused, nothing was changed: {_reason(found)}")

@@ -29,13 +29,14 @@ Where to listen: PROXY_LISTEN, ADMIN_LISTEN, STATUS_LISTEN, LINK_LISTEN, ISSUER_
 
 What is kept, and its keys: DATA_DIR, DATABASE_URL, KEYRING, TLS_CERT, TLS_KEY.
 
-Who is believed: TRUSTED_IPS, ADMIN_HOSTS, ADMIN_ORIGINS, ADMIN_TOKENS_FILE.
+Who is believed: TRUSTED_IPS, ADMIN_HOSTS, ADMIN_ORIGINS, ADMIN_TOKENS_FILE, ADMIN_FAILURES,
+ADMIN_TLS_CERT, ADMIN_TLS_KEY.
 
 Between the planes: LINK_URL, LINK_SECRET, LINK_CERT, LINK_KEY, LINK_CA, LINK_CRL, LINK_NAMES.
 
 How much, how long: WORKERS, TOKEN_CACHE, MAX_SESSIONS, MAX_CONNECTIONS, MAX_SESSIONS_PER_CONSUMER,
 MAX_CONNECTIONS_PER_ADDRESS, HANDSHAKE_RATE_PER_ADDRESS, CLIENT_FAILURES, ADDRESS_FAILURES,
-HEAD_BYTES, DRAIN_SECONDS, KEY_ROTATION_DAYS, KEY_PUBLISH_SECONDS.
+HEAD_BYTES, DRAIN_SECONDS, KEY_ROTATION_DAYS, KEY_PUBLISH_SECONDS, AUDIT_DAYS, AUDIT_ROWS.
 
 Logs: LOG_LEVEL, LOG_FORMAT.
 """
@@ -53,7 +54,11 @@ app = typer.Typer(
     that start with NARTHEX_, or one TOML file that NARTHEX_CONFIG names; README.md lists them.
 
     A first session: `narthex start --example` loads an example into an empty database and prints
-    a command that gets a token and one that talks through the gateway with it.""",
+    a command that gets a token and one that talks through the gateway with it.
+
+    Commands that ask the Admin API find it by ADMIN_LISTEN or NARTHEX_ADMIN_URL, and send the token
+    in NARTHEX_ADMIN_TOKEN. https is trusted by the system's authorities, or by the certificates in
+    the file NARTHEX_ADMIN_CA.""",
 )
 config = typer.Typer(no_args_is_help=True, help="Configuration files in decK's format.")
 app.add_typer(config, name="config")
@@ -141,7 +146,10 @@ def start(
     """
     control, dataplane = _control_settings(), _dataplane_settings()
     if check:
+        from narthex.admin import check_files
+
         _check_files(dataplane)
+        check_files(control)
         print(f"narthex: the settings are right; data in {control.data_dir.absolute()}")
         return
     from narthex.folder import held_data_dir
@@ -262,7 +270,8 @@ def config_apply(
 
     `${{ env "DECK_X" }}` is replaced by the variable DECK_X. The control plane must be running.
     """
-    from narthex.apply import admin_url, apply_text
+    from narthex.admin import admin_url
+    from narthex.apply import apply_text
     from narthex.config_file import fill_in, read
 
     base = admin_url(_control_settings())
@@ -273,7 +282,7 @@ def config_apply(
 @keys.command("list")
 def keys_list() -> None:
     """Print one line for each key: its id, algorithm, and what it does until when."""
-    from narthex.apply import admin_url
+    from narthex.admin import admin_url
     from narthex.keys import listed
 
     print("\n".join(listed(admin_url(_control_settings())) or ["no key yet"]))
@@ -286,7 +295,7 @@ def keys_rotate(
     ] = None,
 ) -> None:
     """Publish the next key. It signs after KEY_PUBLISH_SECONDS, and the present one ends later."""
-    from narthex.apply import admin_url
+    from narthex.admin import admin_url
     from narthex.keys import rotate
 
     print("\n".join(rotate(admin_url(_control_settings()), alg) or ["no key yet"]))
@@ -297,7 +306,7 @@ def keys_retire(
     kid: Annotated[str, typer.Argument(help="As `narthex keys list` prints it.")],
 ) -> None:
     """End a key at once, with every token that it signed: for a key that leaked."""
-    from narthex.apply import admin_url
+    from narthex.admin import admin_url
     from narthex.keys import retire
 
     retire(admin_url(_control_settings()), kid)
@@ -353,7 +362,7 @@ def import_kong(
     Exit code 0: taken over, but for what is listed; 1: nothing was changed.
     """
     from narthex import kong
-    from narthex.apply import admin_url as own_url
+    from narthex.admin import admin_url as own_url
     from narthex.config_file import read
 
     if (admin_url is None) == (file is None):
@@ -403,6 +412,37 @@ def restore(
     from narthex.backup import run_restore
 
     print("\n".join(run_restore(_control_settings(), file, replace=replace)))
+
+
+@app.command("admin-token")
+def admin_token(
+    name: Annotated[str, typer.Argument(help="Whose it is; the log and the audit trail say so.")],
+    role: Annotated[
+        str,
+        typer.Argument(
+            help="read-only: everything but secrets. operator: also writes. super: also ends keys."
+        ),
+    ],
+) -> None:
+    """Make a token for the Admin API; print it, for it is kept nowhere, only its SHA-256.
+
+    The line that makes it good is added to ADMIN_TOKENS_FILE, which the gateway reads again by
+    itself; without that setting it is printed too, in a second line. Delete the line to end the
+    token.
+    """
+    from control.guard.callers import Role
+    from narthex.admin import new_token
+
+    if role not in list(Role):
+        raise typer.BadParameter(f"{role!r}; expected one of {', '.join(Role)}", param_hint="role")
+    file = _control_settings().admin_tokens_file
+    token, line = new_token(name, Role(role), file)
+    print(token)
+    if file is None:
+        print(line)
+        print("ADMIN_TOKENS_FILE is unset: put the second line into the file", file=sys.stderr)
+    else:
+        print(f"added to {file.absolute()}", file=sys.stderr)
 
 
 @app.command()

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from control.settings import Settings as ControlSettings
 from dataplane.settings import Settings as DataplaneSettings
-from narthex.apply import admin_url, apply_text
+from narthex.admin import NotAllowed, admin_url, ask
+from narthex.apply import apply_text
 from narthex.config_file import fill_in, read
 from narthex.fault import Fault
-from narthex.requests import Reply, send
+from narthex.requests import Reply
 
 FILE = Path(__file__).resolve().parent.parent / "examples" / "oauth2-websocket.yaml"
 CONSUMER = "alex"
@@ -85,6 +86,8 @@ def _wait_for(base: str) -> None:
         try:
             if _get(base, "/status").ok:
                 return
+        except NotAllowed:
+            raise
         except Fault:
             pass
         if time.monotonic() > deadline:
@@ -105,7 +108,7 @@ def _carried(base: str) -> bool:
 
 
 def _get(base: str, path: str) -> Reply:
-    return send("GET", base + path, timeout=REQUEST_SECONDS)
+    return ask("GET", base + path, timeout=REQUEST_SECONDS)
 
 
 def _is_empty(base: str) -> bool:
@@ -116,7 +119,7 @@ def _is_empty(base: str) -> bool:
 def _load(base: str, echo_url: str) -> Credential:
     values = {"DECK_ECHO_URL": echo_url, "DECK_PROVISION_KEY": secrets.token_urlsafe(24)}
     apply_text(base, fill_in(read(str(FILE)), values))
-    made = send("POST", f"{base}/consumers/{CONSUMER}/oauth2", json.dumps(APPLICATION))
+    made = ask("POST", f"{base}/consumers/{CONSUMER}/oauth2", json.dumps(APPLICATION))
     if not made.ok:
         raise Fault(f"the example's credential was refused: {made.json().get('message')}")
     found = made.json()

@@ -7,22 +7,23 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+from narthex.admin import ask
 from narthex.fault import Fault
-from narthex.requests import Reply, send
+from narthex.requests import Reply
 
 PATH = "/signing-keys"
 
 
 def listed(base: str) -> list[str]:
     """One line for each key, the oldest first."""
-    reply = send("GET", base + PATH)
+    reply = ask("GET", base + PATH)
     return [_line(key) for key in _answer(reply)["data"]]
 
 
 def rotate(base: str, alg: str | None) -> list[str]:
     """Make the next keys; one line for each."""
     body = json.dumps({} if alg is None else {"alg": alg})
-    return [_line(key) for key in _answer(send("POST", f"{base}{PATH}/rotate", body))["data"]]
+    return [_line(key) for key in _answer(ask("POST", f"{base}{PATH}/rotate", body))["data"]]
 
 
 def retire(base: str, kid: str) -> None:
@@ -31,10 +32,10 @@ def retire(base: str, kid: str) -> None:
     Raises:
         Fault: there is no such key.
     """
-    known = _answer(send("GET", base + PATH))["data"]
+    known = _answer(ask("GET", base + PATH))["data"]
     if kid not in (key["kid"] for key in known):
         raise Fault(f"there is no key {kid}; `narthex keys list` shows those that there are")
-    _answer(send("DELETE", f"{base}{PATH}/{quote(kid, safe='')}"))
+    _answer(ask("DELETE", f"{base}{PATH}/{quote(kid, safe='')}"))
 
 
 def _answer(reply: Reply) -> dict[str, Any]:

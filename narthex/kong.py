@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import yaml
 
+from narthex.admin import ask
 from narthex.config_file import fill_in
 from narthex.fault import Fault
 from narthex.requests import send
@@ -189,7 +190,7 @@ def hand_over(base: str, collections: Collections, options: Mapping[str, bool]) 
         raise Fault(
             f"more than {REQUEST_BYTES_MAX // 2**20} MiB together; --no-tokens leaves out tokens"
         )
-    reply = send("POST", base + PATH, body, timeout=IMPORT_SECONDS)
+    reply = ask("POST", base + PATH, body, timeout=IMPORT_SECONDS)
     found = reply.json()
     if not reply.ok and "taken" not in found:
         raise Fault(f"refused, nothing was changed: {found.get('message', 'no reason given')}")

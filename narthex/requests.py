@@ -50,24 +50,28 @@ def send(
     content_type: str = "application/json",
     *,
     headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
     insecure: bool = False,
     timeout: float = TIMEOUT_SECONDS,
+    distrusted: str = "--insecure takes it all the same",
 ) -> Reply:
     """The answer to one request.  No proxy, no redirect.
+
+    `distrusted` is what to do about a certificate that cannot be trusted.
 
     Raises:
         Fault: not an http(s) URL, nobody there, or a certificate that cannot be trusted.
     """
-    connection, path = _connection(url, insecure, timeout)
-    fields = dict(headers or {}) | ({} if body is None else {"Content-Type": content_type})
+    connection, path = _connection(url, tls or client_tls(insecure), timeout)
+    sent = dict(headers or {}) | ({} if body is None else {"Content-Type": content_type})
     try:
-        connection.request(method, path, None if body is None else body.encode(), fields)
+        connection.request(method, path, None if body is None else body.encode(), sent)
         answer = connection.getresponse()
         return Reply(answer.status, answer.read(BODY_BYTES_MAX).decode(errors="replace"))
     except ssl.SSLCertVerificationError as error:
         raise Fault(
             f"{_shown(url)}: its certificate cannot be trusted ({error.verify_message}); "
-            "--insecure takes it all the same"
+            f"{distrusted}"
         ) from None
     except ValueError:  # of a header or of a path
         raise Fault(f"{_shown(url)}: what is to be sent holds control characters") from None
@@ -78,7 +82,9 @@ def send(
         connection.close()
 
 
-def _connection(url: str, insecure: bool, timeout: float) -> tuple[http.client.HTTPConnection, str]:
+def _connection(
+    url: str, tls: ssl.SSLContext, timeout: float
+) -> tuple[http.client.HTTPConnection, str]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -89,8 +95,7 @@ def _connection(url: str, insecure: bool, timeout: float) -> tuple[http.client.H
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if parts.scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=timeout), path
-    context = client_tls(insecure)
-    return http.client.HTTPSConnection(host, port, timeout=timeout, context=context), path
+    return http.client.HTTPSConnection(host, port, timeout=timeout, context=tls), path
 
 
 def _shown(url: str) -> str:

@@ -47,6 +47,8 @@ PYTHON = {
     # Entry points of both planes, and how they prepare DATA_DIR.
     "narthex": (
         "control.main",
+        "control.guard.callers",
+        "control.guard.tokens",
         "control.settings",
         "control.startup",
         "control.store.backup",

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlmodel import Session
 
+from control.admin import audit
 from control.admin.bodies import Body
 from control.admin.errors import (
     ForeignKeyMissing,
@@ -151,6 +152,7 @@ def remove(session: WriteSession, resource: Resource, row: Row) -> None:
         if field.on_delete == "cascade":
             _remove_children(session, child, name, row["id"])
     rows.delete_row(session, resource.model, row["id"])
+    audit.note(session, resource, row, None)
 
 
 def _remove_children(session: WriteSession, child: Resource, name: str, parent_id: str) -> None:
@@ -202,6 +204,7 @@ def _write(session: WriteSession, resource: Resource, given: Values, write: Writ
     else:
         return resource.shown_once(previous, values)
     resource.written(session, row, previous)
+    audit.note(session, resource, previous, row)
     return resource.shown_once(row, values)
 
 

@@ -7,6 +7,7 @@ the headers that each answer has.
 
 import json
 import re
+import secrets
 import time
 from urllib.parse import quote
 
@@ -28,7 +29,11 @@ class Counts:
 
 
 class Stamp:
-    """Puts Server, X-Kong-Admin-Latency and a JSON content type on every answer."""
+    """Puts Server, X-Kong-Admin-Latency and a JSON content type on every answer.
+
+    X-Kong-Request-Id is made here, and never what a client sent: the log and the audit trail name
+    requests by it.
+    """
 
     def __init__(self, app: ASGIApp, server: str, counts: Counts | None = None) -> None:
         self.app = app
@@ -39,10 +44,12 @@ class Stamp:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         start = time.monotonic()
+        scope = {**scope, "request_id": secrets.token_hex(16)}
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": self._headers(message, start)}
+                headers = self._headers(message, start, scope["request_id"])
+                message = {**message, "headers": headers}
             await send(message)
 
         self.counts.total += 1
@@ -52,7 +59,9 @@ class Stamp:
         finally:
             self.counts.active -= 1
 
-    def _headers(self, message: Message, start: float) -> list[tuple[bytes, bytes]]:
+    def _headers(
+        self, message: Message, start: float, request_id: str
+    ) -> list[tuple[bytes, bytes]]:
         kept = [
             (name, value)
             for name, value in message.get("headers", ())
@@ -62,7 +71,12 @@ class Stamp:
         if not any(name == b"content-type" for name, _ in kept):
             kept.append((b"content-type", _JSON))
         latency = str(round((time.monotonic() - start) * 1000)).encode()
-        return [*kept, (b"server", self.server), (b"x-kong-admin-latency", latency)]
+        return [
+            *kept,
+            (b"server", self.server),
+            (b"x-kong-admin-latency", latency),
+            (b"x-kong-request-id", request_id.encode()),
+        ]
 
 
 class Manners:

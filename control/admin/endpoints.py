@@ -16,6 +16,7 @@ from control.admin import crud, openapi
 from control.admin.bodies import Body, read_body
 from control.admin.errors import InvalidOffset, MethodNotAllowed, NotFound, PlainError
 from control.admin.paging import PageRequest, envelope, page_request
+from control.admin.redaction import visible
 from control.admin.registry import BY_NAME, referring_to
 from control.admin.resource import Resource, Values
 from control.admin.validate import is_uuid
@@ -82,6 +83,9 @@ class _Endpoints:
             openapi_extra=document.beyond_responses(path),
         )
 
+    def _one(self, row: Row) -> JSONResponse:
+        return JSONResponse(visible(self.resource, self.resource.shown(row)))
+
     def _page(
         self,
         session: Session,
@@ -103,7 +107,7 @@ class _Endpoints:
             tags=asked.tags,
         )
         page = found[: asked.size]
-        shown = [show(row) for row in page if not resource.ended(row)]
+        shown = [visible(resource, show(row)) for row in page if not resource.ended(row)]
         last = [page[-1]["id"]] if page else []
         path = request.scope["path"]
         return JSONResponse(envelope(path, asked, found, shown, last, carry=not nested))
@@ -143,7 +147,7 @@ class _Collection(_Endpoints):
     def get(self, request: Request) -> Response:
         with self.store.reading() as session:
             row = crud.get(session, self.resource, segment(request, "key"))
-        return JSONResponse(self.resource.shown(row))
+        return self._one(row)
 
     def upsert(self, request: Request, body: GivenBody) -> Response:
         with self.store.writing() as session:
@@ -204,7 +208,7 @@ class Nested(_Endpoints):
     def get(self, request: Request) -> Response:
         with self.store.reading() as session:
             row = self._row(session, request, self._parent_id(session, request))
-        return JSONResponse(self.resource.shown(row))
+        return self._one(row)
 
     def upsert(self, request: Request, body: GivenBody) -> Response:
         with self.store.writing() as session:
@@ -257,7 +261,7 @@ class _Parent(_Endpoints):
 
     def get(self, request: Request) -> Response:
         with self.store.reading() as session:
-            return JSONResponse(self.resource.shown(self._existing(session, request)))
+            return self._one(self._existing(session, request))
 
     def upsert(self, request: Request, body: GivenBody) -> Response:
         """Replace the parent; make and link one when there is none."""

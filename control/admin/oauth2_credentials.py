@@ -16,7 +16,13 @@ from control.admin.resource import Resource, Values, Write
 from control.admin.schema import Field, Schema, foreign, identity, tags_field, timestamp
 from control.store import queries
 from control.store.rows import Row
-from control.store.secrets import are_client_keys, hash_client_secret, is_hashed, random_text
+from control.store.secrets import (
+    are_client_keys,
+    hash_client_secret,
+    is_hashed,
+    random_text,
+    verify_hash,
+)
 from control.store.session import WriteSession
 from control.store.tables import OAuth2Credential
 from dataplane import jws
@@ -102,11 +108,14 @@ class OAuth2Credentials(Resource):
 def _stored_secret(values: Values, previous: Row | None) -> str:
     """The secret as it is kept: clear, or as a hash, which it may be already.
 
-    A dump holds the hash with `hash_secret`, so that loading it again must not hash the hash.
+    A dump holds the hash with `hash_secret`, so that loading it again must not hash the hash. The
+    secret that a hash was made of keeps that hash: the same file again changes nothing.
     """
     secret: str = values["client_secret"]
     unchanged = previous is not None and previous["client_secret"] == secret
     if values["hash_secret"]:
+        if previous is not None and verify_hash(secret, previous["client_secret"]):
+            return str(previous["client_secret"])
         return secret if is_hashed(secret) else hash_client_secret(secret)
     if unchanged and previous is not None and previous["hash_secret"]:
         return random_text()  # the clear value of the hash is not known

@@ -124,6 +124,11 @@ class OAuth2Tokens(Resource):
         hidden = {"access_token": None, "refresh_token": None, "ttl": ttl}
         return super().shown(row | hidden | {"created_at": int(row["created_at"])})
 
+    def compared(self, row: Row) -> Values:
+        """With digests in place of the tokens, which are never shown again."""
+        digests = {name: row[f"{name}_digest"] for name in _TOKENS}
+        return self.shown(row) | {name: digest and digest.hex() for name, digest in digests.items()}
+
     def shown_once(self, row: Row, values: Values) -> Values:
         shown = self.shown(row)
         for name in _TOKENS:

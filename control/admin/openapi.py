@@ -215,6 +215,45 @@ def _string_limits(item: Field) -> Json:
     return {} if item.one_of is not None else {"minLength": 1}
 
 
+# --- who may -------------------------------------------------------------------------------------
+
+SECURITY_SCHEMES: Json = {
+    "admin_token": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Kong-Admin-Token",
+        "description": "a line of ADMIN_TOKENS_FILE; needed once that setting is set",
+    },
+    "admin_bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "the same token as `Authorization: Bearer`",
+    },
+}
+_LOGIN_ERRORS = (401, 403, 429)
+
+
+def document_login(document: Json) -> None:
+    """Say of each operation of the Admin API that it may want a token, and what it answers then.
+
+    For the whole document, which the issuer's operations then differ from: generated clients take
+    an operation with a security of its own for one that cannot do without.
+    """
+    document["security"] = [{"admin_token": []}, {"admin_bearer": []}, {}]
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "oauth" in operation["tags"]:
+                operation.setdefault("security", [])
+                continue
+            for status in _LOGIN_ERRORS:
+                operation["responses"].setdefault(str(status), _error_response(status))
+
+
+def _error_response(status: int) -> Json:
+    error = {"application/json": {"schema": ref("AdminError")}}
+    return {"description": _ERRORS[status], "content": error}
+
+
 # --- operations ----------------------------------------------------------------------------------
 
 
@@ -235,10 +274,7 @@ class Operation:
         if self.answer is not None:
             good["content"] = {"application/json": {"schema": self.answer}}
         found: dict[int | str, Json] = {self.status: good} if self.status < 400 else {}
-        error = {"application/json": {"schema": ref("AdminError")}}
-        for status in self.errors:
-            found[status] = {"description": _ERRORS[status], "content": error}
-        return found
+        return found | {status: _error_response(status) for status in self.errors}
 
     def beyond_responses(self, path: str) -> Json:
         parameters = [

@@ -125,6 +125,10 @@ class Resource:
                 values[name] = row[name]
         return values
 
+    def compared(self, row: Row) -> Values:
+        """The entity as the audit trail looks for differences; what is secret in it is replaced."""
+        return self.shown(row)
+
     def shown_once(self, row: Row, values: Values) -> Values:
         """The entity as the answer shows it that made or changed it."""
         return self.shown(row)

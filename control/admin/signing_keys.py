@@ -7,21 +7,25 @@ hand. The private half leaves the database for the signature alone.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
+from control.admin import audit
 from control.admin.bodies import Body, read_body
 from control.admin.endpoints import segment
 from control.admin.errors import PlainError, SchemaViolation
 from control.admin.openapi import Operation, ref
+from control.admin.rights import super_only
 from control.admin.schema import Field as EntityField
 from control.admin.schema import Schema
 from control.admin.validate import validate
 from control.store import signing_keys
-from control.store.session import Store
+from control.store.session import Store, WriteSession
 from control.store.tables import SigningKey
 
 _SCHEMA = Schema(
@@ -81,6 +85,8 @@ def signing_keys_router(store: Store, publish_seconds: float) -> APIRouter:
             summary=operation.summary,
             responses={k: v for k, v in operation.responses().items() if k != 200},
             openapi_extra=operation.beyond_responses(path),
+            # Who ends a key ends every token that it signed.
+            dependencies=[] if method == "GET" else [Depends(super_only)],
         )
 
     list_all = Operation("All keys that sign JWTs", 200, page, errors=(403, 500))
@@ -116,7 +122,7 @@ class _SigningKeys:
         if errors:
             raise SchemaViolation(errors)
         now = time.time()
-        with self.store.writing() as session:
+        with self.store.writing() as session, _recorded(session, now):
             there = {key.alg for key in signing_keys.all_keys(session)}
             wanted = sorted(there) if values["alg"] is None else [values["alg"]]
             if not there.issuperset(wanted):
@@ -132,9 +138,25 @@ class _SigningKeys:
         return _page(made)
 
     def delete(self, request: Request) -> Response:
-        with self.store.writing() as session:
-            signing_keys.remove(session, segment(request, "kid"), time.time())
+        now = time.time()
+        with self.store.writing() as session, _recorded(session, now):
+            signing_keys.remove(session, segment(request, "kid"), now)
         return Response(status_code=204)
+
+
+@contextmanager
+def _recorded(session: WriteSession, now: float) -> Iterator[None]:
+    """What the block does to the keys goes on record."""
+    before = _by_kid(session, now)
+    yield
+    after = _by_kid(session, now)
+    for kid in sorted(before | after):
+        audit.note_values(session, "signing_keys", kid, before.get(kid), after.get(kid))
+
+
+def _by_kid(session: WriteSession, now: float) -> dict[str, dict[str, Any]]:
+    found = (_shown(key, now) for key in signing_keys.all_keys(session))
+    return {key.kid: key.model_dump(exclude={"public_jwk"}) for key in found}
 
 
 def _page(keys: list[SigningKey]) -> Response:

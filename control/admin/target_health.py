@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from control.admin import audit
 from control.admin.endpoints import Nested, segment
 from control.admin.errors import PlainError
 from control.admin.info import NODE_ID
@@ -98,6 +99,7 @@ class _TargetHealth(Nested):
                 _check_address(row, segment(request, "address"))
             if row["down"] != down:
                 rows.update_row(session, Target, {"down": down}, row)
+                audit.note(session, self.resource, row, row | {"down": down})
         return Response(status_code=204)
 
 

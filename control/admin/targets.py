@@ -1,7 +1,8 @@
 """Targets: the addresses behind an upstream.  spec/admin-api.md §2.
 
-A target is stored as `host:port`, an IPv6 address in brackets and in its shortest form, so that
-one address cannot be two targets. Its paths are all below its upstream.
+A target is stored as `host:port`, an IPv6 address in brackets and in full, so that one address
+cannot be two targets: decK, which finds a target by its text, writes it so before it compares. Its
+paths are all below its upstream.
 """
 
 import ipaddress
@@ -43,7 +44,7 @@ def normal_target(text: str) -> str:
     """A target as it is stored."""
     host, port = split_target(text)
     if ":" in host:
-        host = f"[{ipaddress.IPv6Address(host)}]"
+        host = f"[{ipaddress.IPv6Address(host).exploded}]"
     return f"{host}:{port}"
 
 
@@ -88,6 +89,9 @@ class Targets(Resource):
         """With an operator's mark, which no edit changes: see `target_health`."""
         held = write.previous or {"down": False}
         return super().columns(values, write) | {"down": held["down"]}
+
+    def compared(self, row: Row) -> Values:
+        return self.shown(row) | {"down": row["down"]}
 
     def unique_keys(self, values: Values) -> list[tuple[Values, Row]]:
         """One address once in each upstream."""

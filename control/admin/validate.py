@@ -10,6 +10,7 @@ from typing import Any
 
 from control.admin.errors import ENTITY, Fields
 from control.admin.schema import Field, Schema
+from control.guard.callers import REDACTED
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -130,6 +131,8 @@ def _string(field: Field, value: Any) -> tuple[Any, Any]:
         return value, "must not contain control characters"
     if _SURROGATE.search(value):
         return value, "must be valid UTF-8"
+    if field.encrypted and value == REDACTED:
+        return value, "stands for a secret that was not shown; leave the field out to keep it"
     if not field.multiline and len(value.encode()) > field.bytes_max:
         return value, f"length must be at most {field.bytes_max}"
     return value, None

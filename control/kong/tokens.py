@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
+from control.admin import audit
 from control.admin.errors import SchemaViolation
 from control.admin.oauth2_tokens import OAuth2Tokens
 from control.admin.resource import Values, Write
@@ -25,6 +26,7 @@ from control.store.session import WriteSession
 
 KIND = "oauth2_tokens"
 AT_ONCE = 500  # rows of one statement
+IMPORTED = "imported"  # stands for their ids in the audit trail, which they would fill
 _RESOURCE = OAuth2Tokens()
 _REFERENCES = {"credential": "oauth2_credentials", "service": "services"}
 
@@ -53,8 +55,9 @@ class Owners:
 
 
 def take_tokens(session: WriteSession, document: Document, report: Report) -> None:
-    """Insert the tokens that can still be used and are not here."""
+    """Insert the tokens that can still be used and are not here; one record says how many."""
     owners, now = Owners.read(session), time.time()
+    made = 0
     for entities in _parts(document.of(KIND)):
         rows: list[tuple[Entity, Row]] = []
         for entity in entities:
@@ -62,7 +65,9 @@ def take_tokens(session: WriteSession, document: Document, report: Report) -> No
                 rows.append((entity, _row(entity, owners, now)))
             except Unfit as unfit:
                 report.leave_out(entity, str(unfit))
-        _insert(session, rows, report)
+        made += _insert(session, rows, report)
+    if made:
+        audit.note_values(session, KIND, IMPORTED, None, {"imported": made})
 
 
 def _row(entity: Entity, owners: Owners, now: float) -> Row:
@@ -101,7 +106,7 @@ def _ttl(values: Values, now: float) -> float | None:
     return left if ttl is None and not values.get("refresh_token") else ttl
 
 
-def _insert(session: WriteSession, found: Sequence[tuple[Entity, Row]], report: Report) -> None:
+def _insert(session: WriteSession, found: Sequence[tuple[Entity, Row]], report: Report) -> int:
     known = queries.known_tokens(session, [row for _, row in found])
     ended = queries.ended_tokens(session, [row["access_token_digest"] for _, row in found])
     rows: list[Row] = []
@@ -116,6 +121,7 @@ def _insert(session: WriteSession, found: Sequence[tuple[Entity, Row]], report: 
             known |= names - {None}  # the same one may stand in a file twice
     queries.insert_tokens(session, rows)
     report.took(KIND, "created", len(rows))
+    return len(rows)
 
 
 def _parts(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -1,4 +1,4 @@
-"""Making tokens; comparing and verifying client secrets.  spec/oauth2.md §1, §9.
+"""Making tokens; comparing client secrets, verifying hashes in threads.  spec/oauth2.md §1, §9.
 
 Nothing here logs, and every comparison of a secret takes the same time wherever it differs (S26).
 """
@@ -6,13 +6,9 @@ Nothing here logs, and every comparison of a secret takes the same time wherever
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import hashlib
 import hmac
 import os
-import re
 import secrets
 import threading
 import time
@@ -22,17 +18,19 @@ from functools import lru_cache
 from typing import TypeVar
 
 from control.oauth2.errors import Overloaded
-from control.store.secrets import CHARACTERS, hash_client_secret, random_text
+from control.store.secrets import (
+    CHARACTERS,
+    VERIFIABLE,
+    hash_client_secret,
+    random_text,
+    secret_bytes,
+    verify_hash,
+)
 
 RANDOM_CHARS = 26  # 154 bits
 CHECK_CHARS = 6
 
 _PHC_PREFIX = "$pbkdf2-sha512$i=10000,l=32$"
-_PHC = re.compile(
-    r"\$pbkdf2-(sha1|sha256|sha512)\$i=([0-9]{1,7}),l=([0-9]{1,3})"
-    r"\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)"
-)
-_ITERATIONS_MAX = 1_000_000  # a stored string asking for more would hold a thread for a second
 _REMEMBERED_SECONDS = 60.0
 _REMEMBERED_MAX = 4096
 HASHES_WAITING_MAX = 64  # a thread: half a second's work
@@ -46,7 +44,7 @@ DECOY = _PHC_PREFIX + "A" * 22 + "$" + "A" * 43
 
 def same(left: str, right: str) -> bool:
     """Whether two secrets are equal, in time that does not tell where they differ."""
-    return hmac.compare_digest(_bytes(left), _bytes(right))
+    return hmac.compare_digest(secret_bytes(left), secret_bytes(right))
 
 
 def make_token(check_key: bytes) -> str:
@@ -69,26 +67,6 @@ def check_chars(check_key: bytes, random_part: str) -> str:
 def _keyed(check_key: bytes) -> hmac.HMAC:
     """To be copied: `hmac.digest` would let go of the GIL, and a busy process waits to get it."""
     return hmac.new(check_key, digestmod="sha256")
-
-
-def verify_hash(secret: str, phc: str) -> bool:
-    """Whether `secret` has the hash `phc`; False for anything that is not such a hash.
-
-    8 ms of CPU at Kong's cost, without the GIL: see `HashVerifier`.
-    """
-    found = _PHC.fullmatch(phc)
-    if found is None:
-        return False
-    name, iterations, length = found[1], int(found[2]), int(found[3])
-    try:
-        salt, expected = _unb64(found[4]), _unb64(found[5])
-    except binascii.Error:
-        return False
-    if not (0 < iterations <= _ITERATIONS_MAX and length == len(expected)):
-        return False
-    derived = hashlib.pbkdf2_hmac(name, _bytes(secret), salt, iterations, length)
-    # HMAC fills a short key up with NULs, so that a secret and the same with a NUL hash alike.
-    return hmac.compare_digest(derived, expected) and "\0" not in secret
 
 
 def needs_rehash(phc: str) -> bool:
@@ -123,10 +101,10 @@ class HashVerifier:
         Raises:
             Overloaded: too many wait; nothing was hashed.
         """
-        mark = hmac.digest(self._key, _bytes(f"{phc}\0{secret}"), "sha256")
+        mark = hmac.digest(self._key, secret_bytes(f"{phc}\0{secret}"), "sha256")
         if self._right.get(mark, 0.0) > self._clock():
             return True
-        usable = _PHC.fullmatch(phc) is not None
+        usable = VERIFIABLE.fullmatch(phc) is not None
         right = await self._run(verify_hash, secret, phc if usable else DECOY) and usable
         if right:
             self._remember(mark)
@@ -159,12 +137,3 @@ def _give_way() -> None:
     """Lower the priority of this thread alone, which Linux can do."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-
-
-def _bytes(text: str) -> bytes:
-    # JSON may hold half a surrogate pair; it equals no stored secret but must not raise.
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _unb64(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)

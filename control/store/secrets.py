@@ -1,7 +1,9 @@
-"""Secrets that the Admin API makes and stores: random strings, digests, Kong's PHC hash."""
+"""Secrets that are made and stored: random strings, digests, Kong's PHC hash."""
 
 import base64
+import binascii
 import hashlib
+import hmac
 import json
 import os
 import re
@@ -17,6 +19,11 @@ _UNEVEN = bytes(range(256 - 256 % len(ALPHABET), 256))  # bytes that would favou
 _ITERATIONS = 10_000
 _HASH_BYTES = 32
 _SALT_BYTES = 16
+VERIFIABLE = re.compile(
+    r"\$pbkdf2-(sha1|sha256|sha512)\$i=([0-9]{1,7}),l=([0-9]{1,3})"
+    r"\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)"
+)
+_ITERATIONS_MAX = 1_000_000  # a stored string asking for more would hold a thread for a second
 _PHC = re.compile(r"\$pbkdf2-sha\d+\$i=\d+,l=\d+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
 
 
@@ -65,6 +72,26 @@ def hash_client_secret(secret: str) -> str:
     return f"$pbkdf2-sha512$i={_ITERATIONS},l={_HASH_BYTES}${_b64(salt)}${_b64(derived)}"
 
 
+def verify_hash(secret: str, phc: str) -> bool:
+    """Whether `secret` has the hash `phc`; False for anything that is not such a hash.
+
+    8 ms of CPU at Kong's cost, without the GIL: callers that wait use threads.
+    """
+    found = VERIFIABLE.fullmatch(phc)
+    if found is None:
+        return False
+    name, iterations, length = found[1], int(found[2]), int(found[3])
+    try:
+        salt, expected = _unb64(found[4]), _unb64(found[5])
+    except binascii.Error:
+        return False
+    if not (0 < iterations <= _ITERATIONS_MAX and length == len(expected)):
+        return False
+    derived = hashlib.pbkdf2_hmac(name, secret_bytes(secret), salt, iterations, length)
+    # HMAC fills a short key up with NULs, so that a secret and the same with a NUL hash alike.
+    return hmac.compare_digest(derived, expected) and "\0" not in secret
+
+
 def are_client_keys(secret: str) -> bool:
     """Whether a client's secret is no secret but its public key or keys: a JWK or JWK Set.
 
@@ -82,6 +109,15 @@ def are_client_keys(secret: str) -> bool:
 def is_hashed(secret: str) -> bool:
     """Whether `secret` is a PBKDF2 PHC string already, as a dump of the entity holds it."""
     return _PHC.fullmatch(secret) is not None
+
+
+def secret_bytes(text: str) -> bytes:
+    # JSON may hold half a surrogate pair; it equals no stored secret but must not raise.
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _unb64(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
 def _b64(data: bytes) -> str:

@@ -35,6 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlmodel import Session, col, select
 
+from control.store import audit
 from control.store.changes import Change, IssuedToken, Refreshed, Revoked
 from control.store.columns import Undecryptable, attach_keyring, dump_json
 from control.store.tables import ClusterState, Revocation
@@ -98,6 +99,8 @@ class WriteSession(Session):
         self._revocations: list[Revoked] = []
         self._checks: dict[Callable[[Session], None], None] = {}
         self._rows: dict[RowsOf, list[tuple[Any, ...]]] = {}
+        self.writer = audit.writer.get()  # None: what is written here is nobody's to answer for
+        self.written: list[audit.Written] = []
 
     def insert_later(self, where: RowsOf, row: tuple[Any, ...]) -> None:
         """Insert a row together with the others that go there, at the next flush.
@@ -126,6 +129,11 @@ class WriteSession(Session):
     def note_config(self) -> None:
         """A config entity was written: the config version goes up."""
         self.config_changed = True
+
+    def note_written(self, written: audit.Written) -> None:
+        """The writer changed an entity: that goes on record with the change."""
+        if self.writer is not None:
+            self.written.append(written)
 
     def note_token(self, token: IssuedToken) -> None:
         """A token was made or changed; its version is filled in at the commit."""
@@ -156,6 +164,8 @@ class WriteSession(Session):
         self.flush()
         for check in self._checks:
             check(self)
+        if self.writer is not None and self.written:
+            audit.keep(self, self.writer, self.written)
         state = self._advance()
         successors = {item.old: item.token.digest for item in self._refreshed}
         revocations = tuple(
@@ -270,6 +280,8 @@ class Store:
             if change:
                 for callback in self._subscribers:
                     callback(change)
+        if session.writer is not None and session.written:
+            session.writer.tell(session.written)
 
     def subscribe(self, callback: Callable[[Change], None]) -> None:
         """Call `callback` after each commit that changed something; it must not block or raise."""

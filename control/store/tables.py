@@ -12,6 +12,7 @@ from sqlalchemy import (
     Column,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     String,
     UniqueConstraint,
@@ -410,3 +411,25 @@ class Revocation(SQLModel, table=True):
     version: int = _big(default=0)  # the config version since: what is made from then on is good
     # Of a refreshed token: the digest of the one that took its place, and its sessions.
     successor: bytes | None = Field(default=None, sa_column=Column(LargeBinary(32)))
+
+
+class AuditRecord(SQLModel, table=True):
+    """One change of one entity through the Admin API, without any secret.  Only ever added."""
+
+    __tablename__ = "audit_records"
+
+    seq: int | None = Field(  # SQLite numbers an INTEGER by itself, and no BIGINT
+        default=None,
+        sa_column=Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    )
+    at: float  # seconds since 1970
+    request_id: str = Field(index=True)
+    who: str | None = None  # of the token; null while ADMIN_TOKENS_FILE is unset
+    role: str
+    address: str  # of the connection
+    change: str  # created, updated, deleted
+    type: str  # the entity's table
+    entity_id: str = Field(index=True)
+    name: str | None = None
+    before: dict[str, Any] | None = _json()
+    after: dict[str, Any] | None = _json()

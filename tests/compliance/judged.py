@@ -148,13 +148,13 @@ def judged_gateway(folder: Path, **settings: str) -> Iterator[Judged]:
     ca = folder / "ca.pem"
     ca.write_text(authority.cert)
     own = {"TLS_CERT": str(cert), "TLS_KEY": str(key), **settings}
-    with RecordingUpstream() as upstream, _quiet_gateway(folder, own) as gateway:
+    with RecordingUpstream() as upstream, quiet_gateway(folder, own) as gateway:
         gateway.start()
         yield Judged(gateway, ca, upstream)
 
 
 @contextlib.contextmanager
-def _quiet_gateway(folder: Path, settings: dict[str, str]) -> Iterator[Gateway]:
+def quiet_gateway(folder: Path, settings: dict[str, str]) -> Iterator[Gateway]:
     """What the gateway logged is shown after an error alone."""
     with Path("/dev/null").open("w") as nowhere, contextlib.ExitStack() as stack:
         try:

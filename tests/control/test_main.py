@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from control.settings import Listen, load
+from control.guard.callers import Role
+from control.guard.tokens import append, make_token
+from control.settings import Listen, SettingsError, load
 from control.store.keyring import load_keyring
 from control.store.session import Store
 from control.store.tables import Plugin
+from tests import pki
 from tests.control.certificates import make_certificate
 from tests.control.issuing import seed
 from tests.harness import ROOT, Process, eventually, insecure_tls
@@ -228,10 +235,111 @@ def test_issuer_listen_serves_the_token_endpoint_over_tls(start: Start, tmp_path
     assert httpx.get(url, verify=insecure_tls(), trust_env=False).status_code == 405
 
 
-def test_s84_admin_api_leaves_loopback_for_nobody(tmp_path: Path) -> None:
-    assert load().admin_listen == Listen("127.0.0.1", 8001)
-    for address in ("0.0.0.0:8001", "[::]:8001", "192.0.2.1:8001"):
-        assert "ADMIN_TOKENS_FILE" in refusal(tmp_path / "data", ADMIN_LISTEN=address)
+def test_s84_admin_api_stays_on_loopback_without_a_tokens_file(tmp_path: Path) -> None:
+    assert load().admin_listen == [Listen("127.0.0.1", 8001)]
+    addresses = "127.0.0.1:8001, 192.0.2.1:8444 ssl"
+    text = refusal(tmp_path / "data", ADMIN_LISTEN=addresses)
+    assert text.startswith(f"NARTHEX_ADMIN_LISTEN is '{addresses}': expected a loopback address")
+    assert "ADMIN_TOKENS_FILE set too: `narthex admin-token NAME ROLE` makes its lines" in text
+    for every in ("0.0.0.0:8001", "[::]:8001 ssl", "admin.example:8001"):
+        with pytest.raises(SettingsError, match="ADMIN_TOKENS_FILE"):
+            load(admin_listen=every)
+
+
+@dataclass(frozen=True)
+class Login:
+    file: Path
+    tokens: dict[str, str]  # by role
+
+    def get(self, url: str, role: str | None = None, **options: Any) -> httpx.Response:
+        headers = {"Kong-Admin-Token": self.tokens[role]} if role else {}
+        return httpx.get(url, headers=headers, trust_env=False, timeout=10, **options)
+
+
+@pytest.fixture
+def login(tmp_path: Path) -> Login:
+    file, made = tmp_path / "tokens", {role: make_token("me", role) for role in Role}
+    for _, line in made.values():
+        append(file, line)
+    return Login(file, {role: token for role, (token, _) in made.items()})
+
+
+def test_s84_admin_api_leaves_loopback_for_holders_of_tokens(start: Start, login: Login) -> None:
+    process = start(ADMIN_LISTEN="0.0.0.0:0", ADMIN_TOKENS_FILE=str(login.file))
+    url = f"http://127.0.0.1:{process.address('admin').rpartition(':')[2]}/services"
+    assert login.get(url).status_code == 401
+    assert login.get(url, "read-only").status_code == 200
+    login.file.write_text("# all of them withdrawn\n")
+    assert login.get(url, "read-only").status_code == 401
+    warned = [event for event in process.events() if event["event"] == "admin.plain_listener"]
+    assert len(warned) == 1 and "`ssl`" in warned[0]["why"]
+
+
+def test_tokens_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("alice super hunter2\n")
+    said = refusal(tmp_path / "data", ADMIN_TOKENS_FILE=str(file))
+    assert said.startswith(f"ADMIN_TOKENS_FILE {file} line 1: expected")
+    assert "hunter2" not in said
+
+
+def test_s85_certificate_of_a_data_plane_opens_no_admin_operation(
+    start: Start, login: Login, tmp_path: Path
+) -> None:
+    """Nor does it open one where the same authority signed the Admin API's certificate."""
+    authority = pki.make("authority", authority=True)
+    server = pki.make("127.0.0.1", signed_by=authority).files(tmp_path)
+    dataplane = pki.make("dataplane-1", signed_by=authority).files(tmp_path)
+    ca = tmp_path / "ca.crt"
+    ca.write_text(authority.cert)
+    process = start(
+        ADMIN_LISTEN="127.0.0.1:0 ssl",
+        ADMIN_TOKENS_FILE=str(login.file),
+        ADMIN_TLS_CERT=str(server[0]),
+        ADMIN_TLS_KEY=str(server[1]),
+        LINK_CERT=str(server[0]),
+        LINK_KEY=str(server[1]),
+        LINK_CA=str(ca),
+    )
+    url = f"https://{process.address('admin')}"
+    tls = ssl.create_default_context(cafile=str(ca))
+    tls.load_cert_chain(*dataplane)
+    paths = json.loads((ROOT / "openapi.json").read_text())["paths"]
+    asked = 0
+    with httpx.Client(base_url=url, verify=tls, trust_env=False, timeout=20) as client:
+        for path, methods in paths.items():
+            for method in methods:
+                answer = client.request(method, re.sub(r"{\w+}", "none", path))
+                assert answer.status_code == 401, (method, path)
+                asked += 1
+    assert asked > 100
+    assert login.get(f"{url}/services", "operator", verify=tls).status_code == 200
+
+
+def test_admin_api_listens_plain_and_over_tls_at_once(
+    start: Start, login: Login, tmp_path: Path
+) -> None:
+    cert, key = make_certificate(tmp_path)
+    tls = {"TLS_CERT": str(cert), "TLS_KEY": str(key)}  # unless ADMIN_TLS_CERT names another
+    process = start(
+        ADMIN_LISTEN="127.0.0.1:0, 127.0.0.1:0 ssl", ADMIN_TOKENS_FILE=str(login.file), **tls
+    )
+    process.address("link")
+    admin = [event for event in process.events() if event.get("name") == "admin"]
+    assert [event["tls"] for event in admin] == [False, True]
+    plain, secure = (f"{event['address']}/services" for event in admin)
+    assert login.get(f"http://{plain}", "super").status_code == 200
+    assert login.get(f"https://{secure}", "super", verify=insecure_tls()).status_code == 200
+    assert login.get(f"https://{secure}", verify=insecure_tls()).status_code == 401
+    assert not [event for event in process.events() if event["event"] == "admin.plain_listener"]
+    with pytest.raises(httpx.HTTPError):
+        login.get(f"http://{secure}", "super")
+    old = insecure_tls()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(httpx.HTTPError):
+        login.get(f"https://{secure}", "super", verify=old)
 
 
 def test_s86_s87_guard_is_first_in_line(start: Start) -> None:

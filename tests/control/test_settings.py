@@ -20,7 +20,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_defaults_are_those_of_the_documentation(tmp_path: Path) -> None:
     settings = load()
-    assert settings.admin_listen == Listen("127.0.0.1", 8001)
+    assert settings.admin_listen == [Listen("127.0.0.1", 8001)]
     assert settings.link_listen == Listen("127.0.0.1", 8005)
     assert settings.issuer_listen is None
     assert settings.data_dir == Path("./narthex-data")
@@ -48,7 +48,7 @@ def test_environment_comes_before_the_file_and_the_file_before_defaults(
     monkeypatch.setenv("NARTHEX_ADMIN_ORIGINS", "https://a, https://b,")
     monkeypatch.setenv("NARTHEX_DATA_DIR", "")
     settings = load()
-    assert settings.admin_listen == Listen("::1", 1)
+    assert settings.admin_listen == [Listen("::1", 1)]
     assert settings.link_listen == Listen("127.0.0.1", 3)
     assert settings.admin_hosts == ["a", "b"]
     assert settings.admin_origins == ["https://a", "https://b"]
@@ -59,7 +59,7 @@ def test_environment_comes_before_the_file_and_the_file_before_defaults(
 
 def test_overrides_come_before_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NARTHEX_ADMIN_LISTEN", "127.0.0.1:1")
-    assert load(admin_listen="127.0.0.1:2").admin_listen.port == 2
+    assert load(admin_listen="127.0.0.1:2").admin_listen == [Listen("127.0.0.1", 2)]
 
 
 def test_database_and_keyring_may_be_elsewhere() -> None:
@@ -81,7 +81,15 @@ def test_database_and_keyring_may_be_elsewhere() -> None:
         ("ADMIN_LISTEN", "0.0.0.0:8001", "ADMIN_TOKENS_FILE"),
         ("ADMIN_LISTEN", "[::]:8001", "a loopback address"),
         ("ADMIN_LISTEN", "admin.example:8001", "a loopback address"),
-        ("ADMIN_TOKENS_FILE", "/srv/tokens", "not supported yet"),
+        ("ADMIN_LISTEN", "127.0.0.1:8001, [::]:8444 ssl", "ADMIN_TOKENS_FILE"),
+        ("ADMIN_LISTEN", "127.0.0.1:8444 ssl", "ADMIN_TLS_CERT and ADMIN_TLS_KEY"),
+        ("ADMIN_LISTEN", "127.0.0.1:8444 tls", "`ssl` after it"),
+        ("ADMIN_LISTEN", "127.0.0.1:8444 ssl ssl", "`ssl` after it"),
+        ("ADMIN_LISTEN", "127.0.0.1:1, 127.0.0.1:1", "each address once"),
+        ("ADMIN_TLS_CERT", "/srv/cert", "ADMIN_TLS_CERT and ADMIN_TLS_KEY both set"),
+        ("ADMIN_FAILURES", "0", "greater than or equal to 1"),
+        ("AUDIT_DAYS", "0", "greater than 0"),
+        ("AUDIT_ROWS", "10", "greater than or equal to 1000"),
         ("LINK_LISTEN", "0.0.0.0:8005", "LINK_CERT, LINK_KEY and LINK_CA"),
         ("LINK_CERT", "/srv/cert", "LINK_CERT, LINK_KEY and LINK_CA"),
         ("ISSUER_LISTEN", "0.0.0.0:8002", "TLS_CERT and TLS_KEY"),

@@ -86,6 +86,7 @@ class FakeEngine:
         self.verdicts: dict[int, str] = {}
         self.redeemed: dict[int, tuple[str, bytes | None]] = {}
         self.replies: dict[int, tuple[int, list[tuple[bytes, bytes]], bytes]] = {}
+        self.unseen: dict[int, tuple[int, list[tuple[bytes, bytes]], bytes]] = {}
         self.named: dict[int, bool] = {}
         self.recorded: list[tuple[str, dict[str, Any]]] = []
         self.totals: dict[str, Any] = {"handshakes": {101: 2, 401: 1}}
@@ -130,12 +131,24 @@ class FakeEngine:
         self.redeemed[ref] = (verdict, token)
 
     def answer_request(
-        self, ref: int, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+        self,
+        ref: int,
+        status: int,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        wake: bool = True,
     ) -> None:
-        assert ref not in self.replies, "answered twice"
+        assert ref not in self.replies | self.unseen, "answered twice"
         if any(b"\r" in value for _, value in headers):
             raise ValueError("a header has a control byte")
-        self.replies[ref] = (status, headers, body)
+        self.unseen[ref] = (status, headers, body)
+        if wake:
+            self.wake()
+
+    def wake(self) -> None:
+        """Only now do workers have to see what they were told."""
+        self.replies |= self.unseen
+        self.unseen.clear()
 
     def answer_name(self, ref: int, found: bool) -> None:
         assert ref not in self.named, "answered twice"

@@ -106,9 +106,10 @@ def test_token_request_is_handed_over_and_its_response_sent_back(rig: Rig) -> No
     rig.engine.answer_request(
         ref,
         400,
-        [*REPLY, (b"WWW-Authenticate", b"Basic"), (b"Connection", b"close"), (b"server", b"x")],
+        [*REPLY, (b"WWW-Authenticate", b"Basic"), (b"Connection", b"close"), (b"server", b"x"),
+         (b"content-length", b"99"), (b"Keep-Alive", b"timeout=9")],
         b'{"error":"invalid_client"}',
-    )
+    )  # fmt: skip
     head, body = client.answer()
     assert head.line == "HTTP/1.1 400 Bad Request"
     assert body == b'{"error":"invalid_client"}'
@@ -117,6 +118,7 @@ def test_token_request_is_handed_over_and_its_response_sent_back(rig: Rig) -> No
     assert head.get("WWW-Authenticate") == "Basic"
     assert head.get("Server") == "narthex/test"
     assert head.get("Connection") == "keep-alive"
+    assert head.get("Keep-Alive") is None
     assert len(head.get("X-Kong-Request-Id") or "") == 32
     assert rig.users() == 0
     assert rig.upstream.untouched()

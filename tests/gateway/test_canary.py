@@ -135,11 +135,22 @@ def canaries(folder: Path) -> Iterator[Canaries]:
         running_gateway(folder, LOG_LEVEL="debug") as gateway,
         RecordingUpstream() as upstream,
     ):
+        made = Canaries(gateway)
+        log_in(made, folder / "admin-tokens")
         gateway.start_control()
         gateway.start_dataplane()
-        made = Canaries(gateway)
         set_up(made, upstream.url)
         yield made
+
+
+def log_in(c: Canaries, file: Path) -> None:
+    """A token for the Admin API, which every call of this test shows."""
+    c.gateway.settings["ADMIN_TOKENS_FILE"] = str(file)
+    made = c.gateway.run("admin-token", "canary", "super")
+    token = c.keep("token of the Admin API", made.stdout.strip())
+    c.hear("the output of a command", made.stderr)
+    c.hear("the file of tokens", file.read_text())
+    c.gateway.admin.headers["Kong-Admin-Token"] = token
 
 
 def set_up(c: Canaries, url: str) -> None:
@@ -333,6 +344,13 @@ def ask_admin(c: Canaries, token: str) -> None:
         c.admin("DELETE", f"{path}/x")
     for path in ("/oauth2_tokens", "/dataplanes", "/status", "/consumers", "/routes", "/nowhere"):
         c.admin("GET", path)
+    audit = c.admin("GET", "/narthex/audit?size=1000").json()["data"]
+    assert {"plugins", "oauth2_credentials", "oauth2_tokens"} <= {one["type"] for one in audit}
+    for name in ("Kong-Admin-Token", "Authorization"):
+        wrong_token = {name: f"Bearer {c.new('wrong token of the Admin API')}"}
+        good = c.gateway.admin.headers.pop("Kong-Admin-Token")
+        assert c.admin("GET", "/services", headers=wrong_token).status_code == 401
+        c.gateway.admin.headers["Kong-Admin-Token"] = good
     c.admin("GET", "/plugins", key)  # as Kong shows them
     c.admin("GET", "/oauth2", secret)
 

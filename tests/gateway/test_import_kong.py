@@ -99,6 +99,15 @@ def test_client_of_kong_goes_on_with_what_it_has(gateway: Gateway, echo_url: str
     assert done.returncode == 0, done.stderr
     assert "plugins: the plugin key-auth is not there: 1" in done.stdout
     assert "routes: is guarded by key-auth, which is not there: 1 (guarded)" in done.stdout
+    trail = gateway.admin.get("/narthex/audit?size=1000").text
+    records = json.loads(trail)["data"]
+    kinds = ("services", "routes", "routes", "consumers", "plugins", "plugins",
+             "oauth2_credentials", "oauth2_tokens")  # fmt: skip
+    assert sorted(record["type"] for record in records) == sorted(kinds)
+    assert [r["after"] for r in records if r["type"] == "oauth2_tokens"] == [{"imported": 1}]
+    assert len({record["request_id"] for record in records}) == 1
+    for secret in (ACCESS, REFRESH, hashed(SECRET), howto.OAUTH2["provision_key"]):
+        assert secret not in trail
     gateway.wait_carried()
     # The token: never seen by a data plane, and without the check characters of ours.
     made = howto.HowTo(gateway, "app-of-kong", SECRET)

@@ -43,14 +43,19 @@ class Shell:
     """Runs commands of the README against a gateway on other ports."""
 
     def __init__(
-        self, gateway: Gateway, tools: Path, echo_port: int = 0, kong_port: int = 0
+        self,
+        gateway: Gateway,
+        tools: Path,
+        echo_port: int = 0,
+        kong_port: int = 0,
+        **env: str,
     ) -> None:
         ports = gateway.ports
         self._ports = {8000: ports.proxy, 8443: ports.tls, 8001: ports.admin, 8009: echo_port}
         self._ports[8101] = kong_port
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
         home = str(gateway.folder.parent)
-        self._env = {**gateway.env, "PATH": path, "no_proxy": "*", "HOME": home}
+        self._env = {**gateway.env, "PATH": path, "no_proxy": "*", "HOME": home, **env}
         self._data_dir = str(gateway.data_dir)
 
     def run(self, script: str) -> list[str]:
@@ -73,7 +78,7 @@ class Shell:
 
 
 def blocks_of(chapter: str) -> list[str]:
-    """The shell blocks of a chapter of the README, in order."""
+    """The shell blocks that a chapter of the README has one do, in order."""
     part = (ROOT / "README.md").read_text().partition(f"\n## {chapter}\n")[2]
     return re.findall(r"```sh\n(.*?)```", part.partition("\n## ")[0], re.DOTALL)
 
@@ -140,6 +145,24 @@ def test_readme_import_takes_over_a_kong(
     ]
     gateway.wait_carried()
     howto.HowTo(gateway, "", "").echoes(ACCESS)
+
+
+def test_readme_tokens_of_the_admin_api(new_gateway: Callable[..., Gateway], tools: Path) -> None:
+    first, second, audit = blocks_of("Who may configure it")
+    gateway = new_gateway()
+    shell = Shell(gateway, tools, 8009, HOME=str(gateway.folder))
+    (token,) = shell.run(first)
+    gateway.settings["ADMIN_TOKENS_FILE"] = str(gateway.folder / "narthex-admin-tokens")
+    gateway.admin.headers["Kong-Admin-Token"] = token
+    gateway.start_control()
+    made, audited = shell.run(f"{first.splitlines()[0]}\n{second}\n{audit}")
+    assert json.loads(made.removesuffix("no key yet"))["name"] == "billing"
+    (record,) = json.loads(audited)["data"]
+    assert (record["who"], record["role"], record["name"]) == ("ci", "operator", "billing")
+    assert shell.run("curl http://localhost:8001/services") == [
+        '{"message": "a token of the Admin API is needed, as Kong-Admin-Token or '
+        'Authorization: Bearer"}'
+    ]
 
 
 # --- make run ------------------------------------------------------------------------------------

@@ -19,8 +19,10 @@ from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
 from control import settings as control_settings
+from control.guard.tokens import TokensFile
 from dataplane import settings as dataplane_settings
 from narthex import __version__
+from narthex.admin import admin_url
 from narthex.cli import main
 from tests.harness import Gateway, alive, children, eventually
 
@@ -294,6 +296,7 @@ class Web:
     status: int = 200
     answer: bytes = b"{}"
     seen: list[tuple[str, str, bytes]] = field(default_factory=list)
+    tokens: list[str | None] = field(default_factory=list)
 
 
 @pytest.fixture
@@ -305,6 +308,7 @@ def web() -> Iterator[Web]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
             made.seen.append((self.path, self.headers.get("Content-Type", ""), body))
+            made.tokens.append(self.headers.get("Kong-Admin-Token"))
             self.send_response(made.status)
             self.send_header("Content-Length", str(len(made.answer)))
             self.end_headers()
@@ -450,6 +454,161 @@ def test_config_apply_says_which_entity_was_refused_and_why(
     assert run("config", "apply", "-", stdin="{}") == 1
     said = capsys.readouterr().err
     assert "nothing was changed: services example: schema violation (host: required)" in said
+
+
+# --- the token of the Admin API ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("keys", "list"), ("config", "apply", "-")])
+def test_token_of_the_environment_is_sent_and_a_missing_one_asked_for(
+    run: Run,
+    admin: Web,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    admin.status, admin.answer = 401, b'{"message":"no"}'
+    assert run(*words, stdin="{}") == 1
+    assert "wants a token; put one into NARTHEX_ADMIN_TOKEN" in capsys.readouterr().err
+    monkeypatch.setenv("NARTHEX_ADMIN_TOKEN", "nxa_x")
+    assert run(*words, stdin="{}") == 1
+    said = capsys.readouterr().err
+    assert "does not know the token in NARTHEX_ADMIN_TOKEN" in said and "nxa_x" not in said
+    assert admin.tokens == [None, "nxa_x"]
+
+
+def test_token_of_the_admin_api_is_sent_to_no_token_endpoint(
+    run: Run, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARTHEX_ADMIN_TOKEN", "nxa_x")
+    web.answer = b'{"access_token":"t"}'
+    assert run("token", web.url, "--client-id", "a", "--client-secret", "b") == 0
+    assert web.tokens == [None]
+
+
+def test_admin_url_of_the_environment_comes_first(
+    run: Run, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARTHEX_ADMIN_URL", f"{web.url}/behind/a/proxy/")
+    web.answer = b'{"data":[]}'
+    assert run("keys", "list") == 0
+    assert web.seen[0][0] == "/behind/a/proxy/signing-keys"
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ("127.0.0.1:1", "http://127.0.0.1:1"),
+        ("0.0.0.0:2 ssl, 127.0.0.1:1", "http://127.0.0.1:1"),
+        ("0.0.0.0:2, [::1]:1", "http://[::1]:1"),
+        ("0.0.0.0:2 ssl", "https://127.0.0.1:2"),
+        ("[::]:2 ssl", "https://[::1]:2"),
+    ],
+)
+def test_admin_api_is_asked_where_it_listens_by_plain_loopback_first(
+    monkeypatch: pytest.MonkeyPatch, listen: str, url: str
+) -> None:
+    monkeypatch.setenv("NARTHEX_ADMIN_LISTEN", listen)
+    for name in ("TOKENS_FILE", "TLS_CERT", "TLS_KEY"):
+        monkeypatch.setenv(f"NARTHEX_ADMIN_{name}", "/x")
+    assert admin_url(control_settings.load()) == url
+
+
+def test_admin_api_over_tls_is_trusted_by_the_file_named(
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    self_signed: tuple[Path, Path],
+) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"data":[]}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*self_signed)
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        monkeypatch.setenv("NARTHEX_ADMIN_URL", f"https://localhost:{server.server_address[1]}")
+        try:
+            assert run("keys", "list") == 1
+            said = capsys.readouterr().err
+            assert "NARTHEX_ADMIN_CA names a PEM file" in said and "insecure" not in said
+            monkeypatch.setenv("NARTHEX_ADMIN_CA", str(self_signed[0]))
+            assert run("keys", "list") == 0
+            monkeypatch.setenv("NARTHEX_ADMIN_CA", "/nowhere.pem")
+            assert run("keys", "list") == 1
+            assert "NARTHEX_ADMIN_CA /nowhere.pem: cannot be used" in capsys.readouterr().err
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+def test_admin_token_is_printed_once_and_its_line_added_to_the_file(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "tokens"
+    monkeypatch.setenv("NARTHEX_ADMIN_TOKENS_FILE", str(file))
+    assert run("admin-token", "ci", "operator") == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"nxa_\w{40}\n", out) and str(file) in err and out.strip() not in err
+    known = TokensFile(file).find(out.strip())
+    assert known is not None and (known.name, known.role) == ("ci", "operator")
+    assert out.strip() not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_admin_token_prints_its_line_when_there_is_no_file(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("admin-token", "ci", "read-only") == 0
+    token, line = capsys.readouterr().out.splitlines()
+    file = tmp_path / "tokens"
+    file.write_text(line)
+    file.chmod(0o600)
+    assert TokensFile(file).find(token) is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("ci", "root"), 2, "read-only, operator, super"),
+        (("a b", "super"), 1, "no name for a token"),
+        (("ci",), 2, "role"),
+    ],
+)
+def test_admin_token_says_what_it_expected(
+    run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: int, said: str
+) -> None:
+    assert run("admin-token", *words) == code
+    out, err = capsys.readouterr()
+    assert said in err and out == ""
+
+
+def test_start_check_looks_into_the_files_of_the_admin_api(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    self_signed: tuple[Path, Path],
+) -> None:  # fmt: skip
+    file = tmp_path / "tokens"
+    file.write_text("alice root\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("NARTHEX_ADMIN_LISTEN", "127.0.0.1:0 ssl")
+    monkeypatch.setenv("NARTHEX_ADMIN_TOKENS_FILE", str(file))
+    for name, path in zip(("CERT", "KEY"), self_signed, strict=True):
+        monkeypatch.setenv(f"NARTHEX_ADMIN_TLS_{name}", str(path))
+    assert run("start", "--check") == 1
+    assert f"ADMIN_TOKENS_FILE {file} line 1: expected" in capsys.readouterr().err
+    file.write_text("# none yet\n")
+    assert run("start", "--check") == 0
+    monkeypatch.setenv("NARTHEX_ADMIN_TLS_KEY", "/nowhere")
+    assert run("start", "--check") == 1
+    assert "ADMIN_TLS_KEY /nowhere: cannot be read" in capsys.readouterr().err
 
 
 # --- keys -----------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ class ControlPlane:
         self.answers: dict[str, Any] = {"/status": {}, "/dataplanes": CARRIED}
         self.posted: list[tuple[str, str]] = []
         self.refusals = 0
-        monkeypatch.setattr(example, "send", self.send)
-        monkeypatch.setattr("narthex.apply.send", self.send)
+        monkeypatch.setattr(example, "ask", self.send)
+        monkeypatch.setattr("narthex.apply.ask", self.send)
 
     def send(self, method: str, url: str, body: str | None = None, *_: Any, **__: Any) -> Reply:
         path = url.removeprefix("http://127.0.0.1:8001").partition("?")[0]
@@ -124,3 +124,12 @@ def test_commands_use_what_listens() -> None:
     said = example.instructions(example.Credential("id", None), settings)
     assert "connect --insecure wss://localhost:9443/anything" in said
     assert "<the secret shown when it was made>" in said
+
+
+def test_control_plane_that_wants_a_token_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NARTHEX_ADMIN_TOKEN", raising=False)
+    monkeypatch.setattr("narthex.admin.send", lambda *_, **__: Reply(401, "{}"))
+    with pytest.raises(Fault, match="put one into NARTHEX_ADMIN_TOKEN"):
+        run()

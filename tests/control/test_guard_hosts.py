@@ -1,4 +1,4 @@
-"""control/guard.py: which requests reach the Admin API at all."""
+"""control/guard/hosts.py: which requests reach the Admin API at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from control.guard import Guard
+from control.guard.hosts import Guard
 from control.settings import Listen
 
 LISTEN = Listen("127.0.0.1", 8001)
@@ -44,7 +44,7 @@ def ask(
         return {"type": "http.request"}
 
     scope = {"type": kind, "method": method, "path": "/services", "headers": headers}
-    guard = Guard(echo, listen, hosts or [], origins or [])
+    guard = Guard(echo, [listen], hosts or [], origins or [])
     asyncio.run(guard(scope, receive, send))
     return sent
 
@@ -138,6 +138,11 @@ def test_s86_two_origins_are_forbidden_though_each_is_listed() -> None:
 def test_address_of_the_listener_is_answered(listen: Listen, value: str) -> None:
     assert host(value, listen=listen) == 200
     assert host(value) == 403
+
+
+def test_address_of_every_listener_is_answered() -> None:
+    guard = Guard(echo, [LISTEN, Listen("10.1.2.3", 8444, tls=True)], [], [])
+    assert guard._host_allowed(b"10.1.2.3:8444") and not guard._host_allowed(b"10.1.2.4:8444")
 
 
 MALFORMED = [

@@ -1,4 +1,4 @@
-"""Who may reach the Admin API at all: the first thing every request meets.
+"""Which requests reach the Admin API at all: the first thing that each one meets.
 
 A web page can make its visitor's browser call a loopback address: with a foreign `Origin`, or by
 DNS rebinding with a foreign `Host`.  Both are refused here, whatever the method, before routing
@@ -9,12 +9,12 @@ Host (S87, CVE-2026-48710).
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from control.guard.answers import refuse
 from control.settings import Listen, is_loopback
 
 # uri-host [":" port] of RFC 9112 §3.2, without what only a trick would use (userinfo, escapes).
@@ -28,10 +28,15 @@ class Guard:
     """ASGI middleware that passes on only requests of an allowed Host and Origin."""
 
     def __init__(
-        self, app: ASGIApp, listen: Listen, hosts: Iterable[str], origins: Iterable[str]
+        self,
+        app: ASGIApp,
+        listeners: Iterable[Listen],
+        hosts: Iterable[str],
+        origins: Iterable[str],
     ) -> None:
         self._app = app
-        self._hosts = frozenset(_canonical(host) for host in (listen.host, *hosts))
+        own = (listen.host for listen in listeners)
+        self._hosts = frozenset(_canonical(host) for host in (*own, *hosts))
         self._origins = frozenset(origin.encode() for origin in origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +46,7 @@ class Guard:
         if refusal is None:
             return await self._app(scope, receive, send)
         if scope["type"] == "http":
-            await _forbid(refusal, send)
+            await refuse(send, 403, refusal)
         else:
             await send({"type": "websocket.close", "code": 1008})
 
@@ -69,14 +74,3 @@ def _canonical(host: str) -> str:
         return str(ipaddress.ip_address(host))
     except ValueError:
         return host.removesuffix(".")
-
-
-async def _forbid(message: str, send: Send) -> None:
-    body = json.dumps({"message": message}).encode()
-    headers = [
-        (b"content-type", b"application/json; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
