@@ -29,6 +29,7 @@ PYTHON = {
     "control.admin": ("control.store", "control.guard"),
     "control.admin.oauth2_credentials": ("control.admin", "control.store", "dataplane.jws"),
     "control.declarative": ("control.admin", "control.store"),
+    "control.kong": ("control.admin", "control.store"),
     "control.snapshot": ("control.store", "dataplane.wire"),
     # The context is what a token request is handed over in; the app comes as an argument.
     "control.push": (
@@ -50,6 +51,7 @@ PYTHON = {
         "control.guard.tokens",
         "control.settings",
         "control.startup",
+        "control.store.backup",
         "control.store.keyring",
         "dataplane.main",
         "dataplane.settings",
