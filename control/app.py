@@ -22,6 +22,7 @@ from control.admin.signing_keys import signing_keys_router
 from control.guard.hosts import Guard
 from control.guard.login import Login, shown_path
 from control.guard.tokens import TokensFile
+from control.kong import endpoint as kong_import
 from control.oauth2.direct import Direct
 from control.oauth2.issuer import EXCEPTION_HANDLERS, Dispatch, issuer_router
 from control.oauth2.issuer_routes import IssuerRoutes
@@ -98,6 +99,7 @@ def admin_app(
     app.include_router(signing_keys_router(store, key_publish_seconds))
     app.include_router(audit_router(store))
     app.include_router(declarative.router(store))
+    app.include_router(kong_import.router(store))
     parts, routes = Parts.of(store), IssuerRoutes(store)
     issuer = _issuer_app(issuer_router(parts, routes, None, key_publish_seconds, None))
     described = [*app.routes, *issuer.routes]

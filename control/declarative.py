@@ -124,7 +124,7 @@ def router(store: Store) -> APIRouter:
         responses={
             400: {"model": ApplyRefused, "description": "The file is wrong; nothing was written"},
             413: {"model": ApplyRefused, "description": "The file is too large"},
-            **openapi.Operation("", 200, errors=()).responses(),
+            **openapi.Operation("", 200, errors=()).responses_of_errors(),
         },
         openapi_extra={
             "requestBody": {

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 
 from control.admin.router import documented_examples, documented_models
 from control.admin.signing_keys import DOCUMENTED as SIGNING_KEYS
+from control.kong.endpoint import MODELS as KONG
 from control.oauth2 import described
 
 Json = dict[str, Any]
@@ -40,6 +41,7 @@ _TAGS = {
     "dataplanes": "Which data planes there are",
     "signing-keys": "The keys that sign JWT access tokens",
     "config": "Whole files",
+    "import": "What another gateway has",
     "audit": "Who changed what",
     "oauth": "OAuth 2.0, on the data planes' ports",
 }
@@ -74,7 +76,8 @@ def build(title: str, version: str, routes: Sequence[BaseRoute]) -> Json:
     )
     components = made.setdefault("components", {})
     models = components.setdefault("schemas", {})
-    models.update(described.MODELS | SIGNING_KEYS | documented_models() | {"DeckFile": _DECK_FILE})
+    models.update(described.MODELS | SIGNING_KEYS | documented_models() | KONG)
+    models["DeckFile"] = _DECK_FILE
     components["securitySchemes"] = _SECURITY_SCHEMES
     _say_who_may(made)
     _show_examples(made, documented_examples() | described.EXAMPLES)

@@ -24,6 +24,8 @@ from control.store.queries import (
     RouteRow,
     ServiceRow,
     SigningKeyRow,
+    TargetRow,
+    UpstreamRow,
 )
 from dataplane import wire
 
@@ -61,7 +63,9 @@ class Builder:
         there = [
             row for row in rows.services if row.enabled and selection.families((row.protocol,))
         ]
-        self._make_certificates(rows, there)
+        hosts = {row.host for row in there}
+        named = [row for row in rows.upstreams if row.name in hosts]
+        self._make_certificates(rows, there, named)
         self._make_services(there)
         self._consumers = _made(rows.consumers, self._consumers, _consumer)
         self._credentials = _made(rows.credentials, self._credentials, _credential)
@@ -82,14 +86,18 @@ class Builder:
             ca_certificates=[authority for _, authority in self._authorities.values()],
             keys=[_public_key(row) for row in rows.keys],
             issuers=_issuers(rows),
+            upstreams=_upstreams(rows, named),
         )
         if problems := snapshot.problems():
             raise ValueError("; ".join(problems[:10]))
         return snapshot
 
-    def _make_certificates(self, rows: ConfigRows, services: list[ServiceRow]) -> None:
-        """Those that a listener or one of these services may show, or trust."""
+    def _make_certificates(
+        self, rows: ConfigRows, services: list[ServiceRow], upstreams: list[UpstreamRow]
+    ) -> None:
+        """Those that a listener or one of these may show, or trust."""
         shown = {row.client_certificate_id for row in services}
+        shown |= {row.client_certificate_id for row in upstreams}
         trusted = {id_ for row in services for id_ in row.ca_certificates or ()}
         pairs = (row for row in rows.certificates if row.snis or row.id in shown)
         authorities = (row for row in rows.ca_certificates if row.id in trusted)
@@ -172,6 +180,31 @@ def _authority(row: CACertificateRow) -> wire.CaCertificate:
 def _public_key(row: SigningKeyRow) -> wire.PublicKey:
     jwk = json.dumps(row.public_jwk, sort_keys=True, separators=(",", ":"))
     return wire.PublicKey(row.kid, row.alg, jwk, until=row.gone_at or 0.0)
+
+
+def _upstreams(rows: ConfigRows, named: list[UpstreamRow]) -> list[wire.Upstream]:
+    """Each with those of its targets that may have traffic, oldest first."""
+    targets: dict[str, list[TargetRow]] = {row.id: [] for row in named}
+    for row in rows.targets:
+        if row.upstream_id in targets and row.weight and not row.down:
+            targets[row.upstream_id].append(row)
+    return [_upstream(row, targets[row.id]) for row in named]
+
+
+def _upstream(row: UpstreamRow, targets: list[TargetRow]) -> wire.Upstream:
+    shown = row.client_certificate_id
+    return wire.Upstream(
+        id=id_bytes(row.id),
+        name=row.name,
+        targets=[_target(t) for t in sorted(targets, key=lambda t: (t.created_at, t.id))],
+        host_header=row.host_header,
+        client_certificate=None if shown is None else id_bytes(shown),
+    )
+
+
+def _target(row: TargetRow) -> wire.Target:
+    host, _, port = row.target.rpartition(":")
+    return wire.Target(host.removeprefix("[").removesuffix("]"), int(port), row.weight)
 
 
 def _issuers(rows: ConfigRows) -> list[wire.Issuer]:

@@ -1,5 +1,6 @@
 """Who may: from a parsed head to a policy, a principal and a verdict, without a byte sent."""
 
+from dataplane._balance cimport *
 from dataplane._core cimport *
 from dataplane._endpoints cimport *
 from dataplane._finding cimport *

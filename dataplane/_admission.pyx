@@ -627,6 +627,29 @@ cdef int reserve_session(Worker* worker, Request* request, const Visit* visit) n
     return STEP_ADMITTED
 
 
+# --- where it goes ----------------------------------------------------------------------------------
+
+
+cdef int _find_name(
+    Worker* worker, Visit* visit, const Target* target, int verdict
+) noexcept nogil:
+    """Ask for the address of a name that has none yet, once."""
+    if verdict == VERDICT_NAME_FAILED or nx_load_u64(&target.name.failed):
+        return answer(worker, 503, b"name resolution failed", NULL)
+    visit.wanted = target
+    return _park(visit, QUESTION_NAME)
+
+
+cdef int _find_target(Worker* worker, Visit* visit, int verdict) noexcept nogil:
+    """Whether an upstream has a target to go to; which one is chosen when it is gone to."""
+    cdef Balance* balance = visit.policy.balance
+    cdef const Target* wanted
+    if balance.count == 0:
+        return answer(worker, 503, b"failure to get a peer from the ring-balancer", NULL)
+    wanted = balance_unresolved(balance)
+    return STEP_ADMITTED if wanted == NULL else _find_name(worker, visit, wanted, verdict)
+
+
 # --- all of it --------------------------------------------------------------------------------------
 
 
@@ -685,8 +708,8 @@ cdef int admit(Worker* worker, Conn* client, Visit* visit, int verdict) noexcept
             return step
     if not visit.policy.flags & POLICY_SERVICE:
         return answer(worker, 503, b"no Service found with those values", NULL)
-    if nx_load_ptr(&visit.policy.name.addresses) == NULL:
-        if verdict == VERDICT_NAME_FAILED or nx_load_u64(&visit.policy.name.failed):
-            return answer(worker, 503, b"name resolution failed", NULL)
-        return _park(visit, QUESTION_NAME)
+    if nx_unlikely(visit.policy.balance != NULL):
+        return _find_target(worker, visit, verdict)
+    if nx_load_ptr(&visit.policy.target.name.addresses) == NULL:
+        return _find_name(worker, visit, &visit.policy.target, verdict)
     return STEP_ADMITTED

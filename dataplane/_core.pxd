@@ -9,6 +9,8 @@ from dataplane._sys cimport *
 cdef enum:
     WORKERS_MAX = 64
     ADDRESSES_MAX = 16  # of one upstream name
+    TARGETS_MAX = 1000  # of one upstream: a pick looks at each of them
+    TRIES_MAX = 16  # of a request, whatever the service's retries say
     SCRATCH_BYTES = 65536  # what one read can take
     HEADROOM = 256  # bytes before the read window, for what was held back from the last read
     OUTPUT_BYTES_MAX = 65536 + 2048  # pending output of a socket outside a session
@@ -60,6 +62,25 @@ cdef struct AddressList:
 cdef struct NameCell:
     AddressList* addresses  # published by the Python thread, replaced whole; NULL: none known
     uint64_t failed  # 1 while the last resolution failed and nothing good is known
+
+cdef struct Target:
+    # Where requests go: the service's own host, or one target of the upstream of that name.
+
+    NameCell* name  # borrowed from the Python owner; NULL where there is nowhere to go
+    uint32_t weight  # among the targets of an upstream; 1..65535
+    uint16_t port
+    Span host_name  # owned, as those below: without brackets, for questions
+    Span host_header  # Host value to the upstream without preserve_host (port as §7 says)
+    Span server_name  # that without its port: what TLS asks for, and kept connections were made for
+
+cdef struct Balance:
+    # The targets of an upstream, and how far each worker has come in going round: see _balance.
+
+    uint32_t count  # 0..TARGETS_MAX
+    uint32_t stride  # words of a row: whole cache lines, so that no two workers write to one
+    Target* targets  # owned, in the order in which they were added
+    int64_t* rows  # owned, [worker][stride]: whether it has begun, then each target's current weight
+    # Invariant: a row is its worker's own; the current weights in it add up to 0.
 
 cdef enum PolicyFlag:
     POLICY_SERVICE = 1 << 0  # has a service
@@ -116,7 +137,6 @@ cdef struct Policy:
     uint8_t plugin[16]  # oauth2 instance; zeros without POLICY_OAUTH2
     uint32_t flags  # PolicyFlag
     uint16_t redirect_status  # 426, 301, 302, 307, 308
-    uint16_t port  # of the upstream
     uint32_t connect_timeout_ms
     uint32_t write_timeout_ms
     uint32_t read_timeout_ms
@@ -131,10 +151,9 @@ cdef struct Policy:
     uint8_t on_edit  # PolicyChange
     uint8_t on_delete  # PolicyChange
     uint64_t max_age_ms  # of a session, renewed or not; 0: any
-    NameCell* name  # borrowed from the policy's Python owner; NULL without POLICY_SERVICE
+    Target target  # the service's host; no name without POLICY_SERVICE, and beside a balance
+    Balance* balance  # borrowed from the policy's Python owner; NULL: the host is no upstream's name
     void* tls  # SSL_CTX*, borrowed likewise; NULL without POLICY_UPSTREAM_TLS
-    Span host_header  # owned: Host value to the upstream without preserve_host (port as §7 says)
-    Span host_name  # owned: service host without brackets, for questions, logs and kept connections
     Span service_path  # owned: service.path, empty when null
     Span auth_header  # owned: lower-case name of the header that carries the token
     Span challenge_missing  # owned: value of WWW-Authenticate when there is no token
@@ -335,6 +354,7 @@ cdef struct Request:
 
     Grant grant  # in the index once it may become a session
     Policy* policy  # held (users), NULL before routing or without a route
+    const Target* target  # the policy's, of this try; set when an upstream is begun with
     uint8_t plugin[16]  # a request for the issuer: the oauth2 instance that it is for
     uint64_t began_ms  # monotonic, when its first byte was read
     uint64_t upstream_began_ms
@@ -343,6 +363,9 @@ cdef struct Request:
     uint8_t id[16]  # random; 32 hex digits on the wire
     uint8_t verdict  # answer to a parked question: VERDICT_*
     uint8_t attempts  # upstream connects tried
+    uint8_t aimed  # `attempts` when `target` was chosen
+    uint8_t tried_n
+    uint16_t tried[16]  # the targets of an upstream that had this request, TRIES_MAX at the most
     uint8_t is_handshake
     uint8_t head_only  # the method is HEAD: an answer has no body
     uint8_t question  # QuestionKind that is out; 0: none

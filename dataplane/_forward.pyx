@@ -390,7 +390,7 @@ cdef int forward_request(
         put_field(&out, b"Host", visit.head + field.value_off, field.value_len)
     else:
         put_field(
-            &out, b"Host", visit.policy.host_header.data, visit.policy.host_header.size
+            &out, b"Host", request.target.host_header.data, request.target.host_header.size
         )
     _put_framing(&out, http, request)
     if _takes_trailers(visit):

@@ -190,7 +190,7 @@ cdef int _ask(Worker* worker, Conn* client, const Visit* visit) noexcept nogil:
     conn_renew(client)
     question.ref = conn_ref(worker, client)
     if visit.question == QUESTION_NAME:
-        text = &visit.policy.host_name
+        text = &visit.wanted.host_name
     elif visit.question == QUESTION_TICKET:
         memcpy(question.digest, visit.digest, 32)
         if not _write_place(question, visit):

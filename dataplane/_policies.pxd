@@ -26,13 +26,21 @@ cdef class NameTable:
     cdef object boxes  # WeakValueDictionary: host -> NameBox
     cdef readonly Contexts contexts  # that policies speak to upstreams with
     cdef list orphans  # policies without a box, held by sessions
+    cdef object balances  # WeakValueDictionary: content -> BalanceBox
     cpdef NameBox intern(self, str host)
-    cdef void adopt(self, Policy* policy, NameBox name, Context tls)
+    cdef void adopt(self, Policy* policy, NameBox name, Context tls, BalanceBox balance)
+
+cdef class BalanceBox:
+    cdef object __weakref__
+    cdef Balance c  # its `targets` and `rows` owned
+    cdef list names  # NameBox of each target: owners of their names
+    cdef bytes texts  # what the spans of the targets point into
 
 cdef class PolicyBox:
     cdef Policy* c  # owned
     cdef NameTable names
-    cdef NameBox name  # owner of c.name, or None
+    cdef NameBox name  # owner of c.target.name, or None
+    cdef readonly BalanceBox balance  # owner of c.balance, or None
     cdef readonly Context tls  # owner of c.tls, or None
     cdef readonly bytes content  # what it was compiled from
     cdef readonly tuple virtual  # its virtual routes, for the next compile

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 from dataplane._contexts import Context, Contexts, TicketKeys
 from dataplane._core import Reclaimer
 
@@ -29,6 +31,15 @@ class NameTable:
     def hosts_in_use(self) -> list[str]: ...
     def unresolved(self) -> list[str]: ...
     def sweep(self) -> int: ...
+    def balance(self, content: bytes, targets: list[BalancedTarget]) -> BalanceBox: ...
+
+# Host, port, weight, Host value, that without its port.
+BalancedTarget = tuple[str, int, int, bytes, bytes]
+
+class BalanceBox:
+    def __init__(self, names: NameTable, targets: list[BalancedTarget]) -> None: ...
+    def pick(self, worker: int = 0, tried: Sequence[int] = ()) -> int | None: ...
+    def describe(self) -> list[BalancedTarget]: ...
 
 # Sort key (the lowest wins), prefix length, prefixes, hosts (text, port or 0, kind), methods,
 # headers (name, values): one virtual route.
@@ -44,6 +55,7 @@ Virtual = tuple[
 class PolicyBox:
     content: bytes
     tls: Context | None
+    balance: BalanceBox | None
     virtual: tuple[Virtual, ...]
     own: int
     plugins: int
@@ -70,6 +82,7 @@ class PolicyBox:
         max_age_ms: int = ...,
         issuer: bytes = ...,
         audience: bytes = ...,
+        balance: BalanceBox | None = ...,
     ) -> None: ...
     def users(self) -> int: ...
     @property

@@ -1,7 +1,7 @@
-"""Policies and upstream names: what outlives the snapshot that brought it.
+"""Policies, upstream names and targets: what outlives the snapshot that brought it.
 
-A `PolicyBox` owns one route's Policy, a `NameBox` one host's addresses; snapshots share the boxes
-of what did not change.  Sessions may hold a policy longer than any snapshot does (`Policy.users`):
+A `PolicyBox` owns one route's Policy, a `NameBox` one host's addresses, a `BalanceBox` the targets of
+an upstream; snapshots share the boxes of what did not change.  Sessions may hold a policy longer than any snapshot does (`Policy.users`):
 when its box goes, the policy passes to `NameTable.orphans`, and `NameTable.sweep` lets it go once
 nobody uses it.  Memory that a worker may still read in its turn goes through the Reclaimer.
 """
@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 cimport cython
 
+from dataplane._balance cimport *
 from dataplane._core cimport *
 
 FLAGS = {  # PolicyFlag for Python
@@ -175,8 +176,9 @@ cdef class _Orphan:
     """Owns a policy whose box has gone."""
 
     cdef Policy* c
-    cdef NameBox name  # c.name lies in it
+    cdef NameBox name  # c.target.name lies in it
     cdef Context tls  # c.tls is its
+    cdef BalanceBox balance  # c.balance lies in it
 
     def __dealloc__(self):
         free(self.c)
@@ -195,6 +197,7 @@ cdef class NameTable:
         self.boxes = WeakValueDictionary()
         self.orphans = []
         self.contexts = Contexts(tickets)
+        self.balances = WeakValueDictionary()
 
     cpdef NameBox intern(self, str host):
         """The one box of a host, in any case; an IP address has its address at once."""
@@ -203,6 +206,17 @@ cdef class NameTable:
         if box is None:
             box = NameBox(host, self.reclaimer)
             self.boxes[host] = box
+        return box
+
+    def balance(self, bytes content, list targets):
+        """The one box of an upstream's targets, as BalanceBox takes them, by what it is made of.
+
+        What did not change keeps its place in the round.
+        """
+        box = self.balances.get(content)
+        if box is None:
+            box = BalanceBox(self, targets)
+            self.balances[content] = box
         return box
 
     def set_addresses(self, str host, list addresses):
@@ -223,12 +237,13 @@ cdef class NameTable:
             if not box.literal and box.c.addresses == NULL
         ]
 
-    cdef void adopt(self, Policy* policy, NameBox name, Context tls):
+    cdef void adopt(self, Policy* policy, NameBox name, Context tls, BalanceBox balance):
         """Take over a policy that no live tables have; sessions may hold it."""
         cdef _Orphan orphan = _Orphan.__new__(_Orphan)
         orphan.c = policy
         orphan.name = name
         orphan.tls = tls
+        orphan.balance = balance
         if policy_users(policy) != 0:
             self.orphans.append(orphan)
         elif self.reclaimer is not None and self.reclaimer.waiting is not None:
@@ -248,6 +263,68 @@ cdef class NameTable:
         return len(held)
 
 
+# --- targets --------------------------------------------------------------------------------------
+
+
+cdef class BalanceBox:
+    """The targets of one upstream: (host, port, weight, Host value, that without its port) each."""
+
+    def __cinit__(self, NameTable names not None, list targets):
+        cdef Target* target
+        cdef uint8_t* cursor
+        if len(targets) > TARGETS_MAX:
+            raise ValueError(f"more than {TARGETS_MAX} targets")
+        self.names = [names.intern(host) for host, *_ in targets]
+        self.texts = b"".join(
+            host.encode() + header + name for host, _, _, header, name in targets
+        )
+        cursor = <uint8_t*><const char*>self.texts
+        self.c.count = <uint32_t>len(targets)
+        self.c.stride = (self.c.count + 1 + 7) & ~<uint32_t>7
+        self.c.targets = <Target*>array_new(self.c.count, sizeof(Target))
+        # Zeroed, and a row is not in memory before its worker writes to it.
+        self.c.rows = <int64_t*>array_new(WORKERS_MAX * self.c.stride, sizeof(int64_t))
+        for i, (host, port, weight, header, name) in enumerate(targets):
+            target = &self.c.targets[i]
+            target.name = &(<NameBox>self.names[i]).c
+            target.port = port
+            target.weight = weight
+            target.host_name = _next(&cursor, host.encode())
+            target.host_header = _next(&cursor, header)
+            target.server_name = _next(&cursor, name)
+
+    def __dealloc__(self):
+        free(self.c.targets)
+        free(self.c.rows)
+
+    def pick(self, int worker=0, tried=()):
+        """The index of the target that comes next for a worker, or None; for tests."""
+        cdef uint16_t indexes[TRIES_MAX]
+        for place, index in enumerate(tried[:TRIES_MAX]):
+            indexes[place] = index
+        at = balance_pick(&self.c, worker, indexes, <uint32_t>min(len(tried), TRIES_MAX))
+        return None if at < 0 else at
+
+    def describe(self):
+        """Of each target (name, port, weight, Host value, that without its port); for tests."""
+        return [
+            (
+                _text(&target.host_name).decode(), target.port, target.weight,
+                _text(&target.host_header), _text(&target.server_name),
+            )
+            for target in self.c.targets[: self.c.count]
+        ]
+
+
+cdef Span _next(uint8_t** cursor, bytes text):
+    """The span of a text that stands at the cursor already; moves that."""
+    cdef Span span
+    span.data = cursor[0]
+    span.size = <uint32_t>len(text)
+    cursor[0] += span.size
+    return span
+
+
 # --- policies -------------------------------------------------------------------------------------
 
 
@@ -260,7 +337,8 @@ cdef class PolicyBox:
     path, auth header, both challenges, name of the anonymous consumer that is missing, origins.
     session: in the order of SESSION_DEFAULTS.  own, plugins: what `dataplane.changes` compares.
     tls: how the upstream is spoken to, or None.  max_age_ms: of a session; 0: any.  issuer, audience:
-    `_tokens.name_hash` of them, or zeros.  carriers: subprotocol prefix and cookie name.
+    `_tokens.name_hash` of them, or zeros.  carriers: subprotocol prefix and cookie name.  balance: the
+    targets that the host stands for, or None.
     """
 
     def __cinit__(
@@ -268,7 +346,7 @@ cdef class PolicyBox:
         uint32_t flags, uint16_t redirect_status, tuple target, tuple anonymous, tuple texts,
         tuple session=SESSION_DEFAULTS, uint32_t own=0, uint32_t plugins=0,
         Context tls=None, uint64_t max_age_ms=0, bytes issuer=bytes(16), bytes audience=bytes(16),
-        tuple carriers=(b"", b""),
+        tuple carriers=(b"", b""), BalanceBox balance=None,
     ):
         cdef size_t size = sizeof(Policy) + sum(map(len, texts)) + sum(map(len, carriers))
         if anonymous is not None:
@@ -294,13 +372,16 @@ cdef class PolicyBox:
         c.max_age_ms = max_age_ms
         self.tls = tls
         c.tls = NULL if tls is None else tls.c
+        self.balance = balance
+        c.balance = NULL if balance is None else &balance.c
         if anonymous is not None:
             c.anonymous = <Principal*>cursor
             cursor += sizeof(Principal)
             memcpy(c.anonymous.consumer, id_bytes(anonymous[0], 16, "a consumer id"), 16)
             c.anonymous.headers = _copy(&cursor, anonymous[1])
-        c.host_header = _copy(&cursor, texts[0])
-        c.host_name = _copy(&cursor, texts[1])
+        c.target.host_header = _copy(&cursor, texts[0])
+        c.target.host_name = _copy(&cursor, texts[1])
+        c.target.server_name = c.target.host_name
         c.service_path = _copy(&cursor, texts[2])
         c.auth_header = _copy(&cursor, texts[3])
         c.challenge_missing = _copy(&cursor, texts[4])
@@ -310,17 +391,18 @@ cdef class PolicyBox:
         c.protocol_prefix = _copy(&cursor, carriers[0])
         c.cookie_name = _copy(&cursor, carriers[1])
         if target is not None:
-            service, host, c.port, c.retries, connect, write, read = target
+            service, host, c.target.port, c.retries, connect, write, read = target
             memcpy(c.service, id_bytes(service, 16, "a service id"), 16)
             c.connect_timeout_ms = connect
             c.write_timeout_ms = write
             c.read_timeout_ms = read
-            self.name = names.intern(host)
-            c.name = &self.name.c
+            if balance is None:
+                self.name = names.intern(host)
+                c.target.name = &self.name.c
 
     def __dealloc__(self):
         if self.c != NULL:
-            self.names.adopt(self.c, self.name, self.tls)
+            self.names.adopt(self.c, self.name, self.tls, self.balance)
 
     cpdef uint64_t users(self):
         """Sessions and parked handshakes that hold the policy now."""
@@ -368,11 +450,11 @@ cdef class PolicyBox:
         return {
             "route": c.route[:16], "service": c.service[:16], "plugin": c.plugin[:16],
             "issuer": c.issuer[:16], "audience": c.audience[:16],
-            "flags": c.flags, "redirect_status": c.redirect_status, "port": c.port,
+            "flags": c.flags, "redirect_status": c.redirect_status, "port": c.target.port,
             "connect_timeout_ms": c.connect_timeout_ms, "write_timeout_ms": c.write_timeout_ms,
             "read_timeout_ms": c.read_timeout_ms, "retries": c.retries,
-            "name": self.name, "host_header": _text(&c.host_header),
-            "host_name": _text(&c.host_name), "service_path": _text(&c.service_path),
+            "name": self.name, "host_header": _text(&c.target.host_header),
+            "host_name": _text(&c.target.host_name), "service_path": _text(&c.service_path),
             "auth_header": _text(&c.auth_header),
             "challenge_missing": _text(&c.challenge_missing),
             "challenge_invalid": _text(&c.challenge_invalid),

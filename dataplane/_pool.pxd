@@ -11,7 +11,9 @@ cdef enum:
 cdef void pool_put(Worker* worker, Conn* upstream, const Policy* policy) noexcept nogil
 # One to this address that still lives and is as this policy would make it, newest first; the
 # caller's from now on.  NULL: none.
-cdef Conn* pool_take(Worker* worker, const Address* address, const Policy* policy) noexcept nogil
+cdef Conn* pool_take(
+    Worker* worker, const Address* address, const Policy* policy, const Target* target
+) noexcept nogil
 # Its time is over.
 cdef void pool_end(Worker* worker, Conn* upstream) noexcept nogil
 # It became readable: its peer ended it, or speaks unasked; both end it.

@@ -66,22 +66,24 @@ cdef void _take_out(Worker* worker, Conn* upstream) noexcept nogil:
     wheel_cancel(&worker.wheel, &upstream.timer)
 
 
-cdef Conn* pool_take(Worker* worker, const Address* address, const Policy* policy) noexcept nogil:
+cdef Conn* pool_take(
+    Worker* worker, const Address* address, const Policy* policy, const Target* target
+) noexcept nogil:
     cdef Pool* pool = &worker.pool
     cdef uint16_t slot
     cdef uint16_t next
     cdef Conn* upstream
     if pool.count == 0 or _varies(policy):
         return NULL
-    slot = pool.first[_chain(address.bytes, policy.port)]
+    slot = pool.first[_chain(address.bytes, target.port)]
     while slot:
         next = pool.after[slot - 1]
         upstream = pool.idle[slot - 1]
         if (
-            upstream.remote_port == policy.port
+            upstream.remote_port == target.port
             and (upstream.flags & FLAG_V6 != 0) == (address.v6 != 0)
             and memcmp(upstream.remote, address.bytes, 16) == 0
-            and tls_fits(upstream, policy.tls, &policy.host_name)
+            and tls_fits(upstream, policy.tls, &target.server_name)
         ):
             _take_out(worker, upstream)
             # Its end may lie in this turn's events, or behind them: look.

@@ -1,6 +1,7 @@
 """The upstream's side of a request: connect, deliver the head, try again; from a 101 to a session."""
 
 from dataplane._admission cimport *
+from dataplane._balance cimport *
 from dataplane._carriers cimport *
 from dataplane._core cimport *
 from dataplane._finding cimport *
@@ -11,9 +12,6 @@ from dataplane._pool cimport *
 from dataplane._sys cimport *
 from dataplane._tls cimport *
 from dataplane._visit cimport *
-
-cdef enum:
-    TRIES_MAX = 16  # of a request, whatever the service's retries say
 
 # Compose the head of an admitted visit for its upstream and start to deliver it.
 # STEP_WAIT, STEP_ANSWER or STEP_CLOSE.

@@ -28,6 +28,11 @@ cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexce
     request.type_wanted = worker.answer.type_wanted
     request.upstream_began_ms = worker.now_ms
     request.address = <uint32_t>worker_random(worker)
+    request.target = &visit.policy.target
+    request.aimed = request.attempts
+    request.tried_n = 0
+    if nx_unlikely(visit.policy.balance != NULL) and not _aim(worker, request):
+        return answer(worker, 503, b"failure to get a peer from the ring-balancer", NULL)
     if request.switches:
         _note_key(request, visit)
         if nx_unlikely(visit.policy.flags & POLICY_CARRIER_PROTOCOL):
@@ -93,32 +98,96 @@ cdef int _give_up(Worker* worker, int error) noexcept nogil:
     )
 
 
-cdef uint32_t _tries(const Request* request, uint32_t addresses, int error) noexcept nogil:
+cdef uint32_t _tries(const Request* request, int error) noexcept nogil:
     """How often this request is tried in all.  routing-and-proxy.md §6, Retries.
 
-    An address that answered nothing in its time, or whose TLS failed, is not asked again: only
-    others are.
+    A target or address that answered nothing in its time, or whose TLS failed, is not asked again:
+    only others are.
     """
+    cdef const Balance* balance = request.policy.balance
     cdef uint32_t tries = 1 + request.policy.retries
+    cdef uint32_t places
     if tries > TRIES_MAX:
         tries = TRIES_MAX
-    if (error == -ETIMEDOUT or error == IO_TLS or error <= IO_VERIFY) and addresses < tries:
-        return addresses
+    if error == -ETIMEDOUT or error == IO_TLS or error <= IO_VERIFY:
+        if balance != NULL and balance.count > 1:
+            places = balance.count
+        else:
+            places = (<AddressList*>nx_load_ptr(&request.target.name.addresses)).count
+        return min(places, tries)
     return tries
+
+
+cdef bint _aim(Worker* worker, Request* request) noexcept nogil:
+    """Choose the target of this try, one that has not had the request while there is one.
+
+    False: none has an address.
+    """
+    cdef Balance* balance = request.policy.balance
+    cdef int at = balance_pick(balance, worker.index, request.tried, request.tried_n)
+    while at < 0 and request.tried_n:  # each has had it: once more, the last one last
+        request.tried[0] = request.tried[request.tried_n - 1]
+        request.tried_n = request.tried_n > 1
+        at = balance_pick(balance, worker.index, request.tried, request.tried_n)
+    if at < 0:
+        return False
+    request.target = &balance.targets[at]
+    request.tried[request.tried_n] = <uint16_t>at
+    request.tried_n += 1
+    return True
+
+
+cdef int _aim_again(
+    Worker* worker, Request* request, const uint8_t* head, uint32_t size
+) noexcept nogil:
+    """Choose the next try's target, and give it a head with its own Host.  Returns 1 or CORE_FULL."""
+    cdef const Target* last = request.target
+    request.aimed = request.attempts
+    if request.policy.balance == NULL or not _aim(worker, request) or request.target == last:
+        return 1
+    if request.policy.flags & POLICY_PRESERVE_HOST:
+        return 1
+    return _rehost(request, head, size)
+
+
+cdef int _rehost(Request* request, const uint8_t* head, uint32_t size) noexcept nogil:
+    """Keep the head with the target's Host, the field behind the request line, in place of the last's."""
+    cdef const Span* host = &request.target.host_header
+    cdef const uint8_t* line = <const uint8_t*>memchr(head, 10, size) + 1
+    cdef const uint8_t* end = <const uint8_t*>memchr(line, 13, head + size - line)
+    cdef uint32_t before = <uint32_t>(line - head) + 6  # "Host: "
+    cdef uint32_t behind = <uint32_t>(head + size - end)
+    cdef uint8_t* fresh = <uint8_t*>malloc(before + host.size + behind)
+    if fresh == NULL:
+        return CORE_FULL
+    memcpy(fresh, head, before)
+    memcpy(fresh + before, host.data, host.size)
+    memcpy(fresh + before + host.size, end, behind)
+    free(request.upstream_head)
+    request.upstream_head = fresh
+    request.upstream_head_len = before + host.size + behind
+    return 1
 
 
 cdef int _connect(
     Worker* worker, Conn* client, const uint8_t* head, uint32_t size, int error
 ) noexcept nogil:
-    """Try the addresses of the name in turn until one takes the request or may yet.
+    """Try the targets, and the addresses of each in turn, until one takes the request or may yet.
 
     `error`: what the last try came to, 0 before the first.
     """
     cdef Request* request = client.request
-    cdef Policy* policy = request.policy
-    cdef AddressList* addresses = <AddressList*>nx_load_ptr(&policy.name.addresses)
+    cdef AddressList* addresses
     cdef const Address* address
-    while addresses != NULL and request.attempts < _tries(request, addresses.count, error):
+    while request.attempts < _tries(request, error):
+        if nx_unlikely(request.aimed != request.attempts):
+            if _aim_again(worker, request, head, size) < 0:
+                error = CORE_FULL
+                break
+            if request.upstream_head != NULL:
+                head = request.upstream_head
+                size = request.upstream_head_len
+        addresses = <AddressList*>nx_load_ptr(&request.target.name.addresses)
         address = &addresses.items[(request.address + request.attempts) % addresses.count]
         if (
             request.proxied and not request.switches and not request.fresh
@@ -153,7 +222,7 @@ cdef bint _try_idle(
 ) noexcept nogil:
     """Send on a connection of the pool.  False: there is none that lives."""
     cdef Request* request = client.request
-    cdef Conn* upstream = pool_take(worker, address, request.policy)
+    cdef Conn* upstream = pool_take(worker, address, request.policy, request.target)
     cdef int result
     while upstream != NULL:
         request.upstream_sent = 0
@@ -171,7 +240,7 @@ cdef bint _try_idle(
             nx_bump(&worker.counters.upstream_reused, 1)
             return True
         conn_end(worker, upstream)
-        upstream = pool_take(worker, address, request.policy)
+        upstream = pool_take(worker, address, request.policy, request.target)
     return False
 
 
@@ -224,7 +293,7 @@ cdef int _try_address(
     cdef Conn* upstream
     cdef ssize_t put
     cdef int fd = -1
-    cdef int result = _open_upstream(address, request.policy.port, &fd)
+    cdef int result = _open_upstream(address, request.target.port, &fd)
     if result < 0:
         return result
     if request.policy.tls != NULL:
@@ -240,7 +309,7 @@ cdef int _try_address(
     if upstream == NULL:
         close(fd)
         return CORE_FULL
-    _remember_address(upstream, address, request.policy.port)
+    _remember_address(upstream, address, request.target.port)
     if _keep_upstream_head(request, head, size) < 0 or (
         conn_register(worker, upstream) < 0
     ):
@@ -270,7 +339,7 @@ cdef int _begin_tls(
     if upstream == NULL:
         close(fd)
         return CORE_FULL
-    _remember_address(upstream, address, request.policy.port)
+    _remember_address(upstream, address, request.target.port)
     if (
         tls_connect(upstream, request.policy.tls, head, size) < 0
         or _keep_upstream_head(request, head, size) < 0

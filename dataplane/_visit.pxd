@@ -34,6 +34,7 @@ cdef struct Visit:
     uint8_t trusted  # the socket's peer is in TRUSTED_IPS
     uint8_t secure  # as forwarded_proto says: https
     uint8_t question  # QuestionKind when the result is STEP_PARK
+    const Target* wanted  # QUESTION_NAME: whose address is asked for
     uint8_t check_passed
     uint8_t is_jwt  # the question carries the token itself
     uint8_t plugin[16]  # STEP_REQUEST: the oauth2 instance that answers

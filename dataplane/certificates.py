@@ -19,10 +19,13 @@ def upstream_tls(
 ) -> dict[bytes, tuple[bytes, Context | None]]:
     """By service: what its context is made of, as bytes to compare, and the context.
 
-    A service without TLS has none. Raises ValueError for a certificate that cannot be used.
+    A service without TLS has none; one without a certificate of its own shows its upstream's, which
+    is not among those bytes, as an edit of the upstream is none of the service. Raises ValueError
+    for a certificate that cannot be used.
     """
     pairs = {pair.id: (pair.cert.encode(), pair.key.encode()) for pair in snapshot.certificates}
     authorities = {one.id: one.cert.encode() for one in snapshot.ca_certificates}
+    lent = {upstream.name: upstream.client_certificate for upstream in snapshot.upstreams}
     found: dict[bytes, tuple[bytes, Context | None]] = {}
     for service in snapshot.services:
         if service.protocol not in ("https", "wss"):
@@ -31,9 +34,9 @@ def upstream_tls(
         depth = service.tls_verify_depth
         if depth is not None and not 0 <= depth <= DEPTH_MAX:
             raise ValueError(f"service {uuid_text(service.id)}: tls_verify_depth {depth}")
-        pair = None
-        if service.client_certificate is not None:
-            pair = pairs[service.client_certificate]
+        own = service.client_certificate
+        shown = own if own is not None else lent.get(service.host)
+        pair = None if shown is None else pairs[shown]
         trusted = None
         if service.ca_certificates is not None:
             trusted = tuple(authorities[id_] for id_ in sorted(set(service.ca_certificates)))
@@ -41,7 +44,8 @@ def upstream_tls(
             context = contexts.upstream(service.tls_verify is not False, depth, trusted, pair)
         except ValueError as error:
             raise ValueError(f"service {uuid_text(service.id)}: {error}") from None
-        found[service.id] = (b"".join((*(trusted or ()), *(pair or ()))), context)
+        texts = (*(trusted or ()), *((pair or ()) if own is not None else ()))
+        found[service.id] = (b"".join(texts), context)
     return found
 
 

@@ -16,6 +16,7 @@ from dataplane import wire
 from dataplane._policies import FLAGS, PolicyBox
 from dataplane._tables import Tables
 from dataplane._tokens import name_hash
+from dataplane.balances import Balances
 from dataplane.certificates import server_names, upstream_tls
 from dataplane.patterns import virtual_routes
 from dataplane.prepared import (
@@ -36,7 +37,7 @@ from dataplane.sessions import allowed_origins, follow_flags, session_flags, ses
 
 if TYPE_CHECKING:
     from dataplane._contexts import Context
-    from dataplane._policies import NameTable
+    from dataplane._policies import BalanceBox, NameTable
 
 VERSION_MAX = 2**63 - 1
 TIMEOUT_MS_MAX = 2**31 - 2
@@ -100,6 +101,7 @@ def _check(snapshot: wire.Snapshot) -> None:
     _check_ids("consumer", [consumer.id for consumer in snapshot.consumers])
     _check_ids("credential", [credential.id for credential in snapshot.credentials])
     _check_ids("certificate", [certificate.id for certificate in snapshot.certificates])
+    _check_ids("upstream", [upstream.id for upstream in snapshot.upstreams])
     _check_ids("CA certificate", [authority.id for authority in snapshot.ca_certificates])
 
 
@@ -117,6 +119,7 @@ def _policies(
     """Every route's policy by its content, those of `previous` where they are there already."""
     kept = previous.boxes if previous is not None else {}
     secured = upstream_tls(snapshot, names.contexts)
+    balances = Balances(snapshot, names)
     services = {
         service.id: (service, _encode(service) + secured[service.id][0])
         for service in snapshot.services
@@ -146,13 +149,23 @@ def _policies(
         own = b"".join(
             (_encode(route), service_content, oauth2_content, limit_content, rules_content)
         )
-        content = own + anonymous_content
+        content = own + anonymous_content + balances.content(service)
         box = kept.get(content)
         if box is None:
             try:
                 tls = None if service is None else secured[service.id][1]
                 box = _policy(
-                    names, content, len(own), route, service, oauth2, anonymous, limit, rules, tls
+                    names,
+                    content,
+                    len(own),
+                    route,
+                    service,
+                    oauth2,
+                    anonymous,
+                    limit,
+                    rules,
+                    tls,
+                    balances.box(service),
                 )
             except ValueError as error:
                 raise ValueError(f"route {_label(route)}: {error}") from None
@@ -175,6 +188,7 @@ def _policy(
     limit: wire.SizeLimit | None,
     rules: wire.SessionRules | None,
     tls: Context | None,
+    balance: BalanceBox | None,
 ) -> PolicyBox:
     if route.https_redirect_status_code not in REDIRECT_STATUSES:
         raise ValueError(f"https_redirect_status_code {route.https_redirect_status_code}")
@@ -186,7 +200,7 @@ def _policy(
     )
     target = host = path = None
     if service is not None:
-        host = host_header(service)
+        host = host_header(service.host, service.port, service.protocol)
         path = service_path(service.path)
         target = _target(service)
     missing = None
@@ -226,6 +240,7 @@ def _policy(
         max_age_ms=oauth2.session_max_age_ms if oauth2 is not None else 0,
         issuer=issuer,
         audience=audience,
+        balance=balance,
     )
 
 

@@ -119,17 +119,16 @@ def _name(text: str, what: str) -> bytes:
     return text.encode()
 
 
-def host_header(service: wire.Service) -> bytes:
+def host_header(host: str, port: int, protocol: str) -> bytes:
     """Host for the upstream; the port only where it is not the protocol's own."""
-    host = service.host
     if not _HOST.fullmatch(host) or len(host) > HOST_BYTES_MAX:
         if parse_address(host) is None:
             raise ValueError(f"{host[:100]!r} is not a host")
         bare = host.strip("[]")
         host = f"[{bare}]" if ":" in bare else bare
-    if service.port == DEFAULT_PORTS[service.protocol]:
+    if port == DEFAULT_PORTS[protocol]:
         return host.encode()
-    return f"{host}:{service.port}".encode()
+    return f"{host}:{port}".encode()
 
 
 def service_path(path: str | None) -> bytes:

@@ -19,7 +19,7 @@ import msgspec
 
 SUBPROTOCOL = "narthex.link.1"
 WIRE_MAJOR = 1
-WIRE_MINOR = 3  # 1: SizeLimit, SessionRules; 2: SessionRules.deflate; 3: OAuth 2.0 in full
+WIRE_MINOR = 4  # 1: SizeLimit, SessionRules; 2: its deflate; 3: OAuth 2.0 in full; 4: Upstream
 CHUNK_BYTES = 64 * 1024  # a snapshot is cut so that nothing waits behind more than this
 SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024  # uncompressed; larger is refused on both ends
 CHUNKS_MAX = SNAPSHOT_BYTES_MAX // CHUNK_BYTES
@@ -32,6 +32,7 @@ TOKEN_REQUEST_SECONDS = 2.0
 TOKEN_REQUEST_BODY_MAX = 64 * 1024
 HEARTBEAT_SECONDS = 1.0
 NONCE_BYTES = 32
+TARGETS_MAX = 1000  # of one upstream: an engine looks at each for every request
 
 
 class Struct(msgspec.Struct, frozen=True, array_like=False, omit_defaults=True, tag=True):
@@ -110,6 +111,28 @@ class Service(Record, frozen=True):
     tls_verify_depth: int | None = None
     ca_certificates: list[bytes] | None = None  # CaCertificate.id; None: the system's store
     client_certificate: bytes | None = None  # Certificate.id
+
+
+class Target(Record, frozen=True):
+    """One address of an upstream."""
+
+    host: str  # an IPv6 address without brackets
+    port: int
+    weight: int = 100  # 1..65535
+
+
+class Upstream(Record, frozen=True):
+    """Where services go that have its name for their host.  Kong `upstreams`.
+
+    The targets that may have traffic, oldest first: neither of weight 0 nor marked unhealthy, and
+    TARGETS_MAX at the most. None: such a service is answered 503.
+    """
+
+    id: bytes
+    name: str
+    targets: list[Target] = []
+    host_header: str | None = None
+    client_certificate: bytes | None = None  # Certificate.id, for services without one of their own
 
 
 class Route(Record, frozen=True):
@@ -195,8 +218,8 @@ class Snapshot(Record, frozen=True):
 
     Never a client secret, provision key, token signing key or token row. `check_key` makes the six
     check characters of opaque tokens (`token_check`). References between records (Route.service,
-    Route.oauth2 and its like, Credential.consumer, Service.client_certificate and .ca_certificates)
-    always resolve: `problems` says which do not.
+    Route.oauth2 and its like, Credential.consumer, Service.client_certificate and .ca_certificates,
+    Upstream.client_certificate) always resolve: `problems` says which do not.
     """
 
     epoch: bytes
@@ -213,6 +236,7 @@ class Snapshot(Record, frozen=True):
     ca_certificates: list[CaCertificate] = []
     keys: list[PublicKey] = []
     issuers: list[Issuer] = []
+    upstreams: list[Upstream] = []  # those that a service names
 
     def problems(self) -> list[str]:
         """What keeps this snapshot from being applied, one line each; empty when it is sound."""
@@ -251,6 +275,11 @@ class Snapshot(Record, frozen=True):
             f"service {s.id.hex()} names a client certificate that is not there"
             for s in self.services
             if s.client_certificate not in pairs
+        ]
+        found += [
+            f"upstream {u.id.hex()} names a client certificate that is not there"
+            for u in self.upstreams
+            if u.client_certificate not in pairs
         ]
         authorities = {c.id for c in self.ca_certificates}
         found += [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,6 +64,8 @@ config = typer.Typer(no_args_is_help=True, help="Configuration files in decK's f
 app.add_typer(config, name="config")
 keys = typer.Typer(no_args_is_help=True, help="The keys that sign JWT access tokens.")
 app.add_typer(keys, name="keys")
+imports = typer.Typer(no_args_is_help=True, help="Taking over what another gateway has.")
+app.add_typer(imports, name="import")
 
 Insecure = Annotated[
     bool, typer.Option("--insecure", "-k", help="Take any TLS certificate, also a self-signed one.")
@@ -308,6 +311,107 @@ def keys_retire(
 
     retire(admin_url(_control_settings()), kid)
     print(f"retired {kid}")
+
+
+@imports.command("kong")
+def import_kong(
+    admin_url: Annotated[
+        str | None, typer.Option("--admin-url", help="A Kong 3.x, as http://kong:8001.")
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file", help="What `kong config db_export` or `deck gateway dump` wrote; - is stdin."
+        ),
+    ] = None,
+    admin_token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="KONG_ADMIN_TOKEN", show_envvar=True, help="Sent to Kong as Kong-Admin-Token."
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option("--header", "-H", help="`Name: value` for Kong; may be repeated."),
+    ] = None,
+    insecure: Insecure = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Change nothing unless all of it can be taken over.")
+    ] = False,
+    unguarded: Annotated[
+        bool,
+        typer.Option(
+            "--unguarded",
+            help="Take over routes and consumers too whose guards are not there (key-auth, acl, "
+            "…): they are open then.",
+        ),
+    ] = False,
+    tokens: Annotated[
+        bool, typer.Option("--tokens/--no-tokens", help="Whether issued tokens come along.")
+    ] = True,
+) -> None:
+    """Take over a Kong's entities, OAuth 2.0 credentials and tokens, in one transaction.
+
+    Clients go on with the ids, secrets and tokens that they have. What cannot be taken over is
+    listed with the reason. Run again, it takes over what Kong has changed since, and keeps what was
+    set here that Kong does not know. The control plane must be running; Kong is only read.
+
+    Exit code 0: taken over, but for what is listed; 1: nothing was changed.
+    """
+    from narthex import kong
+    from narthex.admin import admin_url as own_url
+    from narthex.config_file import read
+
+    if (admin_url is None) == (file is None):
+        raise typer.BadParameter("give either --admin-url or --file")
+    own = own_url(_control_settings())
+    if admin_url is not None:
+        headers = kong.parsed_headers([_parse_header(line) for line in header or []], admin_token)
+        api = kong.KongApi(admin_url, headers, kong.say, insecure=insecure)
+        collections = api.read(tokens=tokens)
+    else:
+        collections = kong.read_file(read(str(file)), os.environ)
+    options = {"dry_run": dry_run, "strict": strict, "unguarded": unguarded, "tokens": tokens}
+    report = kong.hand_over(own, collections, options)
+    print("\n".join(kong.lines(report) or ["nothing to take over"]))
+    if report["message"]:
+        raise Fault(f"nothing was changed: {report['message']}")
+    if dry_run:
+        print("nothing was changed: --dry-run")
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="A file that does not exist yet.")],
+) -> None:
+    """Copy the SQLite database to FILE (0600) while the gateway runs; check the copy.
+
+    KEYRING has to be kept as well: without it the secrets in FILE cannot be read. With PostgreSQL
+    use pg_dump.
+    """
+    from narthex.backup import run_backup
+
+    print("\n".join(run_backup(_control_settings(), file)))
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `narthex backup` wrote.")],
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Move aside the database that is there, and keep it."),
+    ] = False,
+) -> None:
+    """Put a backup into DATA_DIR. The gateway must not run; KEYRING must be there already.
+
+    Data planes notice that it is another database and start over with it, those that were away too.
+    """
+    from narthex.backup import run_restore
+
+    print("\n".join(run_restore(_control_settings(), file, replace=replace)))
 
 
 @app.command("admin-token")

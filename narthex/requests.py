@@ -73,6 +73,8 @@ def send(
             f"{_shown(url)}: its certificate cannot be trusted ({error.verify_message}); "
             f"{distrusted}"
         ) from None
+    except ValueError:  # of a header or of a path
+        raise Fault(f"{_shown(url)}: what is to be sent holds control characters") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Fault(f"{_shown(url)}: no answer: {reason}") from None

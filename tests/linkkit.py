@@ -37,6 +37,7 @@ from control.store.tables import (
 from dataplane import wire
 from dataplane.disk import DiskState
 from dataplane.link import Link
+from dataplane.requests import Done, LinkDown
 
 POLL_SECONDS = 0.005
 SECRET = b"a secret that both ends know"
@@ -191,6 +192,23 @@ async def pushing(
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+Future = asyncio.Future[wire.TokenReply]
+
+
+def asked(asks: Callable[[wire.TokenRequest, Done], None], request: wire.TokenRequest) -> Future:
+    """The reply to come to a token request that `asks` passes on."""
+    future: Future = asyncio.get_running_loop().create_future()
+
+    def done(found: wire.TokenReply | LinkDown) -> None:
+        if isinstance(found, LinkDown):
+            future.set_exception(found)
+        else:
+            future.set_result(found)
+
+    asks(request, done)
+    return future
 
 
 class BarePeer:

@@ -52,6 +52,30 @@ def apply(
     return after, "unchanged" if _same(before, after) else "updated"
 
 
+def take_over(
+    session: WriteSession, entity: str, body: Mapping[str, Any], key: str | None = None
+) -> str:
+    """Create an entity of another gateway's, or change what differs; its times stay with it.
+
+    `key` names the one that is here, as for `apply`. What `body` does not hold stays as it is.
+    Returns `created`, `updated` or `unchanged`.
+
+    Raises:
+        AdminError, UnknownEntity: as for `apply`.
+    """
+    resource = _resource(entity)
+    given = _with_references(resource, body)
+    key = key or _key(session, resource, given)
+    row = None if key is None else crud.find(session, resource, key)
+    if row is None:
+        crud.create(session, resource, Body(given), dated=True)
+        return "created"
+    before = resource.shown(row)
+    # Else an id that is made for it would stand where there is none in `body`.
+    after = crud.patch(session, resource, row, Body({**given, "id": row["id"]}), dated=True)
+    return "unchanged" if _same(before, after) else "updated"
+
+
 def _resource(entity: str) -> Resource:
     if entity not in BY_NAME:
         raise UnknownEntity(entity)

@@ -69,11 +69,19 @@ def owned(session: Session, resource: Resource, key: str, field: str, parent_id:
 
 
 def create(
-    session: WriteSession, resource: Resource, body: Body, injected: Mapping[str, Any] | None = None
+    session: WriteSession,
+    resource: Resource,
+    body: Body,
+    injected: Mapping[str, Any] | None = None,
+    *,
+    dated: bool = False,
 ) -> Values:
-    """Insert an entity and return it as shown.  `injected` overrides what was sent."""
+    """Insert an entity and return it as shown.
+
+    `injected` overrides what was sent. `dated`: it was updated when it says, not now.
+    """
     given = _given(resource, body, dict(injected or {}))
-    return _write(session, resource, given, Write(None, frozenset(given), partial=False))
+    return _write(session, resource, given, Write(None, frozenset(given), False, dated))
 
 
 def upsert(
@@ -107,8 +115,13 @@ def patch(
     previous: Row,
     body: Body,
     injected: Mapping[str, Any] | None = None,
+    *,
+    dated: bool = False,
 ) -> Values:
-    """Change the fields that were sent: records merge, arrays and maps are replaced."""
+    """Change the fields that were sent: records merge, arrays and maps are replaced.
+
+    `dated`: it was updated when it says, not now.
+    """
     current = resource.shown(previous)
     schema = resource.schema_for(current | body.values)
     given = body.for_fields(schema.fields) | dict(injected or {})
@@ -119,7 +132,7 @@ def patch(
         raise SchemaViolation(errors)
     sent = expand_shorthands(schema, given)
     merged = _merge(schema.fields, current, sent)
-    return _write(session, resource, merged, Write(previous, frozenset(sent), partial=True))
+    return _write(session, resource, merged, Write(previous, frozenset(sent), True, dated))
 
 
 def remove(session: WriteSession, resource: Resource, row: Row) -> None:
@@ -197,11 +210,13 @@ def _write(session: WriteSession, resource: Resource, given: Values, write: Writ
 
 def _held(resource: Resource, given: Values, write: Write) -> Values:
     """What automatic fields keep when they are not sent; null in a PATCH asks for a new value."""
+    moment = given.get("updated_at") if write.dated and "updated_at" in write.sent else None
+    dated = {} if moment is None else {"updated_at": int(moment) if moment % 1 == 0 else moment}
     if write.previous is None:
-        return {}
+        return dated
     held = resource.shown(write.previous)
     held.pop("updated_at", None)
-    return _forget(held, given) if write.partial else held
+    return (_forget(held, given) if write.partial else held) | dated
 
 
 def _forget(held: Values, given: Values) -> Values:

@@ -235,6 +235,14 @@ _AUDIT: Json = {
     "before": {"read_timeout": 60000},
     "after": {"read_timeout": 120000},
 }
+_IMPORTED: Json = {
+    "written": False,
+    "message": None,
+    "taken": [],
+    "left_out": [],
+    "notes": [],
+    "conflicts": [],
+}
 _FILE = f"""\
 _format_version: "3.0"
 services:
@@ -257,6 +265,12 @@ _OTHERS: Json = {  # what no resource makes
     "DataPlanePage": page(_DATA_PLANE),
     "UpstreamHealth": page(_TARGET_HEALTH),
     "AuditEntryPage": page(_AUDIT),
+    "KongImport": {
+        "collections": {"services": [{"id": example_id("services"), "host": "echo.example"}]},
+        "dry_run": True,
+    },
+    "ImportReport": _IMPORTED,
+    "ImportReport409": _IMPORTED | {"message": "conflicts with what is here"},
     "DeckFile": _FILE,
     "Applied": {"changes": [{"change": "created", "type": "services", "name": _SERVICE}]},
     "ApplyRefused": {"message": "unknown field", "entity": f"services {_SERVICE}"},

@@ -14,6 +14,8 @@ _NAME = re.compile(r"[A-Za-z0-9._~\u0080-\U0010ffff-]+")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOSTNAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _HOSTNAME_CHARS_MAX = 253
+# What resolvers read as an address when it is the last label: 127.1, 0x7f.1, 2130706433.
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PORT_MAX = 65535
 _PATH_BYTES_MAX = 4096  # of a service's path, as a data plane escapes it
@@ -71,9 +73,20 @@ def is_address(host: str) -> bool:
     return "%" not in host
 
 
+def ends_in_number(host: str) -> bool:
+    """Whether this would be taken for an IPv4 address, in whatever spelling (S79)."""
+    return _NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]) is not None
+
+
 def check_host(host: str) -> str | None:
     """The host of a service: a name or an address, without a port."""
-    if is_address(host) or is_hostname(host):
+    if "@" in host:
+        return "must not have a user or password"  # and is not shown, for it may have
+    if is_address(host):
+        return None
+    if ends_in_number(host) and is_hostname(host):
+        return f"invalid address: {host}; expected four decimal numbers, or a name"
+    if is_hostname(host):
         return None
     before, colon, port = host.rpartition(":")
     if colon and port.isdecimal() and (is_hostname(before) or is_address(before)):

@@ -47,9 +47,10 @@ class Operation:
         if self.links:
             good["links"] = self.links
         found: dict[int | str, Json] = {self.status: good} if self.status < 400 else {}
-        for status in sorted({*self.errors, *_ALWAYS}):
-            found[status] = error_response(status)
-        return found
+        return found | self.responses_of_errors()
+
+    def responses_of_errors(self) -> dict[int | str, Json]:
+        return {status: error_response(status) for status in sorted({*self.errors, *_ALWAYS})}
 
     def beyond_responses(self, path: str) -> Json:
         parameters = [

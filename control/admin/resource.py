@@ -21,11 +21,15 @@ Values = dict[str, Any]  # an entity as JSON shows it
 
 @dataclass(frozen=True)
 class Write:
-    """How an entity comes to be written.  `partial`: what was not sent stays as it is."""
+    """How an entity comes to be written.
+
+    `partial`: what was not sent stays as it is. `dated`: `updated_at` is what was sent.
+    """
 
     previous: Row | None
     sent: frozenset[str]
     partial: bool
+    dated: bool = False
 
     def keeps(self, name: str) -> bool:
         return self.partial and name not in self.sent

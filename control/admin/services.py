@@ -29,7 +29,8 @@ _WITH_TLS = ("https", "tls", "wss")
 _TLS_FIELDS = ("client_certificate", "tls_verify", "tls_verify_depth", "ca_certificates")
 _PORTS = {"https": 443, "wss": 443}
 _PORT_DEFAULT = 80
-_HOST = re.compile(r"^.*@|^\[|\]?(:[0-9]*)?$")  # what is around it in an authority
+_HOST = re.compile(r"^\[|\]?(:[0-9]*)?$")  # what is around it in an authority
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _URL = re.compile(r"(?:([A-Za-z][A-Za-z0-9+.-]*):)?//(.*)")
 
 
@@ -38,7 +39,12 @@ def _timeout() -> Field:
 
 
 def _expand_url(url: str) -> dict[str, Any]:
-    """`scheme://host[:port][/path]` as the fields it stands for; an unusable part is null."""
+    """`scheme://host[:port][/path]` as the fields it stands for; an unusable part is null.
+
+    A user or password stays with the host, whose check refuses it.
+    """
+    if _CONTROL.search(url):  # `urlsplit` would take them out; the host's check names them
+        return {"host": url}
     if _URL.fullmatch(url) is None:
         return {"protocol": "http", "host": None, "port": _PORT_DEFAULT, "path": url}
     try:

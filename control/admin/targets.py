@@ -9,16 +9,19 @@ import ipaddress
 import re
 from typing import Any
 
+from sqlmodel import Session
+
+from control.admin.errors import Fields
 from control.admin.names import check_host, is_address
 from control.admin.resource import Resource, Values, Write
 from control.admin.schema import Field, Schema, foreign, identity, tags_field, timestamp
+from control.store import queries
 from control.store.rows import Row
 from control.store.tables import Target
 
 PORT_DEFAULT = 8000
+TARGETS_MAX = 1000  # of one upstream, as data planes have it: they look at each for every request
 _PORT = re.compile(r"(?P<host>.*):(?P<port>[0-9]{1,5})", re.DOTALL)
-# What resolvers take for an IPv4 address although it is not written as one: 2130706433, 0x7f.1.
-_NUMBER_LAST = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")
 
 
 def split_target(text: str) -> tuple[str, int]:
@@ -35,7 +38,7 @@ def split_target(text: str) -> tuple[str, int]:
             raise ValueError("an IPv6 address with a port needs brackets: [::1]:8000")
     if not 0 < port <= 65535:
         raise ValueError("the port must be between 1 and 65535")
-    if check_host(host) is not None or (_NUMBER_LAST.fullmatch(host) and not is_address(host)):
+    if check_host(host) is not None:
         raise ValueError("not a valid hostname or ip address")
     return host.removeprefix("[").removesuffix("]"), port
 
@@ -84,6 +87,14 @@ class Targets(Resource):
         if field == "target" and _check_target(value) is None:
             value = normal_target(value)
         return {field: value}
+
+    def check(self, session: Session, values: Values, previous: Row | None) -> Fields:
+        owner = values["upstream"]["id"]
+        if previous is not None and previous["upstream_id"] == owner:
+            return {}
+        if queries.count_targets(session, owner) < TARGETS_MAX:
+            return {}
+        return {"upstream": f"has {TARGETS_MAX} targets already, which is the most there can be"}
 
     def columns(self, values: Values, write: Write) -> Row:
         """With an operator's mark, which no edit changes: see `target_health`."""

@@ -39,6 +39,8 @@ POLL_SECONDS = 0.5  # for what another process did to the database
 DEBOUNCE_SECONDS = 0.05  # between two snapshots, and at least…
 DEBOUNCE_FACTOR = 2  # … this many times as long as the last one took: token requests go on
 RETRY_SECONDS = 1.0  # after a snapshot could not be built
+REPLAYED_AT_ONCE = 5000  # tokens, some 800 KiB
+PUSHED_MAX = 10_000  # tokens of one transaction; those of a larger one are replayed
 PING_SECONDS = 10.0
 PONG_SECONDS = 20.0
 GREETING_MAX = 64  # connections that have not proved themselves
@@ -146,12 +148,20 @@ class Push:
                 peer.send(message)
         if change.revocations:  # behind what saves the sessions of a refreshed token
             self._revoke(change.revocations)
-        for message in token_messages([to_token(token) for token in change.tokens]):
-            for peer in self._peers.values():
-                peer.send(message)
+        self._tell(change.tokens)
         if change.version is not None:
             self._state.version = max(self._state.version, change.version)
             self._wanted.set()
+
+    def _tell(self, tokens: Sequence[IssuedToken]) -> None:
+        """Push what was made or changed; more of it than waits for a peer was made by hand."""
+        if len(tokens) > PUSHED_MAX:
+            for peer in self._peers.values():
+                self._spawn(peer, partial(self._replay_tokens, peer))
+            return
+        for message in token_messages([to_token(token) for token in tokens]):
+            for peer in self._peers.values():
+                peer.send(message)
 
     def _revoke(self, revocations: Sequence[Revoked]) -> None:
         """Queue them where they are the next ones; elsewhere they are read in their order."""
@@ -422,12 +432,27 @@ class Push:
         peer.catching_up = False
 
     async def _replay_tokens(self, peer: Peer) -> None:
-        """Send the tokens made by hand; one changed or made anew meanwhile was pushed already."""
-        since = self._recent.moment
-        tokens = await self._reader.tokens_by_hand()
-        current = [token for token in tokens if not self._recent.touched(token, since)]
-        for message in token_messages(current):
-            peer.send(message)
+        """Send the tokens made by hand, a part at a time, as the peer takes them.
+
+        One changed or made anew meanwhile was pushed already. Where something else happened to
+        what a token belongs to, it may have ended or not: the part is read again.
+        """
+        after = b""
+        while True:
+            await peer.wait_for_room()
+            since = self._recent.moment
+            tokens = await self._reader.tokens_by_hand(after, REPLAYED_AT_ONCE)
+            current: list[wire.Token] = []
+            touched: list[wire.Token] = []
+            for token in tokens:
+                (touched if self._recent.touched(token, since) else current).append(token)
+            for message in token_messages(current):
+                peer.send(message)
+            if not all(self._recent.told(token, since) for token in touched):
+                continue
+            if len(tokens) < REPLAYED_AT_ONCE:
+                return
+            after = tokens[-1].digest
 
     async def _beat_for_ever(self) -> None:
         while True:

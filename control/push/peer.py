@@ -20,6 +20,7 @@ from websockets.asyncio.server import ServerConnection
 
 from dataplane import wire
 
+ROOM_BYTES = 1024 * 1024  # no more than this waits before a replay goes on
 URGENT_BYTES_MAX = 16 * 1024 * 1024  # a data plane that takes no more than this is dropped
 ACK_SECONDS_MAX = 60.0  # from a snapshot's first chunk to its ack
 TOKENS_BYTES_MAX = wire.MESSAGE_BYTES_MAX // 2  # estimated, in one message
@@ -100,6 +101,8 @@ class Peer:
         self._in_flight_since = 0.0
         self._next: Built | None = None
         self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
         self._replies: list[wire.TokenReply] = []
         sock = connection.transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -120,10 +123,16 @@ class Peer:
         self._urgent.append(data)
         self._urgent_bytes += len(data)
         self._wake.set()
+        if self._urgent_bytes > ROOM_BYTES:
+            self._room.clear()
         if self._urgent_bytes > URGENT_BYTES_MAX:
             self.slow = True
             self._urgent.clear()
             self.connection.transport.abort()
+
+    async def wait_for_room(self) -> None:
+        """Until it has taken most of what waits for it: before much is sent that can wait."""
+        await self._room.wait()
 
     def reply(self, reply: wire.TokenReply) -> None:
         """Send this reply with all others of this turn of the loop.
@@ -175,6 +184,8 @@ class Peer:
             if self._urgent:
                 data = self._urgent.popleft()
                 self._urgent_bytes -= len(data)
+                if self._urgent_bytes <= ROOM_BYTES:
+                    self._room.set()
             elif self._chunks:
                 data = self._chunks.popleft()
             else:

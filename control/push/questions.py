@@ -54,6 +54,10 @@ class Recent:
         keys = (token.digest, token.credential, token.plugin or b"")
         return max(self._floor, *(self._keys.get(key, 0) for key in keys)) > since
 
+    def told(self, token: wire.Token, since: int) -> bool:
+        """Whether what was done to this very token was pushed after the moment `since`."""
+        return self._keys.get(token.digest, 0) > since
+
 
 class Questions:
     """The questions that wait, and the task that answers them."""

@@ -53,8 +53,11 @@ class Reader:
 
         return await self._read(find)
 
-    async def tokens_by_hand(self) -> list[wire.Token]:
-        return await self._read(lambda s: [to_token(r) for r in queries.tokens_to_replay(s)])
+    async def tokens_by_hand(self, after: bytes, limit: int) -> list[wire.Token]:
+        """At most `limit`, in the order of their digests."""
+        return await self._read(
+            lambda s: [to_token(row) for row in queries.tokens_to_replay(s, after, limit)]
+        )
 
     async def revocations_after(
         self, seq: int, limit: int

@@ -4,7 +4,7 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
@@ -43,6 +43,8 @@ from control.store.tables import (
     SeenAssertion,
     Service,
     SigningKey,
+    Target,
+    Upstream,
 )
 
 # A revocation outlives what it covers by this much at least: a data plane may be told late.
@@ -137,6 +139,22 @@ class CACertificateRow(NamedTuple):
     cert: str
 
 
+class UpstreamRow(NamedTuple):
+    id: str
+    name: str
+    host_header: str | None
+    client_certificate_id: str | None
+
+
+class TargetRow(NamedTuple):
+    id: str
+    upstream_id: str
+    target: str
+    weight: int
+    down: bool
+    created_at: float
+
+
 class SigningKeyRow(NamedTuple):
     """The public half: no snapshot holds more."""
 
@@ -161,6 +179,8 @@ class ConfigRows:
     certificates: list[CertificateRow] = field(default_factory=list)
     ca_certificates: list[CACertificateRow] = field(default_factory=list)
     keys: list[SigningKeyRow] = field(default_factory=list)
+    upstreams: list[UpstreamRow] = field(default_factory=list)
+    targets: list[TargetRow] = field(default_factory=list)
 
 
 class RowCache:
@@ -198,6 +218,8 @@ def config_rows(session: Session, known: RowCache | None = None) -> ConfigRows:
         certificates=_plain(session, Certificate, CertificateRow, known),
         ca_certificates=_plain(session, CACertificate, CACertificateRow, known),
         keys=_plain(session, SigningKey, SigningKeyRow, known),
+        upstreams=_plain(session, Upstream, UpstreamRow, known),
+        targets=_plain(session, Target, TargetRow, known),
     )
 
 
@@ -259,6 +281,11 @@ def service_trusting(session: Session, ca_id: str) -> str | None:
         col(Service.ca_certificates).is_not(None)
     )
     return next((id_ for id_, listed in session.exec(lists) if ca_id in (listed or ())), None)
+
+
+def count_targets(session: Session, upstream_id: str) -> int:
+    statement = select(func.count()).where(col(Target.upstream_id) == upstream_id)
+    return session.exec(statement).one()
 
 
 # --- single entities ---------------------------------------------------------------------------
@@ -446,14 +473,21 @@ def tokens_by_digest(
     return [found.get(digest) for digest in digests]
 
 
-def tokens_to_replay(session: Session, now: float | None = None) -> list[IssuedToken]:
-    """Tokens made by hand that have not expired: their value proves nothing, so they are sent."""
+def tokens_to_replay(
+    session: Session, after: bytes = b"", limit: int | None = None, now: float | None = None
+) -> list[IssuedToken]:
+    """Tokens made by hand that have not expired: their value proves nothing, so they are sent.
+
+    In the order of their digests, those after `after`.
+    """
     moment = time.time() if now is None else now
     version = cluster_state(session).config_version
     expires_in, created_at = col(OAuth2Token.expires_in), col(OAuth2Token.created_at)
+    digest, gone_at = col(OAuth2Token.access_token_digest), col(OAuth2Token.gone_at)
     unexpired = or_(expires_in == 0, created_at + expires_in > moment)
-    there = or_(col(OAuth2Token.gone_at).is_(None), col(OAuth2Token.gone_at) > moment)
-    rows = session.exec(select(OAuth2Token).where(OAuth2Token.by_hand, unexpired, there))
+    there = or_(gone_at.is_(None), gone_at > moment)
+    chosen = select(OAuth2Token).where(OAuth2Token.by_hand, unexpired, there, digest > after)
+    rows = session.exec(chosen.order_by(digest).limit(limit))
     return [issued_token(row, version) for row in rows]
 
 
@@ -581,3 +615,39 @@ def forget_revocation(session: WriteSession, kind: str, key: bytes) -> None:
     session.execute(
         delete(Revocation).where(col(Revocation.key) == key, col(Revocation.kind) == kind)
     )
+
+
+# --- what an import looks up ---------------------------------------------------------------------
+
+
+def ids_by_key(session: Session, kind: str) -> list[tuple[str, str | None]]:
+    """(id, endpoint key) of every service or credential."""
+    columns = {
+        "oauth2_credentials": select(OAuth2Credential.id, OAuth2Credential.client_id),
+        "services": select(Service.id, Service.name),
+    }
+    return [(id_, key) for id_, key in session.execute(columns[kind])]
+
+
+def known_tokens(session: Session, rows: Sequence[Mapping[str, Any]]) -> set[str | bytes]:
+    """Ids and digests, of these rows, that tokens have which are stored already."""
+    table = OAuth2Token.__table__  # type: ignore[attr-defined]
+    names = ("id", "access_token_digest", "refresh_token_digest")
+    columns = [table.c[name] for name in names]
+    same = or_(*(table.c[name].in_([row[name] for row in rows]) for name in names))
+    found = session.execute(select(*columns).where(same))
+    return {value for row in found for value in row if value is not None}
+
+
+def ended_tokens(session: Session, digests: Sequence[bytes]) -> set[bytes]:
+    """Those of these digests whose tokens were refreshed or revoked."""
+    ended = col(Revocation.key).in_(digests), Revocation.kind == "token"
+    return set(session.exec(select(Revocation.key).where(*ended)))
+
+
+def insert_tokens(session: WriteSession, rows: Sequence[dict[str, Any]]) -> None:
+    """Store whole rows, and hand these tokens to the data planes at the commit."""
+    if rows:
+        session.execute(insert(OAuth2Token), rows)
+    for row in rows:
+        session.note_token(issued_token(OAuth2Token(**row)))

@@ -252,7 +252,10 @@ class Store:
             ) from None
 
     def _seed(self, session: "WriteSession") -> None:
-        if session.exec(select(ClusterState)).first() is None:
+        state = session.exec(select(ClusterState)).first()
+        if state is not None and not state.epoch:  # a copy that was put back: `backup`
+            state.epoch = str(uuid.uuid4())
+        if state is None:
             key = secrets.token_bytes(_CHECK_KEY_BYTES)
             # Version 0 is what a data plane says that knows nothing: an empty database is 1.
             state = ClusterState(epoch=str(uuid.uuid4()), config_version=1, check_key=key)

@@ -387,7 +387,10 @@ class EntityTag(SQLModel, table=True):
 
 
 class ClusterState(SQLModel, table=True):
-    """One row.  `epoch` tells this database from any other and from its own restored past."""
+    """One row.  `epoch` tells this database from any other and from its own restored past.
+
+    It is empty in a copy (`backup`), until a control plane starts on that.
+    """
 
     __tablename__ = "cluster_state"
 

@@ -10,7 +10,7 @@ from tempfile import mkdtemp
 from typing import Any, cast
 
 from cryptography.fernet import Fernet, MultiFernet
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from httpx import Response
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
@@ -133,16 +133,19 @@ class _Switch:
 
 
 @cache
-def _application() -> tuple[_Switch, Stamp]:
+def _application(*more: Callable[[Store], APIRouter]) -> tuple[_Switch, Stamp]:
     switch, counts, app = _Switch(), Counts(), FastAPI()
     install(app, cast(Store, switch), counts)
+    for router in more:
+        app.include_router(router(cast(Store, switch)))
     return switch, Stamp(Manners(app, app), "narthex/0.1.0", counts)
 
 
 @contextmanager
-def running_admin(folder: Path) -> Iterator[Admin]:
+def running_admin(folder: Path, *more: Callable[[Store], APIRouter]) -> Iterator[Admin]:
+    """The Admin API, and routers beside it."""
     store = new_store(folder)
-    switch, edge = _application()
+    switch, edge = _application(*more)
     switch.current = store
     with TestClient(edge, base_url="http://localhost:8001") as client:
         yield Admin(client, store)

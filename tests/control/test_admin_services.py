@@ -58,8 +58,6 @@ def test_schema_tells_the_defaults_that_are_filled_in(admin: Admin) -> None:
         ("//h:8080", ("http", "h", 8080, None)),
         ("http://[::1]:81", ("http", "::1", 81, None)),
         ("http://[FE80::A]/", ("http", "FE80::A", 80, "/")),
-        ("http://user:pw@h/", ("http", "h", 80, "/")),
-        ("http://user:pw@h:82/", ("http", "h", 82, "/")),
         ("HTTP://Up.Example/", ("http", "Up.Example", 80, "/")),
     ],
 )
@@ -128,6 +126,76 @@ def test_host_may_be_a_name_or_an_address(host: str, admin: Admin) -> None:
 )
 def test_broken_host_is_refused(host: str, text: str, admin: Admin) -> None:
     assert admin.fields("/services", {"host": host}) == {"host": text}
+
+
+USERINFO = "must not have a user or password"
+CONTROL = "must not contain control characters"
+TRICKS = {
+    # What inet_aton and with it resolvers take for 127.0.0.1, or for some other address.
+    "address": [
+        "0x7f.1", "0x7f000001", "2130706433", "0177.0.0.1", "127.1", "127.0.1", "017700000001",
+        "127.0.0.01", "0X7F.0.0.1", "127.0.0.0x1", "127.0.0.1.", "2130706433.", "0", "1", "0x",
+        "1.2.3.4.5", "256.1.1.1", "9999999999", "host.127", "host.0x7f", "a.1.",
+    ],
+    "hostname": [
+        "a b", " a", "a ", "a\u00a0b", "a\u2028b", "http://a", "//a", "a/", "a?b", "a#b", "a\\b",
+        "fe80::1%eth0", "[fe80::1%25eth0]", "::1%lo", "[v1.a]", "[127.0.0.1", "a%00b", "a%2eb",
+        # Dots, digits and letters that IDNA or a resolver may turn into plain ones.
+        "127\u30020\u30020\u30021", "\uff11\uff12\uff17.0.0.1", "\u24d4xample.com", "ex\u00adample",
+        "loc\u0430lhost", "\u2488127.1", "a\u200b",
+    ],
+    USERINFO: ["user@a", "user:pw@a", "@a", "a@", "user%40x@a", "127.0.0.1@a"],
+    CONTROL: ["a\tb", "a\nb", "a\rb", "\x00a", "a\x7f", "a\x1b[2J"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "host"), [(kind, host) for kind, hosts in TRICKS.items() for host in hosts]
+)
+def test_s79_host_that_is_read_in_two_ways_is_refused(kind: str, host: str, admin: Admin) -> None:
+    (said,) = admin.fields("/services", {"host": host}).values()
+    expected = {
+        "address": f"invalid address: {host}; expected four decimal numbers, or a name",
+        "hostname": f"invalid hostname: {host}",
+    }
+    assert said == expected.get(kind, kind)
+    made = admin.service()
+    assert admin.fields(f"/services/{made['id']}", {"host": host}, "PATCH") == {"host": said}
+
+
+@pytest.mark.parametrize(
+    "host", ["0x7f.example", "1.com", "127.0.0.1.nip.example", "3com.x1", "1e1", "a0x", "xn--e1a.x"]
+)
+def test_s79_names_with_digits_are_names(host: str, admin: Admin) -> None:
+    assert admin.service(host=host)["host"] == host
+
+
+@pytest.mark.parametrize(
+    ("url", "fields"),
+    [
+        ("http://user@h/", {"host": USERINFO}),
+        ("http://user:hidden@h:82/", {"host": USERINFO}),
+        ("http://127.0.0.1@h/", {"host": USERINFO}),
+        ("http://h\\@evil/", {"host": USERINFO}),
+        ("http://h\t/", {"host": CONTROL}),
+        ("http://h\n.evil/", {"host": CONTROL}),
+        ("http://h/\x00", {"host": CONTROL}),
+        ("http://0x7f.1/", {"host": "invalid address: 0x7f.1; expected four decimal numbers, "
+                                     "or a name"}),
+        ("http://[fe80::1%25eth0]/", {"host": "invalid hostname: fe80::1%25eth0"}),
+    ],
+)  # fmt: skip
+def test_s79_url_with_such_a_host_is_refused(
+    url: str, fields: dict[str, str], admin: Admin
+) -> None:
+    assert admin.fields("/services", {"url": url}) == fields
+
+
+@pytest.mark.parametrize("scheme", ["ftp", "file", "gopher", "javascript", "unix", "dict", "data"])
+def test_s79_odd_schemes_are_refused(scheme: str, admin: Admin) -> None:
+    found = admin.fields("/services", {"url": f"{scheme}://h"})
+    assert found["protocol"].startswith("expected one of: grpc, grpcs, http")
+    assert admin.fields("/services", {"host": "h", "protocol": scheme}) == found
 
 
 @pytest.mark.parametrize(

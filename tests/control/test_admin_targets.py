@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from control.admin import targets
 from control.admin.apply import apply
 from control.admin.targets import split_target
 from control.declarative import FileRefused, apply_text
+from dataplane import wire
 from tests.control.adminkit import Admin
 
 PATH = "/upstreams/u/targets"
@@ -312,3 +314,18 @@ def test_apply_finds_a_target_within_its_upstream(admin: Admin) -> None:
         again, same = apply(session, "targets", {"target": "a:8000", "upstream": {"name": "u"}})
     assert (change, same) == ("created", "unchanged")
     assert again == made
+
+
+def test_upstream_has_a_bounded_number_of_targets(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert targets.TARGETS_MAX == wire.TARGETS_MAX  # what a data plane takes
+    monkeypatch.setattr(targets, "TARGETS_MAX", 2)
+    made = [admin.post(PATH, {"target": f"t{n}"}) for n in range(2)]
+    said = admin.fields(PATH, {"target": "t2"})
+    assert said == {"upstream": "has 2 targets already, which is the most there can be"}
+    admin.patch(f"{PATH}/{made[0]['id']}", {"weight": 0})
+    admin.post("/upstreams", {"name": "v"})
+    admin.post("/upstreams/v/targets", {"target": "t0"})
+    moved = {"target": "t3", "upstream": {"name": "u"}}
+    assert "upstream" in admin.fields("/upstreams/v/targets/t0", moved, "PATCH")

@@ -32,6 +32,7 @@ from tests.linkkit import (
     SECRET,
     Authority,
     Seen,
+    asked,
     bare,
     edit,
     fill,
@@ -693,7 +694,7 @@ def test_push_leaves_no_hole_in_the_revocations(store: Store, credential: str) -
 def test_push_ends_a_connection_whose_replay_fails(
     store: Store, credential: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(session: Any) -> Any:
+    def fail(*_: Any) -> Any:
         raise OSError("disk I/O error")
 
     monkeypatch.setattr(queries, "tokens_to_replay", fail)
@@ -898,8 +899,8 @@ def test_push_replays_no_token_that_changed_while_it_was_read(
     digest = issue(store, credential, by_hand=True)
     reading = queries.tokens_to_replay
 
-    def overtaken(session: Any) -> Any:
-        found = list(reading(session))
+    def overtaken(*asked: Any) -> Any:
+        found = list(reading(*asked))
         with store.writing() as writing:
             token = found[0]._replace(scope="less")
             writing.note_token(token)
@@ -915,6 +916,92 @@ def test_push_replays_no_token_that_changed_while_it_was_read(
             assert await found.hear(wire.Answer) == wire.Answer(1, None)
             later = [m for m in found.heard if isinstance(m, wire.Tokens)]
             assert [t.scope for m in later for t in m.tokens] == ["less"]
+
+    run(work())
+
+
+def test_push_replays_again_what_a_consumers_end_may_have_touched(
+    store: Store, credential: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens do not name their consumer, so that any of them may have been its."""
+    digest = issue(store, credential, by_hand=True)
+    reading, reads = queries.tokens_to_replay, 0
+
+    def overtaken(*asked: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        found = list(reading(*asked))
+        if reads == 1:
+            with store.writing() as writing:
+                writing.note_revocation("consumer", b"c" * 16, 0.0)
+        return found
+
+    monkeypatch.setattr(queries, "tokens_to_replay", overtaken)
+
+    async def work() -> None:
+        async with pushing(store) as push, connected(push) as found:
+            heard = (await found.hear(wire.Tokens)).tokens
+            assert [token.digest for token in heard] == [digest]
+            assert reads == 2
+
+    run(work())
+
+
+async def replayed(found: Any, count: int) -> list[int]:
+    """The sizes of the messages in which this many tokens came, each once."""
+    digests: set[bytes] = set()
+    sizes = []
+    while len(digests) < count:
+        heard = (await found.hear(wire.Tokens)).tokens
+        sizes.append(len(heard))
+        assert digests.isdisjoint(token.digest for token in heard)
+        digests |= {token.digest for token in heard}
+    return sizes
+
+
+def test_push_replays_many_tokens_a_part_at_a_time(
+    store: Store, credential: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "REPLAYED_AT_ONCE", 3)
+    monkeypatch.setattr(peer, "ROOM_BYTES", 0)  # each part is taken before the next is read
+    waiting: list[int] = []
+    reading = queries.tokens_to_replay
+
+    def watched(*asked: Any) -> Any:
+        waiting.extend(p._urgent_bytes for p in push_of[0]._peers.values())
+        return reading(*asked)
+
+    monkeypatch.setattr(queries, "tokens_to_replay", watched)
+    push_of: list[hub.Push] = []
+    issue_many(store, credential, 8, by_hand=True)
+
+    async def work() -> None:
+        async with pushing(store) as push:
+            push_of.append(push)
+            async with connected(push) as found:
+                assert await replayed(found, 8) == [3, 3, 2]
+        assert waiting[1:] == [0, 0]
+
+    run(work())
+
+
+def test_push_replays_what_one_transaction_makes_too_many_of(
+    store: Store, credential: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "PUSHED_MAX", 4)
+    monkeypatch.setattr(hub, "REPLAYED_AT_ONCE", 3)
+
+    async def work() -> None:
+        async with pushing(store) as push, connected(push) as found:
+            await found.snapshot()
+            await in_thread(issue_many, store, credential, 4, True)
+            assert await replayed(found, 4) == [4]
+            await in_thread(issue_many, store, credential, 5, True)
+            digests: set[bytes] = set()
+            while len(digests) < 9:
+                heard = (await found.hear(wire.Tokens)).tokens
+                assert len(heard) <= 3
+                digests |= {token.digest for token in heard}
 
     run(work())
 
@@ -1285,7 +1372,7 @@ def test_link_follows_push(store: Store, credential: str, tmp_path: Path) -> Non
             await in_thread(revoke, store, digest)
             await until(lambda: digest not in seen.tokens)
             assert await link.ask(digest) is None
-            assert (await link.request(request())).status == 200
+            assert (await asked(link.request, request())).status == 200
             await row(push, sync_status="normal", config_version=later)
 
     run(work())
@@ -1343,7 +1430,7 @@ def test_push_issues_tokens_quickly_while_large_snapshots_are_built(store: Store
                 took = []
                 while len(took) < 100 or len(seen.snapshots) < 4:
                     began = time.monotonic()
-                    assert (await link.request(request())).status == 200
+                    assert (await asked(link.request, request())).status == 200
                     took.append(time.monotonic() - began)
             finally:
                 stop.set()

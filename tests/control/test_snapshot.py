@@ -17,6 +17,8 @@ from control.store.queries import (
     PluginRow,
     RouteRow,
     ServiceRow,
+    TargetRow,
+    UpstreamRow,
 )
 from dataplane import wire
 
@@ -478,3 +480,51 @@ def test_authority_that_comes_changes_the_service_that_lists_it() -> None:
     assert trusted() == []
     assert trusted(CACertificateRow(ident("ca"), "text")) == [raw("ca")]
     assert trusted() == []
+
+
+# --- upstreams ------------------------------------------------------------------------------------
+
+
+def upstream(name: str, **changed: Any) -> UpstreamRow:
+    row = UpstreamRow(id=ident(name), name=name, host_header=None, client_certificate_id=None)
+    return row._replace(**changed)
+
+
+def target(name: str, of: str, **changed: Any) -> TargetRow:
+    row = TargetRow(ident(name), ident(of), name, weight=5, down=False, created_at=1.5)
+    return row._replace(**changed)
+
+
+def test_build_carries_the_targets_that_may_have_traffic_oldest_first() -> None:
+    found = snapshot(
+        services=[service("s", host="up")],
+        upstreams=[upstream("up", host_header="a.test")],
+        targets=[
+            target("second.test:80", "up", created_at=2.25),
+            target("[::1]:8000", "up", weight=1, created_at=1.25),
+            target("off.test:80", "up", weight=0),
+            target("down.test:80", "up", down=True),
+            target("elsewhere.test:80", "other"),
+        ],
+    )
+    targets = [wire.Target("::1", 8000, 1), wire.Target("second.test", 80, 5)]
+    assert found.upstreams == [wire.Upstream(raw("up"), "up", targets, "a.test")]
+
+
+def test_build_leaves_out_upstreams_that_no_enabled_service_names() -> None:
+    services = [service("s", host="Up"), service("t", host="up", enabled=False)]
+    found = snapshot(services=services, upstreams=[upstream("up"), upstream("other")])
+    assert found.upstreams == []
+    services.append(service("u", host="up"))
+    assert snapshot(services=services, upstreams=[upstream("up")]).upstreams[0].targets == []
+
+
+def test_build_carries_the_certificate_of_an_upstream_in_use() -> None:
+    pairs = [pair_row("a"), pair_row("b")]
+    ups = [
+        upstream("up", client_certificate_id=ident("a")),
+        upstream("no", client_certificate_id=ident("b")),
+    ]
+    found = snapshot(services=[service("s", host="up")], certificates=pairs, upstreams=ups)
+    assert [pair.id for pair in found.certificates] == [raw("a")]
+    assert found.upstreams[0].client_certificate == raw("a")

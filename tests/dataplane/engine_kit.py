@@ -401,6 +401,7 @@ class Rig:
             certificates=of(wire.Certificate),
             ca_certificates=of(wire.CaCertificate),
             issuers=of(wire.Issuer),
+            upstreams=of(wire.Upstream),
         )
         previous = self.tables[-1] if self.tables else None
         self.tables.append(compile_snapshot(snapshot, previous, self.names))

@@ -281,18 +281,6 @@ class FakeLink:
             done(self.reply)
 
 
-def settling(future: asyncio.Future[wire.TokenReply]) -> Done:
-    """What is called when a request is answered, as a future that it settles."""
-
-    def done(found: wire.TokenReply | LinkDown) -> None:
-        if isinstance(found, LinkDown):
-            future.set_exception(found)
-        else:
-            future.set_result(found)
-
-    return done
-
-
 class FakeBox:
     def __init__(self) -> None:
         self.addresses: list[tuple[str, bool]] = []

@@ -18,8 +18,8 @@ from dataplane.dial import LinkFault, backoff_seconds, client_tls
 from dataplane.disk import DiskState
 from dataplane.link import Link
 from dataplane.requests import LinkBusy, LinkDown
-from tests.dataplane.fakes import make_snapshot, settling
-from tests.linkkit import Authority, BareControl, Seen, bare_control, linked, run, until
+from tests.dataplane.fakes import make_snapshot
+from tests.linkkit import Authority, BareControl, Seen, asked, bare_control, linked, run, until
 
 KEY = Fernet(Fernet.generate_key())
 EPOCH = b"e" * 16
@@ -39,13 +39,6 @@ def token(**changed: Any) -> wire.Token:
 
 def request(body: bytes = b"") -> wire.TokenRequest:
     return wire.TokenRequest(0, ID, ID, "::1", True, "POST", "/oauth2/token", body=body)
-
-
-def asked(made: Link, body: bytes = b"") -> asyncio.Future[wire.TokenReply]:
-    """A token request, and the future of its reply."""
-    future: asyncio.Future[wire.TokenReply] = asyncio.get_running_loop().create_future()
-    made.request(request(body), settling(future))
-    return future
 
 
 @contextlib.asynccontextmanager
@@ -602,7 +595,7 @@ def test_link_drops_a_control_plane_that_answers_with_another_token(tmp_path: Pa
 def test_requests_are_answered_each_by_its_own_reply(tmp_path: Path) -> None:
     async def work() -> None:
         async with pair(tmp_path) as (control, made, _):
-            asking = [asked(made, b"%d" % n) for n in range(3)]
+            asking = [asked(made.request, request(b"%d" % n)) for n in range(3)]
             heard = [await control.hear(wire.TokenRequest) for _ in range(3)]
             assert len({m.id for m in heard}) == 3
             await control.send(wire.TokenReply(99999, 500, [], b""))
@@ -620,7 +613,7 @@ def test_request_without_reply_is_given_up(tmp_path: Path, monkeypatch: pytest.M
     async def work() -> None:
         async with pair(tmp_path) as (_, made, _):
             with pytest.raises(LinkDown, match=r"no answer in 0\.05 s"):
-                await asked(made)
+                await asked(made.request, request())
 
     run(work())
 
@@ -630,13 +623,13 @@ def test_requests_in_flight_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 
     async def work() -> None:
         async with pair(tmp_path) as (control, made, _):
-            asking = asked(made)
+            asking = asked(made.request, request())
             message = await control.hear(wire.TokenRequest)
             with pytest.raises(LinkBusy):
-                await asked(made)
+                await asked(made.request, request())
             await control.send(wire.TokenReply(message.id, 200, [], b""))
             assert (await asking).status == 200
-            asked(made)
+            asked(made.request, request())
             await control.hear(wire.TokenRequest)
 
     run(work())
@@ -649,7 +642,7 @@ def test_link_fails_what_waits_when_it_is_lost_and_comes_back(tmp_path: Path) ->
     async def work() -> None:
         async with pair(tmp_path) as (control, made, _):
             asking = asyncio.create_task(made.ask(b"1" * 32))
-            requesting = asked(made)
+            requesting = asked(made.request, request())
             await control.hear(wire.Question)
             await control.hear(wire.TokenRequest)
             await control.hang_up()
@@ -668,7 +661,7 @@ def test_link_is_down_before_it_was_ever_up(tmp_path: Path) -> None:
             with pytest.raises(LinkDown):
                 await made.ask(b"1" * 32)
             with pytest.raises(LinkDown):
-                await asked(made)
+                await asked(made.request, request())
 
     run(work())
 

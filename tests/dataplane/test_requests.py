@@ -8,7 +8,7 @@ import pytest
 
 from dataplane import requests, wire
 from dataplane.requests import LinkBusy, LinkDown, Requests
-from tests.dataplane.fakes import settling
+from tests.linkkit import asked
 
 pytestmark = pytest.mark.anyio
 
@@ -42,13 +42,6 @@ def reply(id_: int) -> wire.TokenReply:
     return wire.TokenReply(id_, 200, [], b"%d" % id_)
 
 
-def asked(made: Requests, body: bytes = b"") -> asyncio.Future[wire.TokenReply]:
-    """A request, and the future of its reply."""
-    future: asyncio.Future[wire.TokenReply] = asyncio.get_running_loop().create_future()
-    made.ask(message(body), settling(future))
-    return future
-
-
 async def turns(count: int = 5) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
@@ -56,7 +49,7 @@ async def turns(count: int = 5) -> None:
 
 async def test_one_request_goes_by_itself() -> None:
     made, line = attached()
-    future = asked(made)
+    future = asked(made.ask, message())
     await turns()
     assert line.sent == [wire.TokenRequest(1, ID, ID, "::1", True, "POST", "/oauth2/token")]
     made.replied(reply(1))
@@ -66,7 +59,7 @@ async def test_one_request_goes_by_itself() -> None:
 
 async def test_requests_of_one_turn_go_together_in_their_order() -> None:
     made, line = attached()
-    futures = [asked(made, b"%d" % n) for n in range(3)]
+    futures = [asked(made.ask, message(b"%d" % n)) for n in range(3)]
     await turns()
     (sent,) = line.sent
     assert isinstance(sent, wire.TokenRequests)
@@ -79,10 +72,10 @@ async def test_requests_of_one_turn_go_together_in_their_order() -> None:
 async def test_requests_that_come_while_one_is_sent_go_next() -> None:
     made, line = attached()
     line.gate.clear()
-    asked(made)
+    asked(made.ask, message())
     await turns()
-    asked(made)
-    asked(made)
+    asked(made.ask, message())
+    asked(made.ask, message())
     line.gate.set()
     await turns()
     assert [type(one).__name__ for one in line.sent] == ["TokenRequest", "TokenRequests"]
@@ -91,14 +84,14 @@ async def test_requests_that_come_while_one_is_sent_go_next() -> None:
 async def test_a_message_takes_no_more_than_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     made, line = attached()
     for _ in range(9):
-        asked(made, b"x" * (64 * 1024))
+        asked(made.ask, message(b"x" * (64 * 1024)))
     await turns(20)
     counts = [len(getattr(one, "requests", [one])) for one in line.sent]
     assert counts == [3, 3, 3]
     assert all(len(wire.encode(one)) < wire.MESSAGE_BYTES_MAX for one in line.sent)
     monkeypatch.setattr(wire, "TOKEN_REQUESTS_PER_MESSAGE", 2)
     for _ in range(3):
-        asked(made)
+        asked(made.ask, message())
     await turns(20)
     assert [len(getattr(one, "requests", [one])) for one in line.sent[3:]] == [2, 1]
 
@@ -106,7 +99,7 @@ async def test_a_message_takes_no_more_than_its_bounds(monkeypatch: pytest.Monke
 async def test_reply_that_nobody_waits_for_is_passed_over() -> None:
     made, _ = attached()
     made.replied(reply(9))
-    future = asked(made)
+    future = asked(made.ask, message())
     made.replied(reply(1))
     made.replied(reply(1))
     assert (await future).body == b"1"
@@ -116,17 +109,17 @@ async def test_reply_that_nobody_waits_for_is_passed_over() -> None:
 async def test_lost_link_fails_what_waits_and_takes_no_more() -> None:
     made, line = attached()
     line.gate.clear()
-    futures = [asked(made) for _ in range(2)]
+    futures = [asked(made.ask, message()) for _ in range(2)]
     await turns()
     made.detach()
     for future in futures:
         with pytest.raises(LinkDown):
             await future
     with pytest.raises(LinkDown):
-        asked(made)
+        asked(made.ask, message())
     made.attach(line.send)
     line.gate.set()
-    asked(made)
+    asked(made.ask, message())
     await turns()
     assert [one.id for one in line.sent] == [3]  # type: ignore[union-attr]
 
@@ -136,7 +129,7 @@ async def test_request_that_nobody_answers_is_given_up(monkeypatch: pytest.Monke
     monkeypatch.setattr(requests, "SWEEP_SECONDS", 0.02)
     made, _ = attached()
     for _ in range(2):
-        futures = [asked(made) for _ in range(2)]
+        futures = [asked(made.ask, message()) for _ in range(2)]
         for future in futures:
             with pytest.raises(LinkDown, match=r"no answer in 0\.02 s"):
                 await asyncio.wait_for(future, 10)
@@ -146,8 +139,8 @@ async def test_request_that_nobody_answers_is_given_up(monkeypatch: pytest.Monke
 async def test_requests_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "TOKEN_REQUESTS_IN_FLIGHT_MAX", 1)
     made, _ = attached()
-    asked(made)
+    asked(made.ask, message())
     with pytest.raises(LinkBusy):
-        asked(made)
+        asked(made.ask, message())
     made.replied(reply(1))
-    asked(made)
+    asked(made.ask, message())

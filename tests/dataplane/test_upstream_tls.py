@@ -6,6 +6,7 @@ import contextlib
 import ssl
 import threading
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from control.admin.pem import check_pair
 from dataplane import wire
-from dataplane.compile import CompileError
+from dataplane.compile import CompileError, compile_snapshot
 from tests.dataplane.engine_kit import (
     BINARY,
     MASK,
@@ -23,6 +24,7 @@ from tests.dataplane.engine_kit import (
     close,
     frame,
     handshake,
+    request,
     route,
     service,
     switching,
@@ -30,7 +32,7 @@ from tests.dataplane.engine_kit import (
     up,
 )
 from tests.dataplane.engine_kit import rig as new_rig
-from tests.dataplane.snapshots import uid
+from tests.dataplane.snapshots import box_of, new_names, uid
 from tests.dataplane.test_slow_peers import black_hole
 from tests.pki import Pair, make
 
@@ -65,6 +67,12 @@ class Secured:
         line = Line(self.context.wrap_socket(raw, server_side=True))
         self.rig.upstream.lines.append(line)
         return line
+
+    def either(self) -> Line:
+        """The first connection whose TLS stands; the engine may end some before that."""
+        while True:
+            with contextlib.suppress(OSError):
+                return self.accept()
 
     def refused(self) -> None:
         """A connection whose handshake the engine ends."""
@@ -392,3 +400,112 @@ def test_certificate_that_cannot_be_used_is_refused_by_the_compiler(rig: Rig) ->
         use(rig, ca_certificates=[uid(77)])
     with pytest.raises(CompileError, match="names a client certificate that is not there"):
         use(rig, client_certificate=uid(77))
+
+
+# --- targets of an upstream -----------------------------------------------------------------------
+
+
+def target_route(
+    rig: Rig, protocol: str = "wss", protocols: Sequence[str] = ("ws", "wss"), **fields: Any
+) -> None:
+    """As `use`, by two targets at the rig's upstream, which differ in their names."""
+    ports = [wire.Target(name, rig.upstream.port) for name in ("up.test", "other.test")]
+    use(
+        rig,
+        wire.Upstream(uid(40), "balanced", ports, **fields),
+        route_fields={"protocols": list(protocols)},
+        host="balanced",
+        protocol=protocol,
+    )
+    for name in ("up.test", "other.test"):
+        rig.names.set_addresses(name, [("127.0.0.1", False)])
+
+
+def test_server_name_is_the_targets(rig: Rig, tmp_path: Path) -> None:
+    both = make("up.test", "other.test", signed_by=AUTHORITY)
+    upstream = Secured(rig, served(both, tmp_path))
+    target_route(rig)
+    for _ in range(2):
+        session(rig, upstream)
+    assert set(upstream.names) <= {"up.test", "other.test"}
+    assert len(upstream.names) == 2
+
+
+def test_s83_target_whose_name_is_not_in_its_certificate_is_left_for_the_next(
+    rig: Rig, tmp_path: Path
+) -> None:
+    upstream = Secured(rig, served(make("other.test", signed_by=AUTHORITY), tmp_path))
+    target_route(rig)
+    for _ in range(3):
+        client = rig.client(handshake())
+        line = upstream.either()
+        assert line.head().get("Host") == f"other.test:{rig.upstream.port}"
+        line.send(switching())
+        assert client.head().status == 101
+
+
+def test_server_name_is_the_upstreams_host_header(rig: Rig, tmp_path: Path) -> None:
+    upstream = Secured(rig, served(make("named.test", signed_by=AUTHORITY), tmp_path))
+    target_route(rig, host_header="named.test:1")
+    session(rig, upstream)
+    assert upstream.names == ["named.test"]
+
+
+def test_kept_connection_serves_the_target_that_it_was_made_for(tmp_path: Path) -> None:
+    with new_rig(1) as rig:
+        both = make("up.test", "other.test", signed_by=AUTHORITY)
+        upstream = Secured(rig, served(both, tmp_path))
+        target_route(rig, protocol="https", protocols=["https", "http"])
+        client = rig.client()
+        lines: list[Line] = []
+        for number in range(6):
+            client.send(request())
+            if number < 2:
+                lines.append(upstream.accept())
+            host = lines[number % 2].head().get("Host")
+            assert host == f"{upstream.names[number % 2]}:{rig.upstream.port}"
+            lines[number % 2].send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            assert client.answer()[0].status == 200
+        assert upstream.names == ["up.test", "other.test"]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_client_certificate_is_the_upstreams_where_the_service_has_none(
+    rig: Rig, tmp_path: Path, own: bool
+) -> None:
+    mine, lent = make("mine.test", signed_by=AUTHORITY), make("lent.test", signed_by=AUTHORITY)
+    context = served(GOOD, tmp_path)
+    (tmp_path / "ca.pem").write_text(AUTHORITY.cert)
+    context.load_verify_locations(tmp_path / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    upstream = Secured(rig, context)
+    targets = [wire.Target("127.0.0.1", rig.upstream.port)]
+    use(
+        rig,
+        wire.Upstream(uid(40), "balanced", targets, client_certificate=CLIENT),
+        wire.Certificate(CLIENT, lent.cert, lent.key),
+        wire.Certificate(uid(33), mine.cert, mine.key),
+        host="balanced",
+        client_certificate=uid(33) if own else None,
+    )
+    _, line = session(rig, upstream)
+    shown = line.sock.getpeercert()["subjectAltName"]  # type: ignore[attr-defined]
+    assert shown == (("DNS", "mine.test" if own else "lent.test"),)
+
+
+def test_edit_of_the_upstreams_certificate_is_none_of_the_service() -> None:
+    def compiled(pair: Pair) -> Any:
+        snapshot = wire.Snapshot(
+            b"e" * 16,
+            1,
+            b"k" * 32,
+            [service(1, host="balanced", protocol="wss")],
+            [route(id=uid(1), oauth2=None)],
+            certificates=[wire.Certificate(CLIENT, pair.cert, pair.key)],
+            upstreams=[wire.Upstream(uid(40), "balanced", client_certificate=CLIENT)],
+        )
+        return box_of(compile_snapshot(snapshot, None, new_names()[0]))
+
+    first, second = compiled(make("a.test")), compiled(make("b.test"))
+    assert first.content != second.content
+    assert first.content[: first.own] == second.content[: second.own]

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway import howto
+from tests.gateway.test_import_kong import ACCESS, kong_of
 from tests.harness import ROOT, START_SECONDS, Gateway, Process, eventually, free_ports
+from tests.kong import FakeKong
 
 CURL = Path(__file__).with_name("curl.py")
 
@@ -39,12 +42,21 @@ def tools(tmp_path: Path) -> Path:
 class Shell:
     """Runs commands of the README against a gateway on other ports."""
 
-    def __init__(self, gateway: Gateway, tools: Path, echo_port: int, **env: str) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        tools: Path,
+        echo_port: int = 0,
+        kong_port: int = 0,
+        **env: str,
+    ) -> None:
         ports = gateway.ports
         self._ports = {8000: ports.proxy, 8443: ports.tls, 8001: ports.admin, 8009: echo_port}
+        self._ports[8101] = kong_port
         path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-        self._env = {**gateway.env, "PATH": path, "no_proxy": "*", **env}
-        self._folder = gateway.folder
+        home = str(gateway.folder.parent)
+        self._env = {**gateway.env, "PATH": path, "no_proxy": "*", "HOME": home, **env}
+        self._data_dir = str(gateway.data_dir)
 
     def run(self, script: str) -> list[str]:
         """The lines that the script printed; one that fails ends the test."""
@@ -52,6 +64,7 @@ class Shell:
             script = script.replace(f"localhost:{documented}", f"localhost:{real}")
         narthex = f"{shlex.quote(sys.executable)} -m narthex"
         script = script.replace(".venv/bin/narthex", narthex)
+        script = script.replace("narthex-data", shlex.quote(self._data_dir))
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             env=self._env,
@@ -94,6 +107,44 @@ def test_readme_by_hand_ends_with_an_echo(new_gateway: Callable[..., Gateway], t
 def _secret_of(gateway: Gateway) -> str:
     """What the block that made the credential put into CLIENT_SECRET, in a shell now gone."""
     return str(gateway.admin.get("/consumers/alex/oauth2/test-app").json()["client_secret"])
+
+
+def test_readme_backup_is_restored_as_it_says(
+    new_gateway: Callable[..., Gateway], tools: Path
+) -> None:
+    before, after = new_gateway(), new_gateway()
+    before.start()
+    made = before.admin.post("/consumers", json={"username": "alex"}).json()
+    backup, restore = blocks_of("Backup")
+    Shell(before, tools).run(backup)
+    before.processes[0].stop()
+    Shell(after, tools).run(restore)
+    after.start()
+    assert after.admin.get("/consumers/alex").json() == made
+
+
+def test_readme_import_takes_over_a_kong(
+    new_gateway: Callable[..., Gateway], tools: Path, echo_url: str
+) -> None:
+    gateway = new_gateway()
+    gateway.start()
+    collections = kong_of(echo_url)
+    file = {"_format_version": "3.0"} | collections
+    (gateway.folder.parent / "kong.yaml").write_text(json.dumps(file))
+    by_url, by_file = blocks_of("Coming from Kong")
+    with FakeKong(collections) as kong:
+        shell = Shell(gateway, tools, kong_port=kong.port)
+        said = shell.run(by_url)
+    assert said.count("nothing was changed: --dry-run") == 1
+    assert [line.split() for line in said if line.startswith("services")] == [
+        ["services", "1", "0", "0"]
+    ] * 2
+    again = shell.run(by_file)
+    assert [line.split() for line in again if line.startswith("services")] == [
+        ["services", "0", "0", "1"]
+    ]
+    gateway.wait_carried()
+    howto.HowTo(gateway, "", "").echoes(ACCESS)
 
 
 def test_readme_tokens_of_the_admin_api(new_gateway: Callable[..., Gateway], tools: Path) -> None:

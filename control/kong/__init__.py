@@ -1,0 +1,1 @@
+"""Taking over what a Kong has: its entities, credentials and tokens, in one transaction."""
