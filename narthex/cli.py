@@ -142,7 +142,7 @@ def start(
     """
     control, dataplane = _control_settings(), _dataplane_settings()
     if check:
-        from narthex.admin import check_files
+        from narthex.admin_files import check_files
 
         _check_files(dataplane)
         check_files(control)
@@ -309,7 +309,7 @@ def admin_token(
     token.
     """
     from control.guard.callers import Role
-    from narthex.admin import new_token
+    from narthex.admin_files import new_token
 
     if role not in list(Role):
         raise typer.BadParameter(f"{role!r}; expected one of {', '.join(Role)}", param_hint="role")
