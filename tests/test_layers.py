@@ -28,7 +28,7 @@ PYTHON = {
     "control.oauth2": ("control.store", "dataplane.jws"),
     "control.admin": ("control.store", "control.guard"),
     "control.admin.oauth2_credentials": ("control.admin", "control.store", "dataplane.jws"),
-    "control.declarative": ("control.admin", "control.store"),
+    "control.declarative": ("control.admin", "control.guard", "control.store"),
     "control.kong": ("control.admin", "control.store"),
     "control.snapshot": ("control.store", "dataplane.wire"),
     # The context is what a token request is handed over in; the app comes as an argument.
@@ -44,8 +44,9 @@ PYTHON = {
     "dataplane.wire": (),
     "dataplane.jws": (),
     "dataplane": ("dataplane",),
-    # Entry points of both planes, and how they prepare DATA_DIR.
+    # Entry points of both planes, how they prepare DATA_DIR, and what files are held against.
     "narthex": (
+        "control.declarative.offline",
         "control.main",
         "control.guard.callers",
         "control.guard.tokens",

@@ -61,6 +61,11 @@ def cluster_state(session: Session) -> ClusterState:
     return session.exec(select(ClusterState)).one()
 
 
+def config_version(session: Session) -> int:
+    """The version alone: nothing is decrypted."""
+    return session.exec(select(ClusterState.config_version)).one()
+
+
 # --- what a snapshot is made of ----------------------------------------------------------------
 
 

@@ -126,6 +126,12 @@ class WriteSession(Session):
         """
         self._checks[check] = None
 
+    def check(self) -> None:
+        """Do what `before_commit` was asked for: look at all that was written so far."""
+        self.flush()
+        for check in self._checks:
+            check(self)
+
     def note_config(self) -> None:
         """A config entity was written: the config version goes up."""
         self.config_changed = True
@@ -161,9 +167,7 @@ class WriteSession(Session):
         The row of ClusterState is locked from its update to the commit, so that versions and
         sequence numbers become visible in their order.
         """
-        self.flush()
-        for check in self._checks:
-            check(self)
+        self.check()
         if self.writer is not None and self.written:
             audit.keep(self, self.writer, self.written)
         state = self._advance()
