@@ -7,13 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from cryptography.fernet import Fernet, MultiFernet
 from fastapi import FastAPI
 
 from control.declarative import BYTES_MAX, FileRefused, apply_text, flatten, parse, router
 from control.store import queries
 from control.store.session import Store
 from narthex.config_file import fill_in
+from tests.databases import new_store
 from tests.harness import ROOT
 from tests.pki import make
 
@@ -59,10 +59,7 @@ consumers:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(
-        f"sqlite:///{tmp_path / 'narthex.db'}", MultiFernet([Fernet(Fernet.generate_key())])
-    )
-    made.migrate()
+    made = new_store(tmp_path)
     yield made
     made.close()
 
