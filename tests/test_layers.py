@@ -24,6 +24,7 @@ PYTHON = {
     "control.store": (),
     "control.store.signing_keys": ("control.store", "dataplane.jws"),
     "control.cleanup": ("control.store",),
+    "control.tenure": ("control.store",),
     "control.guard": ("control.store", "control.oauth2"),
     "control.oauth2": ("control.store", "dataplane.jws"),
     "control.admin": ("control.store", "control.guard"),

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Select,
     String,
     case,
+    cast,
     delete,
     func,
     insert,
@@ -261,7 +262,7 @@ def _raw(table: Any, kind: Any) -> tuple[Select[Any], list[tuple[int, Callable[.
         column = columns["policy" if name == "config" else name]
         if isinstance(column.type, JSON):
             decoders.append((place, _from_json))
-            column = type_coerce(column, String).label(name)
+            column = cast(column, String).label(name)  # some drivers decode JSON by themselves
         elif isinstance(column.type, Boolean):
             decoders.append((place, _from_flag))
             column = type_coerce(column, Integer).label(name)
@@ -277,7 +278,7 @@ def _from_flag(value: Any, _dialect: Dialect) -> bool:
 
 
 def _from_json(value: Any, _dialect: Dialect) -> Any:
-    return json.loads(value) if isinstance(value, str) else value  # some drivers decode it
+    return json.loads(value)
 
 
 def service_trusting(session: Session, ca_id: str) -> str | None:

@@ -88,7 +88,7 @@ def column_values(
     """One column of the rows that match, read as they are asked for."""
     table = _table(model)
     statement = select(table.c[column]).where(*(table.c[n] == v for n, v in where.items()))
-    return session.connection().execution_options(yield_per=50).scalars(statement)
+    return session.connection().scalars(statement, execution_options={"yield_per": 50})
 
 
 def distinct(session: Session, model: Model, column: str) -> list[Any]:

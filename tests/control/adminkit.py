@@ -1,15 +1,12 @@
 """The Admin API in process, for its tests."""
 
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, cast
 
-from cryptography.fernet import Fernet, MultiFernet
 from fastapi import APIRouter, FastAPI
 from httpx import Response
 from starlette.testclient import TestClient
@@ -22,18 +19,7 @@ from control.guard.callers import Role
 from control.guard.tokens import make_token
 from control.settings import load
 from control.store import Change, Store, queries
-
-KEYRING = MultiFernet([Fernet(Fernet.generate_key())])
-
-
-@cache
-def _empty_database() -> Path:
-    """A migrated database to copy: migrating each anew would take most of the tests' time."""
-    path = Path(mkdtemp(prefix="narthex-test-")) / "empty.db"
-    store = Store(f"sqlite:///{path}", KEYRING)
-    store.migrate()
-    store.close()
-    return path
+from tests.databases import new_store
 
 
 class Admin:
@@ -144,7 +130,7 @@ def _application(*more: Callable[[Store], APIRouter]) -> tuple[_Switch, Stamp]:
 @contextmanager
 def running_admin(folder: Path, *more: Callable[[Store], APIRouter]) -> Iterator[Admin]:
     """The Admin API, and routers beside it."""
-    store = _new_store(folder)
+    store = new_store(folder)
     switch, edge = _application(*more)
     switch.current = store
     with TestClient(edge, base_url="http://localhost:8001") as client:
@@ -155,18 +141,12 @@ def running_admin(folder: Path, *more: Callable[[Store], APIRouter]) -> Iterator
 @contextmanager
 def running_app(folder: Path, make: Callable[[Store], FastAPI]) -> Iterator[Admin]:
     """As `running_admin`, with an application of its own."""
-    store = _new_store(folder)
+    store = new_store(folder)
     app = make(store)
     edge = Stamp(Manners(app, app), "narthex/0.1.0", Counts())
     with TestClient(edge, base_url="http://localhost:8001") as client:
         yield Admin(client, store)
     store.close()
-
-
-def _new_store(folder: Path) -> Store:
-    path = folder / "narthex.db"
-    shutil.copy(_empty_database(), path)
-    return Store(f"sqlite:///{path}", KEYRING)
 
 
 class Guarded:
@@ -194,7 +174,7 @@ def guarded_admin(folder: Path, **settings: Any) -> Iterator[Guarded]:
     file, made = folder / "admin-tokens", {role: make_token(role, role) for role in Role}
     file.write_text("".join(line + "\n" for _, line in made.values()))
     file.chmod(0o600)
-    store = _new_store(folder)
+    store = new_store(folder)
     app = create_app(load(admin_tokens_file=file, **settings), store, dataplanes=list)
     yield Guarded(app, store, {role: token for role, (token, _) in made.items()}, file)
     store.close()
