@@ -31,6 +31,7 @@ QUICK = Sizes(
     pinged_sessions=500,
     pinged_seconds=5,
     revocations=50,
+    pairs=100,
 )
 
 

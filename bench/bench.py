@@ -41,6 +41,7 @@ class Sizes:
     pinged_sessions: int = 9000
     pinged_seconds: float = 90.0
     revocations: int = 1000
+    pairs: int = 2500  # of a service and a route, in a large file
 
 
 class Bench(contextlib.ExitStack):

@@ -66,7 +66,7 @@ class Gateway:
             "DRAIN_SECONDS": "1",
         } | (settings or {})
         self._own = own
-        env = _environment(own)
+        self.env = env = _environment(own)
         self._processes: list[Process] = []
         try:
             self._start(folder, env, wrap)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from bench import issue, storm
+from bench import files, issue, storm
 from bench.bench import FLOORS, OURS, Bench, Proxy
 from bench.follow import SESSIONS_EACH, measure, quantile
+from bench.target import Gateway
 from bench.tools import memory_kib, watched_by_epoll
 
 TOLERANCE = 1.03  # times the goal still counts as reached: what a repeated run differs by
@@ -231,6 +234,28 @@ def storms(bench: Bench) -> list[Row]:
     return [*rows, Row(what, "ms", {OURS: wrong}, (), f"of an unknown client: {unknown:.2f}")]
 
 
+def config(bench: Bench) -> list[Row]:
+    """Seconds of time that large files take, both planes and the command on this machine."""
+    with tempfile.TemporaryDirectory(prefix="narthex-files-") as folder:
+        gateway = Gateway(Path(folder), bench.echo_port)
+        try:
+            large = files.Files(gateway, Path(folder), bench.sizes.pairs)
+            times = large.measure(bench.sizes.rounds)
+        finally:
+            gateway.stop()
+    pairs = f"{bench.sizes.pairs:,}"
+    return [
+        Row(
+            f"`config`: {pairs} services and {pairs} routes, {name}",
+            "s",
+            {OURS: found.median},
+            (Goal(5),) if name.startswith("diff") else (),
+            str(found),
+        )
+        for name, found in times.items()
+    ]
+
+
 WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "small": small,
     "pipelined": pipelined,
@@ -246,4 +271,5 @@ WORKS: dict[str, Callable[[Bench], list[Row]]] = {
     "tokens": tokens,
     "follow": follow,
     "storms": storms,
+    "config": config,
 }

@@ -10,6 +10,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -124,6 +125,7 @@ def _fastapi(exception_handlers: dict[Any, Any] | None = None) -> FastAPI:
         separate_input_output_schemas=False,
         exception_handlers={
             DatabaseError: _no_database,
+            PoolTimeout: _no_database,
             **(exception_handlers or {}),
             Exception: _unexpected,
         },
@@ -137,9 +139,9 @@ def _unique_id(route: APIRoute) -> str:
 
 async def _no_database(request: Request, error: Exception) -> JSONResponse:
     """503 while the database is locked, full or broken; one line in the log says which."""
-    if type(error) not in (DatabaseError, OperationalError):
+    if not (isinstance(error, OperationalError | PoolTimeout) or type(error) is DatabaseError):
         raise error  # a statement of ours was wrong
-    why = str(getattr(error, "orig", None))
+    why = str(getattr(error, "orig", error))
     log.error(
         "database.unavailable", method=request.method, path=shown_path(request.scope), why=why
     )

@@ -12,13 +12,16 @@ from typing import Any
 from fastapi.openapi.utils import get_openapi
 from starlette.routing import BaseRoute
 
+from control.admin.models import ref
 from control.admin.router import documented_examples, documented_models
 from control.admin.signing_keys import DOCUMENTED as SIGNING_KEYS
+from control.declarative.answers import EXAMPLES as FILES
 from control.kong.endpoint import MODELS as KONG
 from control.oauth2 import described
 
 Json = dict[str, Any]
 
+_ADMIN_ERROR = ref("AdminError")
 _DECK_FILE = {
     "type": "string",
     "format": "binary",
@@ -80,7 +83,7 @@ def build(title: str, version: str, routes: Sequence[BaseRoute]) -> Json:
     models["DeckFile"] = _DECK_FILE
     components["securitySchemes"] = _SECURITY_SCHEMES
     _say_who_may(made)
-    _show_examples(made, documented_examples() | described.EXAMPLES)
+    _show_examples(made, documented_examples() | described.EXAMPLES | FILES)
     _share_errors(made)
     used = {tag for _, operation in operations(made) for tag in operation["tags"]}
     made["tags"] = [{"name": n, "description": d} for n, d in _TAGS.items() if n in used]
@@ -125,7 +128,7 @@ def _share_errors(document: Json) -> None:
     for _, operation in operations(document):
         for status, answer in operation["responses"].items():
             content = answer.get("content", {}).get("application/json", {})
-            if _model(content.get("schema", {})) == "AdminError":
+            if content.get("schema") == _ADMIN_ERROR:
                 name = f"AdminError{status}"
                 shared[name] = answer
                 operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}

@@ -35,10 +35,10 @@ from control.startup import (
     lock_data_dir,
     prepare_data_dir,
 )
+from control.store import KeyringError, Store, StoreError, load_keyring
 from control.store.audit import Retention
 from control.store.changes import IssuedToken
-from control.store.keyring import KeyringError, load_keyring
-from control.store.session import Store, StoreError
+from control.tenure import keep_turn, wait_for_turn
 
 log = structlog.get_logger("control")
 
@@ -86,6 +86,7 @@ def main(settings: Settings) -> int:
 def _open_store(settings: Settings) -> Store:
     store = Store(settings.database, load_keyring(settings.keyring_file))
     try:
+        wait_for_turn(store)
         store.migrate()
     except BaseException:
         store.close()
@@ -183,17 +184,19 @@ async def _serve(plane: Plane) -> int:
     link = asyncio.create_task(plane.push.serve(plane.link.host, plane.link.port, plane.link_tls))
     cleaning = asyncio.create_task(clean_for_ever(plane.store, plane.retention))
     keeper = asyncio.create_task(plane.keeper.run_for_ever())
+    turn = asyncio.create_task(keep_turn(plane.store))
     stopped = asyncio.create_task(stop.wait())
     ready = asyncio.create_task(plane.push.listening.wait())
     await asyncio.wait([ready, link], return_when=asyncio.FIRST_COMPLETED)
     if ready.done():
         _say_where(plane)
-    tasks = [*http, link, keeper, cleaning, stopped]
+    tasks = [*http, link, keeper, cleaning, turn, stopped]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     fault = not stop.is_set()
     stopped.cancel()
     ready.cancel()
     cleaning.cancel()
+    turn.cancel()
     log.info("stopping")
     for server in servers:
         server.should_exit = True
@@ -201,7 +204,7 @@ async def _serve(plane: Plane) -> int:
     results = await asyncio.gather(*http, return_exceptions=True)
     link.cancel()
     keeper.cancel()
-    results += await asyncio.gather(link, keeper, cleaning, return_exceptions=True)
+    results += await asyncio.gather(link, keeper, cleaning, turn, return_exceptions=True)
     for error in results:
         if isinstance(error, Exception):
             log.error("fault", exc_info=error)

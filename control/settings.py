@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 PREFIX = "NARTHEX_"
 SECRETS = frozenset({"link_secret"})  # their values never stand in an error
+_DATABASES = ("sqlite:///", "postgresql+psycopg://", "postgresql://")  # the last one: as libpq's
 _HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[\w-]+(?:\.[\w-]+)*\.?")
 _ORIGIN = re.compile(rf"https?://(?:{_HOST.pattern})(?::[0-9]{{1,5}})?")
 _ADDRESS = re.compile(r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")  # IPv6 without brackets
@@ -168,7 +169,9 @@ class Settings(BaseSettings):
         Path("./narthex-data"), description="folder for all we keep; 0700, made when missing"
     )
     database_url: SecretStr | None = Field(
-        None, description="sqlite:///file; unset: narthex.db in DATA_DIR"
+        None,
+        description="sqlite:///file, or postgresql+psycopg://user:password@host/database, which "
+        "takes libpq's parameters (`?sslmode=verify-full`); unset: narthex.db in DATA_DIR",
     )
     keyring: File | None = Field(
         None,
@@ -298,8 +301,11 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and not value.get_secret_value().startswith("sqlite:///"):
-            raise ValueError("sqlite:///<path of the file>")
+        if value and not value.get_secret_value().startswith(_DATABASES):
+            raise ValueError(
+                "sqlite:///<path of the file> or "
+                "postgresql+psycopg://<user>:<password>@<host>/<database>"
+            )
         return value
 
     @classmethod

@@ -13,12 +13,8 @@ from __future__ import annotations
 import os
 import ssl
 from functools import cache
-from pathlib import Path
 
-from control.guard.callers import Role
-from control.guard.tokens import TokensFileError, append, make_token, read
 from control.settings import Settings
-from control.startup import StartError, admin_certificate
 from narthex.fault import Fault
 from narthex.requests import TIMEOUT_SECONDS, Reply, send
 
@@ -84,34 +80,3 @@ def _tls(trusted: str | None) -> ssl.SSLContext:
     if trusted:
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context
-
-
-def check_files(settings: Settings) -> None:
-    """The files that the settings of the Admin API name can be used.
-
-    Raises:
-        Fault: one of them cannot.
-    """
-    try:
-        if settings.admin_tokens_file is not None:
-            read(settings.admin_tokens_file)
-        admin_certificate(settings)
-    except TokensFileError as error:
-        raise Fault(f"ADMIN_TOKENS_FILE {error}") from None
-    except StartError as error:
-        raise Fault(str(error)) from None
-
-
-def new_token(name: str, role: Role, file: Path | None) -> tuple[str, str]:
-    """A token that `file` knows from now on, and the line that says so.
-
-    Raises:
-        Fault: a name that cannot be one, or a file that cannot be used.
-    """
-    try:
-        token, line = make_token(name, role)
-        if file is not None:
-            append(file, line)
-    except TokensFileError as error:
-        raise Fault(str(error)) from None
-    return token, line

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from narthex import __version__
+from narthex.config_cli import config
 from narthex.fault import Fault
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ app = typer.Typer(
     in NARTHEX_ADMIN_TOKEN. https is trusted by the system's authorities, or by the certificates in
     the file NARTHEX_ADMIN_CA.""",
 )
-config = typer.Typer(no_args_is_help=True, help="Configuration files in decK's format.")
 app.add_typer(config, name="config")
 keys = typer.Typer(no_args_is_help=True, help="The keys that sign JWT access tokens.")
 app.add_typer(keys, name="keys")
@@ -146,7 +146,7 @@ def start(
     """
     control, dataplane = _control_settings(), _dataplane_settings()
     if check:
-        from narthex.admin import check_files
+        from narthex.admin_files import check_files
 
         _check_files(dataplane)
         check_files(control)
@@ -260,23 +260,6 @@ def token(
 
     answer = fetch(url, client_id, client_secret, scope, insecure=insecure)
     print(json.dumps(answer) if whole else answer["access_token"])
-
-
-@config.command("apply")
-def config_apply(
-    file: Annotated[str, typer.Argument(help="A file in decK's format, or - for stdin.")],
-) -> None:
-    """Create and update what FILE holds; delete nothing. All of it in one transaction, or none.
-
-    `${{ env "DECK_X" }}` is replaced by the variable DECK_X. The control plane must be running.
-    """
-    from narthex.admin import admin_url
-    from narthex.apply import apply_text
-    from narthex.config_file import fill_in, read
-
-    base = admin_url(_control_settings())
-    lines = apply_text(base, fill_in(read(file), os.environ))
-    print("\n".join(lines or ["nothing to change"]))
 
 
 @keys.command("list")
@@ -431,7 +414,7 @@ def admin_token(
     token.
     """
     from control.guard.callers import Role
-    from narthex.admin import new_token
+    from narthex.admin_files import new_token
 
     if role not in list(Role):
         raise typer.BadParameter(f"{role!r}; expected one of {', '.join(Role)}", param_hint="role")

@@ -11,7 +11,7 @@ from pathlib import Path
 from control.settings import Settings as ControlSettings
 from dataplane.settings import Settings as DataplaneSettings
 from narthex.admin import NotAllowed, admin_url, ask
-from narthex.apply import apply_text
+from narthex.apply import carry
 from narthex.config_file import fill_in, read
 from narthex.fault import Fault
 from narthex.requests import Reply
@@ -118,7 +118,7 @@ def _is_empty(base: str) -> bool:
 
 def _load(base: str, echo_url: str) -> Credential:
     values = {"DECK_ECHO_URL": echo_url, "DECK_PROVISION_KEY": secrets.token_urlsafe(24)}
-    apply_text(base, fill_in(read(str(FILE)), values))
+    carry(base, "apply", fill_in(read(str(FILE)), values))
     made = ask("POST", f"{base}/consumers/{CONSUMER}/oauth2", json.dumps(APPLICATION))
     if not made.ok:
         raise Fault(f"the example's credential was refused: {made.json().get('message')}")

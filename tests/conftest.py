@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from tests import databases
 from tests.harness import PROCESSES, ROOT, Gateway, RecordingUpstream, free_ports, running_gateway
 
 
@@ -78,6 +79,23 @@ def self_signed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (folder / "key.pem").write_bytes(pem)
     return folder / "cert.pem", folder / "key.pem"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=databases.KINDS,
+        default="sqlite",
+        help="what the control plane's tests run on; postgres needs Debian's package postgresql",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    databases.kind = config.option.database
+
+
+def pytest_unconfigure() -> None:
+    databases.at_end.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -342,7 +342,9 @@ class RecordingUpstream:
 
 @contextlib.contextmanager
 def running_gateway(folder: Path, **settings: str) -> Iterator[Gateway]:
-    gateway = Gateway(folder, settings)
+    from tests import databases  # it needs what stands above
+
+    gateway = Gateway(folder, databases.settings_of(folder) | settings)
     try:
         yield gateway
     finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cryptography import x509
-from cryptography.fernet import Fernet, MultiFernet
+from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import insert
@@ -62,16 +62,6 @@ async def until(probe: Callable[[], T | None], seconds: float = 10.0) -> T:
 # --- the store ---------------------------------------------------------------------------------
 
 
-def new_keyring() -> MultiFernet:
-    return MultiFernet([Fernet(Fernet.generate_key())])
-
-
-def new_store(folder: Path) -> Store:
-    made = Store(f"sqlite:///{folder}/narthex.db", new_keyring())
-    made.migrate()
-    return made
-
-
 def new_id() -> str:
     return str(uuid.uuid4())
 
@@ -79,14 +69,14 @@ def new_id() -> str:
 def fill(store: Store, count: int = 1, filling: int = 0) -> str:
     """`count` services with a route each, one plugin, one credential: its id.
 
-    `filling`: random characters in each route's name, which no compression shortens.
+    `filling`: random bytes in each route's path, which no compression shortens.
     """
     services = [new_id() for _ in range(count)]
     consumer, credential = new_id(), new_id()
     with store.writing() as session:
         session.execute(insert(Service), [_service(n, id_) for n, id_ in enumerate(services)])
-        names = [f"r{n}-{secrets.token_hex(filling)}" for n in range(count)]
-        session.execute(insert(Route), list(map(_route, names, services)))
+        paths = [f"/r{n}-{secrets.token_hex(filling)}" for n in range(count)]
+        session.execute(insert(Route), list(map(_route, paths, services)))
         session.add(
             Plugin(
                 id=new_id(),
@@ -118,8 +108,8 @@ def _service(number: int, id_: str) -> dict[str, Any]:
     return {**made.model_dump(), "created_at": 1, "updated_at": 1}
 
 
-def _route(name: str, service: str) -> dict[str, Any]:
-    made = Route(id=new_id(), name=name, protocols=["ws", "wss"], paths=[f"/{name[:20]}"])
+def _route(path: str, service: str) -> dict[str, Any]:
+    made = Route(id=new_id(), name=path[1:20], protocols=["ws", "wss"], paths=[path])
     return {**made.model_dump(), "service_id": service, "created_at": 1, "updated_at": 1}
 
 

@@ -24,11 +24,12 @@ PYTHON = {
     "control.store": (),
     "control.store.signing_keys": ("control.store", "dataplane.jws"),
     "control.cleanup": ("control.store",),
+    "control.tenure": ("control.store",),
     "control.guard": ("control.store", "control.oauth2"),
     "control.oauth2": ("control.store", "dataplane.jws"),
     "control.admin": ("control.store", "control.guard"),
     "control.admin.oauth2_credentials": ("control.admin", "control.store", "dataplane.jws"),
-    "control.declarative": ("control.admin", "control.store"),
+    "control.declarative": ("control.admin", "control.guard", "control.store"),
     "control.kong": ("control.admin", "control.store"),
     "control.snapshot": ("control.store", "dataplane.wire"),
     # The context is what a token request is handed over in; the app comes as an argument.
@@ -41,12 +42,18 @@ PYTHON = {
     "control.app": ("control",),
     "control.main": ("control",),
     "control.openapi": ("control",),
-    "control.document": ("control.admin", "control.kong", "control.oauth2"),
+    "control.document": (
+        "control.admin",
+        "control.declarative",
+        "control.kong",
+        "control.oauth2",
+    ),
     "dataplane.wire": (),
     "dataplane.jws": (),
     "dataplane": ("dataplane",),
-    # Entry points of both planes, and how they prepare DATA_DIR.
+    # Entry points of both planes, how they prepare DATA_DIR, and what files are held against.
     "narthex": (
+        "control.declarative.offline",
         "control.main",
         "control.guard.callers",
         "control.guard.tokens",

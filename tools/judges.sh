@@ -44,6 +44,9 @@ judge "Chromium" .venv/bin/python -m tests.compliance.browser.run
 printf '\n== decK: building\n'
 judge "$(.venv/bin/python -m tests.compliance.deck.program)" .venv/bin/python -m tests.compliance.deck.run
 
+# The control plane's tests once more, on a PostgreSQL server that they start: Debian's.
+judge "PostgreSQL" .venv/bin/python -m tests.compliance.postgres.run
+
 # The SDKs that others' generators make of openapi.json, by `make sdk`; the README's chapter on them.
 judge "openapi-python-client, mypy --strict" .venv/bin/python -m tests.compliance.sdk.run python
 judge "@hey-api/openapi-ts, tsc --strict" .venv/bin/python -m tests.compliance.sdk.run typescript
@@ -61,5 +64,4 @@ for name in "${ran[@]}"; do
     if is_in "$name" "${failed[@]}"; then echo "FAILED: $name"; else echo "ran, found nothing: $name"; fi
 done
 for name in "${absent[@]}"; do echo "DID NOT RUN, see above what it needs: $name"; done
-echo "not there yet: PostgreSQL"
 [ "${#failed[@]}" = 0 ]

@@ -6,7 +6,8 @@ done; the transaction is then rolled back by whoever opened it.
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from sqlmodel import Session
@@ -14,6 +15,7 @@ from sqlmodel import Session
 from control.admin import audit
 from control.admin.bodies import Body
 from control.admin.errors import (
+    Fields,
     ForeignKeyMissing,
     ForeignKeyUnresolved,
     NotFound,
@@ -31,6 +33,9 @@ from control.store.secrets import random_text
 from control.store.session import WriteSession
 
 _CASCADE_ROWS = 500  # read at a time
+
+# Checks that were put off until all of a transaction is written.
+Later = list[Callable[[], Fields]]
 
 
 def find(
@@ -73,15 +78,17 @@ def create(
     resource: Resource,
     body: Body,
     injected: Mapping[str, Any] | None = None,
+    later: Later | None = None,
     *,
     dated: bool = False,
 ) -> Values:
-    """Insert an entity and return it as shown.
+    """Insert an entity and return it as shown.  `injected` overrides what was sent.
 
-    `injected` overrides what was sent. `dated`: it was updated when it says, not now.
+    With `later`, a check that may wait is put there, for the caller to do. `dated`: it was updated
+    when it says, not now.
     """
     given = _given(resource, body, dict(injected or {}))
-    return _write(session, resource, given, Write(None, frozenset(given), False, dated))
+    return _write(session, resource, given, Write(None, frozenset(given), False, dated), later)
 
 
 def upsert(
@@ -90,8 +97,9 @@ def upsert(
     key: str,
     body: Body,
     injected: Mapping[str, Any] | None = None,
+    later: Later | None = None,
 ) -> Values:
-    """Replace the entity that `key` names, or make it.
+    """Replace the entity that `key` names, or make it.  `later`: as for `create`.
 
     Fields that were not sent get their defaults; what was made for the caller (client ids,
     secrets) and `created_at` stay, so that the same body twice gives the same entity.
@@ -106,7 +114,7 @@ def upsert(
             raise NotFound
         forced |= by_key
     given = _given(resource, body, forced)
-    return _write(session, resource, given, Write(previous, frozenset(given), partial=False))
+    return _write(session, resource, given, Write(previous, frozenset(given), partial=False), later)
 
 
 def patch(
@@ -184,17 +192,25 @@ def _merge(fields: Mapping[str, Field], current: Values, given: Values) -> Value
     return merged
 
 
-def _write(session: WriteSession, resource: Resource, given: Values, write: Write) -> Values:
+def _write(
+    session: WriteSession,
+    resource: Resource,
+    given: Values,
+    write: Write,
+    later: Later | None = None,
+) -> Values:
     """Validate and store an entity, unless it is what it was."""
     schema, previous = resource.schema_for(given), write.previous
     values, errors = validate(schema, given)
     if errors:
         raise SchemaViolation(errors)
     _resolve_references(session, resource, values)
-    errors = resource.check(session, values, previous)
-    if errors:
+    check = partial(resource.check, session, values, previous)
+    if later is not None and resource.checked_last:
+        later.append(check)
+    elif errors := check():
         raise SchemaViolation(errors)
-    _fill_autos(schema.fields, values, _held(resource, given, write))
+    complete(resource, given, values, write)
     _check_unique(session, resource, values, write)
     row = resource.columns(values, write)
     if previous is None:
@@ -206,6 +222,11 @@ def _write(session: WriteSession, resource: Resource, given: Values, write: Writ
     resource.written(session, row, previous)
     audit.note(session, resource, previous, row)
     return resource.shown_once(row, values)
+
+
+def complete(resource: Resource, given: Values, values: Values, write: Write) -> None:
+    """Fill in what is made for the caller: all that `values`, made of `given`, still lacks."""
+    _fill_autos(resource.schema_for(given).fields, values, _held(resource, given, write))
 
 
 def _held(resource: Resource, given: Values, write: Write) -> Values:

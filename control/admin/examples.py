@@ -272,8 +272,6 @@ _OTHERS: Json = {  # what no resource makes
     "ImportReport": _IMPORTED,
     "ImportReport409": _IMPORTED | {"message": "conflicts with what is here"},
     "DeckFile": _FILE,
-    "Applied": {"changes": [{"change": "created", "type": "services", "name": _SERVICE}]},
-    "ApplyRefused": {"message": "unknown field", "entity": f"services {_SERVICE}"},
 }
 _MADE = {  # what the gateway makes up, where an example did not send it
     "client_id": _CLIENT,

@@ -50,7 +50,7 @@ def page_request(query: Mapping[str, str], *, key_parts: int = 1) -> PageRequest
         carried += f"&size={quote(size, safe='')}"
     return PageRequest(
         size=SIZE_DEFAULT if size is None else _size(size),
-        tags=None if tags is None else _tags(tags),
+        tags=None if tags is None else tag_filter(tags),
         after=None if offset is None else _after(offset, key_parts),
         carried=carried,
     )
@@ -65,7 +65,7 @@ def _size(text: str) -> int:
     return int(size)
 
 
-def _tags(text: str) -> TagFilter:
+def tag_filter(text: str) -> TagFilter:
     if not text:
         raise InvalidOptions("tags", "cannot be null")
     if _ALL_OF.fullmatch(text):

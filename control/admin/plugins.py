@@ -92,6 +92,7 @@ class Plugins(Resource):
     model = Plugin
     schema = SCHEMA
     endpoint_key = "instance_name"
+    checked_last = True
 
     def schema_for(self, given: Mapping[str, Any]) -> Schema:
         name = given.get("name")

@@ -48,6 +48,8 @@ class Resource:
     below_only: bool = False  # all paths are below a parent's
     filters: tuple[str, ...] = ()  # fields that the collection's query may name
     tagged: bool = True
+    # Whether `check` may wait until other entities, which it looks at, are written as well.
+    checked_last: bool = False
 
     # --- finding ---------------------------------------------------------------------------
 

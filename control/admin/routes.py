@@ -204,6 +204,7 @@ class Routes(Resource):
     model = Route
     schema = SCHEMA
     endpoint_key = "name"
+    checked_last = True
 
     def check(self, session: Session, values: Values, previous: Row | None) -> Fields:
         """A route and its service speak protocols of one family."""

@@ -12,6 +12,9 @@ from typing import Any
 from control.admin.errors import Fields
 from control.admin.names import check_tag
 
+TEXT_BYTES_MAX = 4096  # of a string of one line: as data planes take paths and header lines
+KEY_BYTES_MAX = 2048  # of one that is unique, or a tag: an index of PostgreSQL's takes 2,704
+
 Check = Callable[[Any], str | None]  # a value of the right type → what is wrong with it
 
 
@@ -43,11 +46,18 @@ class Field:
     nullable: bool = True  # False: null means the default
     stored: bool = True  # False: shorthand, taken in and never shown
     multiline: bool = False  # of a string: lines may end in it
-    bytes_max: int = 4096  # of a string of one line: as data planes take paths and header lines
+    bytes_max: int | None = None  # of a string of one line; None: as `size_max` says
     from_below: bool = True  # of a foreign key: /{coll}/{key}/{field} is a path
     shown_once: bool = False  # null in every answer but the one that set it
     check: Check | None = None
     normal: Callable[[Any], Any] | None = None  # a good value → the form that is stored
+
+    @property
+    def size_max(self) -> int:
+        """Bytes of a string of one line."""
+        if self.bytes_max is not None:
+            return self.bytes_max
+        return KEY_BYTES_MAX if self.unique else TEXT_BYTES_MAX
 
     def describe(self) -> dict[str, Any]:
         """The field as `GET /schemas/…` shows it."""
@@ -135,7 +145,8 @@ def foreign(
 
 
 def tags_field() -> Field:
-    return Field(type="set", elements=Field(type="string", check=check_tag))
+    tag = Field(type="string", bytes_max=KEY_BYTES_MAX, check=check_tag)
+    return Field(type="set", elements=tag)
 
 
 def at_least_one_of(*names: str) -> EntityCheck:

@@ -119,6 +119,7 @@ class Services(Resource):
     model = Service
     schema = SCHEMA
     endpoint_key = "name"
+    checked_last = True
 
     def check(self, session: Session, values: Values, previous: Row | None) -> Fields:
         """A service keeps to the protocol family of the routes that it has."""

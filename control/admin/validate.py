@@ -133,8 +133,8 @@ def _string(field: Field, value: Any) -> tuple[Any, Any]:
         return value, "must be valid UTF-8"
     if field.encrypted and value == REDACTED:
         return value, "stands for a secret that was not shown; leave the field out to keep it"
-    if not field.multiline and len(value.encode()) > field.bytes_max:
-        return value, f"length must be at most {field.bytes_max}"
+    if not field.multiline and len(value.encode()) > field.size_max:
+        return value, f"length must be at most {field.size_max}"
     return value, None
 
 

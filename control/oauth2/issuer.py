@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import structlog
 from fastapi import APIRouter, Request
 from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -145,14 +146,14 @@ async def _no_service(_request: Request, _error: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    if type(error) not in (DatabaseError, OperationalError):
+    if not (isinstance(error, OperationalError | PoolTimeout) or type(error) is DatabaseError):
         raise error  # a statement of ours was wrong
     return _no_database(request.scope, error)
 
 
 def _no_database(scope: Scope, error: Exception) -> Response:
     """503, and one line in the log that says why."""
-    why = str(getattr(error, "orig", None))
+    why = str(getattr(error, "orig", error))
     log.error("database.unavailable", method=scope["method"], path=scope["path"], why=why)
     return responses.unavailable()
 
@@ -163,6 +164,7 @@ EXCEPTION_HANDLERS: dict[Any, Any] = {
     NoService: _no_service,
     OperationalError: _unavailable,
     DatabaseError: _unavailable,  # one that is damaged
+    PoolTimeout: _unavailable,
 }
 
 
@@ -192,7 +194,7 @@ class Dispatch:
             asked = "GET" if scope["method"] == "HEAD" else scope["method"]
             if response is None and asked != method:
                 response = await self._wrong_method(scope, context, endpoint)
-        except OperationalError as error:
+        except (OperationalError, PoolTimeout) as error:
             response = _no_database(scope, error)
         if response is not None:
             return await response(scope, receive, send)

@@ -1,8 +1,9 @@
 """What the gateway remembers: tables, migrations, transactions, queries."""
 
 from control.store.changes import Change, IssuedToken, Refreshed, Revoked
+from control.store.faults import StoreError
 from control.store.keyring import KeyringError, load_keyring
-from control.store.session import Store, StoreError, WriteSession
+from control.store.session import Store, WriteSession
 
 __all__ = [
     "Change",

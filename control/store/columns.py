@@ -87,6 +87,9 @@ class SealedJSON(TypeDecorator[dict[str, Any]]):
         return None if value is None else _unseal(value, _keyring(dialect))
 
 
+SEALING = (EncryptedText, EncryptedBytes, SealedJSON)  # the types above
+
+
 def _seal(value: Any, keyring: MultiFernet) -> Any:
     if isinstance(value, Secret):
         return {_SEALED: keyring.encrypt(value.encode()).decode()}

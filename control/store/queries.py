@@ -18,6 +18,7 @@ from sqlalchemy import (
     Select,
     String,
     case,
+    cast,
     delete,
     func,
     insert,
@@ -59,6 +60,11 @@ _SEEN_DROPPED_MAX = 100  # by each new one
 def cluster_state(session: Session) -> ClusterState:
     """Epoch, config version, revocation sequence and check key."""
     return session.exec(select(ClusterState)).one()
+
+
+def config_version(session: Session) -> int:
+    """The version alone: nothing is decrypted."""
+    return session.exec(select(ClusterState.config_version)).one()
 
 
 # --- what a snapshot is made of ----------------------------------------------------------------
@@ -256,7 +262,7 @@ def _raw(table: Any, kind: Any) -> tuple[Select[Any], list[tuple[int, Callable[.
         column = columns["policy" if name == "config" else name]
         if isinstance(column.type, JSON):
             decoders.append((place, _from_json))
-            column = type_coerce(column, String).label(name)
+            column = cast(column, String).label(name)  # some drivers decode JSON by themselves
         elif isinstance(column.type, Boolean):
             decoders.append((place, _from_flag))
             column = type_coerce(column, Integer).label(name)
@@ -272,7 +278,7 @@ def _from_flag(value: Any, _dialect: Dialect) -> bool:
 
 
 def _from_json(value: Any, _dialect: Dialect) -> Any:
-    return json.loads(value) if isinstance(value, str) else value  # some drivers decode it
+    return json.loads(value)
 
 
 def service_trusting(session: Session, ca_id: str) -> str | None:

@@ -5,7 +5,7 @@ insert, update, delete, tags. A write of a config entity raises the config versi
 config. References and what a deletion takes along are the caller's business.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlmodel import Session, SQLModel
 
+from control.store.columns import SEALING
 from control.store.session import WriteSession
 from control.store.tables import EntityTag, OAuth2Token
 
@@ -70,13 +71,24 @@ def _select(
     return select(table if column is None else table.c[column]).where(*conditions).limit(1)
 
 
+def find_ids(session: Session, model: Model, where: Mapping[str, Any]) -> list[str]:
+    """The ids of all rows whose columns equal `where`, in their order; null equals null."""
+    table = _table(model)
+    conditions = [
+        table.c[name].is_(None) if value is None else table.c[name] == value
+        for name, value in where.items()
+    ]
+    statement = select(table.c.id).where(*conditions).order_by(table.c.id)
+    return list(session.connection().scalars(statement))
+
+
 def column_values(
     session: Session, model: Model, column: str, where: Mapping[str, Any]
 ) -> Iterable[Any]:
     """One column of the rows that match, read as they are asked for."""
     table = _table(model)
     statement = select(table.c[column]).where(*(table.c[n] == v for n, v in where.items()))
-    return session.connection().execution_options(yield_per=50).scalars(statement)
+    return session.connection().scalars(statement, execution_options={"yield_per": 50})
 
 
 def distinct(session: Session, model: Model, column: str) -> list[Any]:
@@ -122,6 +134,30 @@ def page(
         statement = statement.where(*tags.condition(table.name, table.c.id))
     found = session.connection().execute(statement.order_by(table.c.id).limit(limit))
     return [dict(row._mapping) for row in found]
+
+
+def every(
+    session: Session, model: Model, tags: TagFilter | None = None, *, secrets: bool = True
+) -> Iterator[Row]:
+    """All rows, or those with these tags, in order of their ids, read as they are asked for.
+
+    Without `secrets` nothing is decrypted: columns that may hold some are null.
+    """
+    table = _table(model)
+    columns = [c for c in table.c if secrets or not isinstance(c.type, SEALING)]
+    absent = {c.name: None for c in table.c if c not in set(columns)}
+    statement = select(*columns).order_by(table.c.id)
+    if tags is not None:
+        statement = statement.where(*tags.condition(table.name, table.c.id))
+    for row in session.connection().execute(statement.execution_options(yield_per=500)):
+        yield {**row._mapping, **absent}
+
+
+def names(session: Session, model: Model, column: str) -> dict[str, str]:
+    """This column of all rows that have it, by id."""
+    table = _table(model)
+    statement = select(table.c.id, table.c[column]).where(table.c[column].is_not(None))
+    return {row[0]: row[1] for row in session.connection().execute(statement)}
 
 
 def insert_row(session: WriteSession, model: Model, values: Row) -> None:

@@ -1,12 +1,11 @@
 """The database: opening it, migrating it, and the only place that commits.
 
 A writing transaction collects what it did (`WriteSession`), and once it is committed hands that to
-the subscribers. Writers of one process stand in line at a lock: SQLite has one writer anyway, and
-subscribers see changes in the order of their commits.
+the subscribers. Writers of one process stand in line at a lock: a database has one writer at a time
+anyway (`databases`), and subscribers see changes in the order of their commits.
 """
 
 import secrets
-import sqlite3
 import threading
 import time
 import uuid
@@ -22,29 +21,19 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from cryptography.fernet import MultiFernet
-from sqlalchemy import (
-    Connection,
-    Engine,
-    create_engine,
-    delete,
-    event,
-    insert,
-    make_url,
-    update,
-)
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy import Connection, Engine, delete, insert, update
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, select
 
 from control.store import audit
 from control.store.changes import Change, IssuedToken, Refreshed, Revoked
-from control.store.columns import Undecryptable, attach_keyring, dump_json
+from control.store.columns import Undecryptable, attach_keyring
+from control.store.databases import open_database, shown
+from control.store.faults import HeldElsewhere, StoreError, Unavailable
 from control.store.tables import ClusterState, Revocation
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
-_POOL_SIZE = 40  # Starlette runs that many endpoints at a time
-_BUSY_TIMEOUT_MS = 5000
-_WRITER_CACHE_KIB = 16 * 1024
-_CHECKPOINT_PAGES = 4096  # of 4 KiB: how long the write-ahead log gets
+_WRITER_SECONDS = 10.0  # until a writer gets its turn among those of this process
 _CHECK_KEY_BYTES = 32
 _REVOCATIONS_DROPPED_MAX = 1000  # in one transaction
 _REVOCATION_GRACE_SECONDS = 3600  # clocks of data planes may be behind
@@ -56,10 +45,6 @@ _COUNTERS = (
     ClusterState.__table__.c.revocation_seq,  # type: ignore[attr-defined]
 )
 _STATE = "SELECT config_version, revocation_seq FROM cluster_state"
-
-
-class StoreError(Exception):
-    """The database cannot be used; the text says why and what to do."""
 
 
 class GivenUp(Exception):
@@ -126,6 +111,12 @@ class WriteSession(Session):
         """
         self._checks[check] = None
 
+    def check(self) -> None:
+        """Do what `before_commit` was asked for: look at all that was written so far."""
+        self.flush()
+        for check in self._checks:
+            check(self)
+
     def note_config(self) -> None:
         """A config entity was written: the config version goes up."""
         self.config_changed = True
@@ -161,9 +152,7 @@ class WriteSession(Session):
         The row of ClusterState is locked from its update to the commit, so that versions and
         sequence numbers become visible in their order.
         """
-        self.flush()
-        for check in self._checks:
-            check(self)
+        self.check()
         if self.writer is not None and self.written:
             audit.keep(self, self.writer, self.written)
         state = self._advance()
@@ -215,14 +204,15 @@ class Store:
     """One database under one keyring."""
 
     def __init__(self, url: str, keyring: MultiFernet) -> None:
-        """Open `url` (`sqlite:///<path>`); connects at the first use.
+        """Open `url`, of SQLite or PostgreSQL; connects at the first use.
 
         Raises:
             StoreError: not a URL of a database that is supported.
         """
-        self._engine = _engine(url)
-        self._writing_engine = _engine(url, writes=True)
-        self._name = self._engine.url.render_as_string(hide_password=True)
+        self._database = open_database(url)
+        self._engine = self._database.readers
+        self._writing_engine = self._database.writer
+        self._name = shown(self._engine.url)
         self._subscribers: list[Callable[[Change], None]] = []
         self._write_lock = threading.Lock()
         for engine in (self._engine, self._writing_engine):
@@ -239,17 +229,48 @@ class Store:
             StoreError: unreachable, damaged, written by a newer Narthex or under another keyring.
         """
         try:
-            with self._writing_engine.begin() as connection:
-                _upgrade(connection, self._name)
+            with self._turn(), self._database.migrating() as connection:
+                _upgrade(connection)
             with self.writing() as session:
                 self._seed(session)
+        except StoreError as error:
+            raise StoreError(f"DATABASE_URL {self._name}: {error}") from None
         except DBAPIError as error:
-            raise StoreError(f"DATABASE_URL {self._name}: {error.orig}") from None
+            raise self.unusable(error) from None
         except Undecryptable:
             raise StoreError(
                 f"DATABASE_URL {self._name}: was written under another KEYRING; "
                 "give the keyring file that belongs to this database"
             ) from None
+
+    @property
+    def shared(self) -> bool:
+        """Whether several control planes may be started on this database; one at a time serves."""
+        return self._database.shared
+
+    def hold(self) -> bool:
+        """Be the one control plane of this database, or still be it; False: another one is.
+
+        Once held, whatever is written while another one is raises HeldElsewhere.
+
+        Raises:
+            OperationalError: the database cannot be reached; the hold may be lost with it.
+        """
+        try:
+            with self._turn():
+                self._database.hold(self._forget)
+        except HeldElsewhere:
+            return False
+        return True
+
+    def _forget(self, connection: Connection) -> None:
+        """Others may have written meanwhile: followers read the configuration anew."""
+        self._tell(Change(connection.exec_driver_sql(_STATE).one().config_version, (), ()))
+
+    def unusable(self, error: DBAPIError) -> StoreError:
+        """An error of the driver in words that name DATABASE_URL."""
+        said = str(error.orig).strip().partition("\n")[0]
+        return StoreError(f"DATABASE_URL {self._name}: {said}")
 
     def _seed(self, session: "WriteSession") -> None:
         state = session.exec(select(ClusterState)).first()
@@ -273,15 +294,28 @@ class Store:
 
         Subscribers are called after the commit, in this thread, before the next writer starts.
         """
-        with self._write_lock:
+        with self._turn():
             with WriteSession(self._writing_engine) as session:
                 yield session
                 change = session.finish()
             if change:
-                for callback in self._subscribers:
-                    callback(change)
+                self._tell(change)
         if session.writer is not None and session.written:
             session.writer.tell(session.written)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The turn of one writer of this process."""
+        if not self._write_lock.acquire(timeout=_WRITER_SECONDS):
+            raise Unavailable(f"writers before this one took more than {_WRITER_SECONDS:g} s")
+        try:
+            yield
+        finally:
+            self._write_lock.release()
+
+    def _tell(self, change: Change) -> None:
+        for callback in self._subscribers:
+            callback(change)
 
     def subscribe(self, callback: Callable[[Change], None]) -> None:
         """Call `callback` after each commit that changed something; it must not block or raise."""
@@ -292,59 +326,6 @@ class Store:
         self._writing_engine.dispose()
 
 
-def _engine(url: str, *, writes: bool = False) -> Engine:
-    """The readers' engine, or the writers', who stand in line for one connection.
-
-    What that one has read stays good in its cache as long as no other process writes.
-    """
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise StoreError("DATABASE_URL: expected sqlite:///<path of the file>") from None
-    if parsed.get_backend_name() != "sqlite":
-        raise StoreError(
-            f"DATABASE_URL: {parsed.get_backend_name()} is not supported yet; "
-            "expected sqlite:///<path of the file>"
-        )
-    if parsed.database in (None, "", ":memory:"):
-        raise StoreError("DATABASE_URL: a file is needed; expected sqlite:///<path of the file>")
-    engine = create_engine(
-        parsed,
-        pool_size=1 if writes else _POOL_SIZE,
-        max_overflow=0 if writes else _POOL_SIZE,
-        json_serializer=dump_json,
-        hide_parameters=True,  # an error's text goes to the log, a statement's values must not
-    )
-    event.listen(engine, "connect", _prepare_sqlite)
-    if writes:
-        event.listen(engine, "connect", _prepare_writer)
-    event.listen(engine, "begin", _begin_writing if writes else _begin_reading)
-    return engine
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # we send BEGIN ourselves
-    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _prepare_writer(connection: sqlite3.Connection, _record: object) -> None:
-    """Tokens change pages all over their indexes: keep those, and move them seldom."""
-    connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-
-
-def _begin_writing(connection: Connection) -> None:
-    """A writer takes the write lock at once: a deferred one may fail half-way with `busy`."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _begin_reading(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
-
-
 def alembic_config(connection: Connection | None = None) -> Config:
     """Alembic's settings; `connection` is the one that migrations run on."""
     config = Config()
@@ -353,13 +334,13 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
-def _upgrade(connection: Connection, name: str) -> None:
+def _upgrade(connection: Connection) -> None:
     config = alembic_config(connection)
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     current = MigrationContext.configure(connection).get_current_heads()
     if not known.issuperset(current):
         raise StoreError(
-            f"DATABASE_URL {name}: was written by a newer Narthex (revision "
-            f"{', '.join(current)}); start that version, or restore a backup made before it"
+            f"was written by a newer Narthex (revision {', '.join(current)}); "
+            "start that version, or restore a backup made before it"
         )
     command.upgrade(config, "head")

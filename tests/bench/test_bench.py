@@ -32,6 +32,21 @@ def test_bench_prints_a_table_of_a_tiny_work() -> None:
     assert peers == ["-"] * 3
 
 
+@pytest.mark.alone
+def test_bench_times_large_configurations() -> None:
+    command = [sys.executable, "-m", "bench", "--work", "config", "--quick", "--no-peers"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("| `config`: 100 serv")]
+    assert [row.split(",")[1].split("|")[0].strip() for row in rows] == [
+        "paging through the Admin API",
+        "dump",
+        "diff",
+        "sync of 10 changes",
+    ]
+    assert all(float(row.split("|")[3]) > 0 for row in rows)
+
+
 def test_bench_refuses_a_work_that_there_is_not() -> None:
     command = [sys.executable, "-m", "bench", "--work", "small,smaller"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)

@@ -1,15 +1,12 @@
 """The Admin API in process, for its tests."""
 
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, cast
 
-from cryptography.fernet import Fernet, MultiFernet
 from fastapi import APIRouter, FastAPI
 from httpx import Response
 from starlette.testclient import TestClient
@@ -22,18 +19,7 @@ from control.guard.callers import Role
 from control.guard.tokens import make_token
 from control.settings import load
 from control.store import Change, Store, queries
-
-KEYRING = MultiFernet([Fernet(Fernet.generate_key())])
-
-
-@cache
-def _empty_database() -> Path:
-    """A migrated database to copy: migrating each anew would take most of the tests' time."""
-    path = Path(mkdtemp(prefix="narthex-test-")) / "empty.db"
-    store = Store(f"sqlite:///{path}", KEYRING)
-    store.migrate()
-    store.close()
-    return path
+from tests.databases import new_store
 
 
 class Admin:
@@ -161,12 +147,6 @@ def running_app(folder: Path, make: Callable[[Store], FastAPI]) -> Iterator[Admi
     with TestClient(edge, base_url="http://localhost:8001") as client:
         yield Admin(client, store)
     store.close()
-
-
-def new_store(folder: Path) -> Store:
-    path = folder / "narthex.db"
-    shutil.copy(_empty_database(), path)
-    return Store(f"sqlite:///{path}", KEYRING)
 
 
 class Guarded:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from cryptography.fernet import Fernet, MultiFernet
 from sqlmodel import Session, select
 from starlette.types import ASGIApp
 
@@ -25,6 +24,7 @@ from control.store.changes import Change
 from control.store.columns import Secret
 from control.store.session import Store
 from control.store.tables import Consumer, OAuth2Credential, OAuth2Token, Plugin, Route, Service
+from tests.databases import new_store
 
 PROVISION_KEY = "provision-key-of-the-backend"
 CONTEXT = TokenContext(
@@ -226,14 +226,6 @@ async def _call(app: ASGIApp, scope: dict[str, Any], body: bytes) -> Answer:
 def basic(client_id: str, secret: str) -> dict[str, str]:
     value = base64.b64encode(f"{client_id}:{secret}".encode()).decode()
     return {"authorization": f"Basic {value}"}
-
-
-def new_store(folder: Path) -> Store:
-    store = Store(
-        f"sqlite:///{folder / 'narthex.db'}", MultiFernet([Fernet(Fernet.generate_key())])
-    )
-    store.migrate()
-    return store
 
 
 @contextmanager

@@ -294,6 +294,22 @@ def test_retention_is_by_age_and_by_number(admin: Guarded, operator: TestClient)
     assert [one["id"] for one in records(admin)] == ids[2:]
 
 
+def test_s88_sync_leaves_a_record_of_each_change_and_a_dry_run_none(
+    admin: Guarded, operator: TestClient
+) -> None:
+    text = '_format_version: "3.0"\nconsumers: [{username: alex}]'
+    for action in ("diff", "validate", "sync?dry_run=true"):
+        assert operator.post(f"/narthex/config/{action}", content=text).json()["created"] == 1
+    assert records(admin) == []
+    made = operator.post("/narthex/config/sync", content=text)
+    gone = operator.post("/narthex/config/sync", content='_format_version: "3.0"')
+    found = [(one["change"], one["name"], one["request_id"]) for one in records(admin)]
+    assert found == [
+        ("created", "alex", request_id(made)),
+        ("deleted", "alex", request_id(gone)),
+    ]
+
+
 def test_s88_record_and_change_are_one_transaction(
     admin: Guarded, operator: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

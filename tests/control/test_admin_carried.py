@@ -8,14 +8,15 @@ import pytest
 
 from control.snapshot import build
 from control.store import queries
+from control.store.secrets import random_text
 from dataplane._core import Reclaimer
 from dataplane._policies import NameTable
 from dataplane.compile import compile_snapshot
 from tests.control.adminkit import Admin
 from tests.pki import make
 
-LONGEST = 4096  # bytes
-TOO_LONG = "length must be at most 4096"
+LONGEST, LONGEST_KEY = 4096, 2048  # bytes
+TOO_LONG, TOO_LONG_KEY = (f"length must be at most {size}" for size in (LONGEST, LONGEST_KEY))
 AUTHORITY = make(authority=True)
 INDENTED = "".join(f"  {line}\n" for line in AUTHORITY.cert.splitlines())
 
@@ -64,9 +65,12 @@ def test_largest_services_are_carried(fields: dict[str, Any], admin: Admin) -> N
 def test_largest_names_are_carried(admin: Admin) -> None:
     admin.route(paths=["/"])
     admin.post("/plugins", plugin(realm="r" * LONGEST, anonymous="n" * LONGEST))
-    who = admin.post("/consumers", {"username": "u" * LONGEST, "custom_id": "c" * LONGEST})
-    admin.post(f"/consumers/{who['id']}/oauth2", {"name": "n", "client_id": "i" * LONGEST})
+    names = {name: random_text(LONGEST_KEY) for name in ("username", "custom_id")}
+    who = admin.post("/consumers", {**names, "tags": [random_text(LONGEST_KEY)]})
+    client = {"name": "n", "client_id": random_text(LONGEST_KEY)}
+    admin.post(f"/consumers/{who['id']}/oauth2", client)
     assert carried(admin) == 1
+    assert admin.get(f"/consumers/{names['username']}") == who
 
 
 @pytest.mark.parametrize(
@@ -75,8 +79,9 @@ def test_largest_names_are_carried(admin: Admin) -> None:
         ("/routes", {"paths": ["/" + "a" * LONGEST]}, {"paths": [TOO_LONG]}),
         ("/routes", {"headers": {"x": ["a" * (LONGEST + 1)]}}, {"headers": {"x": [TOO_LONG]}}),
         ("/services", {"host": "h", "path": "/" + "a" * LONGEST}, {"path": TOO_LONG}),
-        ("/consumers", {"username": "\u00e9" * (LONGEST // 2 + 1)}, {"username": TOO_LONG}),
-        ("/consumers", {"custom_id": "c" * (LONGEST + 1)}, {"custom_id": TOO_LONG}),
+        ("/consumers", {"username": "\u00e9" * (LONGEST_KEY // 2 + 1)}, {"username": TOO_LONG_KEY}),
+        ("/consumers", {"custom_id": "c" * (LONGEST_KEY + 1)}, {"custom_id": TOO_LONG_KEY}),
+        ("/services", {"host": "h", "tags": ["t" * (LONGEST_KEY + 1)]}, {"tags": [TOO_LONG_KEY]}),
         ("/plugins", plugin(realm="r" * (LONGEST + 1)), {"config": {"realm": TOO_LONG}}),
         ("/plugins", plugin(anonymous="n" * (LONGEST + 1)), {"config": {"anonymous": TOO_LONG}}),
     ],

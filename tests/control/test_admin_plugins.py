@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
 from control.admin.plugin_types import PLUGIN_TYPES
 from control.store import queries
@@ -252,10 +253,13 @@ def test_moving_a_plugin_onto_another_gets_409(admin: Admin) -> None:
 
 def test_database_refuses_a_second_plugin_of_a_scope_too(admin: Admin) -> None:
     admin.plugin()
-    with admin.store.engine.connect() as connection, pytest.raises(Exception, match="UNIQUE"):
+    with (
+        admin.store.engine.connect() as connection,
+        pytest.raises(IntegrityError, match=r"(?i)unique"),
+    ):
         connection.exec_driver_sql(
             "INSERT INTO plugins (id, name, config, policy, protocols, enabled, created_at, "
-            "updated_at) VALUES ('x', 'oauth2', '{}', '{}', '[]', 1, 1, 1)"
+            "updated_at) VALUES ('x', 'oauth2', '{}', '{}', '[]', true, 1, 1)"
         )
 
 
@@ -340,7 +344,7 @@ def test_policy_follows_the_config_and_holds_no_secret(admin: Admin) -> None:
         assert found is not None
         assert found.config["provision_key"] == "the provision key"
     with admin.store.engine.connect() as connection:
-        stored = connection.exec_driver_sql("SELECT config FROM plugins").scalar_one()
+        stored = str(connection.exec_driver_sql("SELECT config FROM plugins").scalar_one())
     assert "the provision key" not in stored and "$sealed" in stored
 
 

@@ -282,13 +282,13 @@ def test_file_nests_targets_and_changes_nothing_twice(admin: Admin) -> None:
     made = apply_text(admin.store, FILE)
     assert [(c.type, c.name) for c in made] == [
         ("upstreams", "v"),
-        ("targets", "up.example:80"),
-        ("targets", "127.0.0.1"),
-        ("targets", "up.example:80"),
+        ("targets", "up.example:80 on upstream u"),
+        ("targets", "127.0.0.1 on upstream u"),
+        ("targets", "up.example:80 on upstream v"),
     ]
     assert apply_text(admin.store, FILE) == []
     (changed,) = apply_text(admin.store, FILE.replace("weight: 5", "weight: 6"))
-    assert (changed.change, changed.name) == ("updated", "up.example:80")
+    assert (changed.change, changed.name) == ("updated", "up.example:80 on upstream u")
     assert admin.get(f"{PATH}/up.example:80")["weight"] == 6
     assert admin.get("/upstreams/v/targets/up.example:80")["weight"] == 100
 
@@ -297,7 +297,8 @@ def test_file_names_the_target_at_fault(admin: Admin) -> None:
     text = FILE.replace("127.0.0.1", "127.1")
     with pytest.raises(FileRefused) as refused:
         apply_text(admin.store, text)
-    assert refused.value.entity == "targets 127.1"
+    (problem,) = refused.value.problems
+    assert (problem.entity, problem.field) == ("targets 127.1 on upstream u", "target")
     assert admin.get(PATH)["data"] == []
 
 
@@ -305,7 +306,7 @@ def test_target_of_an_upstream_that_is_not_there_is_refused(admin: Admin) -> Non
     text = '_format_version: "3.0"\ntargets: [{target: a, upstream: none}]'
     with pytest.raises(FileRefused) as refused:
         apply_text(admin.store, text)
-    assert "existing 'upstreams' entity" in refused.value.message
+    assert "upstreams none is not in the file, nor here" in refused.value.message
 
 
 def test_apply_finds_a_target_within_its_upstream(admin: Admin) -> None:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import sqlite3
 import ssl
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from control.settings import Listen, SettingsError, load
 from control.store.keyring import load_keyring
 from control.store.session import Store
 from control.store.tables import Plugin
-from tests import pki
+from tests import databases, pki
 from tests.control.certificates import make_certificate
 from tests.control.issuing import seed
 from tests.harness import ROOT, Process, eventually, insecure_tls
@@ -81,6 +80,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def environment(data_dir: Path, **settings: str) -> dict[str, str]:
     own = {
         "DATA_DIR": str(data_dir),
+        **databases.settings_of(data_dir),
         "ADMIN_LISTEN": "127.0.0.1:0",
         "LINK_LISTEN": "127.0.0.1:0",
         **settings,
@@ -121,7 +121,8 @@ def test_control_plane_serves_and_ends_on_sigterm(start: Start, tmp_path: Path) 
     for path in (tmp_path / "data", *(tmp_path / "data").rglob("*")):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
     names = {path.name for path in (tmp_path / "data").iterdir()}
-    assert {"keyring", "link.secret", "narthex.db"} <= names
+    assert {"keyring", "link.secret"} <= names
+    assert ("narthex.db" in names) == (databases.kind == "sqlite")
     again = start()
     again.address("admin")
     assert again.stop() == 0
@@ -161,6 +162,7 @@ def test_second_control_plane_on_one_data_dir_is_refused(start: Start, tmp_path:
     assert "another control plane uses it" in refusal(tmp_path / "data")
 
 
+@databases.only_sqlite
 def test_broken_database_is_said_and_left_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "data" / "narthex.db"
     file.parent.mkdir()
@@ -189,9 +191,9 @@ def test_database_of_a_newer_version_is_said(start: Start, tmp_path: Path) -> No
     process = start()
     process.address("admin")
     process.stop()
-    with sqlite3.connect(tmp_path / "data" / "narthex.db") as database:
-        database.execute("UPDATE alembic_version SET version_num = '9999'")
-    database.close()
+    data = tmp_path / "data"
+    newer = "UPDATE alembic_version SET version_num = '9999'"
+    databases.execute(databases.settings_of(data), data, newer)
     assert "newer Narthex" in refusal(tmp_path / "data")
 
 
@@ -217,7 +219,8 @@ def test_data_dir_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 
 def test_issuer_listen_serves_the_token_endpoint_over_tls(start: Start, tmp_path: Path) -> None:
-    settings = load(data_dir=tmp_path / "data")
+    own = {name.lower(): v for name, v in databases.settings_of(tmp_path / "data").items()}
+    settings = load(data_dir=tmp_path / "data", **own)
     settings.data_dir.mkdir()
     store = Store(settings.database, load_keyring(settings.keyring_file))
     store.migrate()

@@ -16,7 +16,8 @@ from control.push.reading import Reader
 from control.store import IssuedToken, Store, queries
 from control.store.tables import OAuth2Token
 from dataplane import wire
-from tests.linkkit import BarePeer, fill, issue, new_store, pushing, run, until
+from tests.databases import new_store
+from tests.linkkit import BarePeer, fill, issue, pushing, run, until
 from tests.linkkit import peer as connected
 
 

@@ -26,6 +26,7 @@ from control.store import Change, Revoked, Store, queries
 from control.store.tables import OAuth2Token
 from dataplane import wire
 from dataplane.dial import client_tls
+from tests.databases import again, new_store
 from tests.linkkit import (
     BOUND_SECONDS,
     POLL_SECONDS,
@@ -39,7 +40,6 @@ from tests.linkkit import (
     issue,
     issue_many,
     linked,
-    new_store,
     pushing,
     revoke,
     run,
@@ -513,11 +513,9 @@ def test_push_puts_writes_together(store: Store, credential: str) -> None:
     run(work())
 
 
-def test_push_notices_what_another_process_writes(
-    store: Store, credential: str, tmp_path: Path
-) -> None:
-    """Another `Store` on the same file: nobody calls this one's subscribers."""
-    other = Store(f"sqlite:///{tmp_path}/narthex.db", store.engine.dialect.narthex_keyring)  # type: ignore[attr-defined]
+def test_push_notices_what_another_process_writes(store: Store, credential: str) -> None:
+    """Another `Store` on the same database: nobody calls this one's subscribers."""
+    other = again(store)
 
     async def work() -> None:
         digest = issue(store, credential, by_hand=True)
@@ -1403,7 +1401,9 @@ def test_link_comes_back_when_the_control_plane_does(
 
 
 @pytest.mark.alone
-def test_push_issues_tokens_quickly_while_large_snapshots_are_built(store: Store) -> None:
+def test_push_issues_tokens_quickly_while_large_snapshots_are_built(
+    store: Store, tmp_path: Path
+) -> None:
     """5,000 services and routes, written without a pause; one slow reply in ten is the machine."""
     credential = fill(store, 5000)
     stop = threading.Event()
@@ -1422,7 +1422,7 @@ def test_push_issues_tokens_quickly_while_large_snapshots_are_built(store: Store
         seen = Seen()
         async with (
             pushing(store, issuing) as push,
-            linked(f"ws://127.0.0.1:{push.port}", store_folder(store), seen) as link,
+            linked(f"ws://127.0.0.1:{push.port}", tmp_path, seen) as link,
         ):
             await until(lambda: link.config_version)
             writing = asyncio.create_task(in_thread(write))
@@ -1440,10 +1440,6 @@ def test_push_issues_tokens_quickly_while_large_snapshots_are_built(store: Store
             assert time.monotonic() - ended < BOUND_SECONDS
 
     run(work())
-
-
-def store_folder(store: Store) -> Path:
-    return Path(str(store.engine.url.database)).parent
 
 
 @pytest.mark.alone

@@ -18,13 +18,13 @@ from control.store import Store
 from control.store.tables import Ticket
 from control.store.tickets import insert_ticket, take_ticket
 from dataplane import wire
+from tests.databases import new_store
 from tests.linkkit import (
     BarePeer,
     Seen,
     fill,
     issue,
     linked,
-    new_store,
     pushing,
     revoke,
     run,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 import uuid
 from dataclasses import replace
@@ -415,8 +414,9 @@ def test_s93_kept_answer_is_encrypted_at_rest(issuer: Issuing, app: OAuth2Creden
     body = issuer.refresh(pair(issuer)["refresh_token"]).json
     (row,) = spent(issuer)
     assert json.loads(row.answer or "")["access_token"] == body["access_token"]
-    with sqlite3.connect(str(issuer.store.engine.url.database)) as raw:
-        (stored,) = raw.execute("SELECT answer FROM oauth2_spent_refresh_tokens").fetchone()
+    with issuer.store.engine.connect() as raw:
+        answers = raw.exec_driver_sql("SELECT answer FROM oauth2_spent_refresh_tokens")
+        stored = answers.scalar_one()
     assert body["access_token"].encode() not in bytes(stored)
     assert body["refresh_token"].encode() not in bytes(stored)
 

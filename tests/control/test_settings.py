@@ -67,6 +67,12 @@ def test_database_and_keyring_may_be_elsewhere() -> None:
     assert (settings.database, settings.keyring_file) == ("sqlite:////srv/n.db", Path("/srv/keys"))
 
 
+@pytest.mark.parametrize("driver", ["postgresql+psycopg", "postgresql"])
+def test_database_may_be_on_postgresql(driver: str) -> None:
+    url = f"{driver}://u:p@h/d?sslmode=verify-full"
+    assert load(database_url=url).database == url
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -99,6 +105,8 @@ def test_database_and_keyring_may_be_elsewhere() -> None:
         ("ADMIN_ORIGINS", "admin.example", "`https://admin.example:8443`"),
         ("ADMIN_ORIGINS", "https://admin.example/", "`https://admin.example:8443`"),
         ("DATABASE_URL", "mysql://db/narthex", "sqlite:///"),
+        ("DATABASE_URL", "mysql://db/narthex", "postgresql+psycopg://<user>:<password>@<host>"),
+        ("DATABASE_URL", "postgresql+psycopg2://db/narthex", "postgresql+psycopg://"),
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("LOG_FORMAT", "xml", "'json' or 'console'"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from control.store.signing_keys import KEYS_MAX, LEEWAY_SECONDS
 from control.store.tables import OAuth2Token, SigningKey
 from dataplane import jws, wire
 from tests.control.adminkit import Admin, running_app
+from tests.databases import stored_bytes
 
 ISSUER = "https://auth.example"
 HOUR = 3600.0
@@ -316,16 +316,15 @@ def private_number(pem: str) -> bytes:
     return urlsafe_b64encode(raw).rstrip(b"=")
 
 
-def test_s93_private_key_is_encrypted_at_rest(admin: Admin, tmp_path: Path) -> None:
+def test_s93_private_key_is_encrypted_at_rest(admin: Admin) -> None:
     signs(admin)
     with admin.store.reading() as session:
         pem = session.get_one(SigningKey, keys(admin.store)[0].kid).private_pem
     assert "PRIVATE KEY" in pem
-    with sqlite3.connect(tmp_path / "narthex.db") as database:
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (stored,) = database.execute("SELECT private_pem FROM signing_keys").fetchone()
+    with admin.store.engine.connect() as raw:
+        stored = raw.exec_driver_sql("SELECT private_pem FROM signing_keys").scalar_one()
     assert isinstance(stored, bytes) and stored.startswith(b"gAAAA")
-    data = b"".join(path.read_bytes() for path in tmp_path.glob("narthex.db*"))
+    data = stored_bytes(admin.store)
     assert b"PRIVATE KEY" not in data
     assert not any(line.encode() in data for line in pem.splitlines()[1:-1])
 

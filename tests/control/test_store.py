@@ -1,6 +1,5 @@
 """The store: transactions, what they hand to followers, migrations, encryption at rest."""
 
-import sqlite3
 import threading
 import time
 import uuid
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 from cryptography.fernet import Fernet, MultiFernet
-from sqlalchemy import insert
+from sqlalchemy import insert, inspect
 from sqlmodel import select
 
 from control.store import Change, Revoked, Store, StoreError, WriteSession, queries
@@ -27,6 +26,7 @@ from control.store.tables import (
     Route,
     Service,
 )
+from tests.databases import empty_url, new_store, only_sqlite, stored_bytes
 
 DIGEST = bytes(range(32))
 
@@ -37,9 +37,7 @@ def new_keyring() -> MultiFernet:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    made = Store(f"sqlite:///{tmp_path}/narthex.db", new_keyring())
-    made.migrate()
-    return made
+    return new_store(tmp_path)
 
 
 @pytest.fixture
@@ -369,7 +367,7 @@ def test_row_cache_hands_out_the_row_of_last_time_until_it_changes(store: Store)
 # --- at rest ---------------------------------------------------------------------------------
 
 
-def test_s93_database_holds_no_secret_in_usable_form(store: Store, tmp_path: Path) -> None:
+def test_s93_database_holds_no_secret_in_usable_form(store: Store) -> None:
     with store.writing() as session:
         add_credential(session)
         config = {"provision_key": Secret("the provision key"), "scopes": [Secret("inner")], "n": 1}
@@ -392,11 +390,10 @@ def test_s93_database_holds_no_secret_in_usable_form(store: Store, tmp_path: Pat
         found = queries.plugin_by_id(reader, plugin.id)
         assert found is not None and found.config == config
         assert queries.config_rows(reader).plugins[0].config == {"n": 1}
-    store.close()
-    files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    assert b"oauth2_credentials" in files
+    stored = stored_bytes(store)
+    assert b"oauth2_credentials" in stored
     for secret in (b"a secret nobody reads", b"the provision key", b"inner", key):
-        assert secret not in files
+        assert secret not in stored
 
 
 def test_repr_shows_no_secret() -> None:
@@ -412,7 +409,7 @@ def test_repr_shows_no_secret() -> None:
 
 def test_older_key_still_opens_when_a_newer_one_was_put_above(tmp_path: Path) -> None:
     old, new = Fernet(Fernet.generate_key()), Fernet(Fernet.generate_key())
-    url = f"sqlite:///{tmp_path}/narthex.db"
+    url = empty_url(tmp_path)
     first = Store(url, MultiFernet([old]))
     first.migrate()
     with first.writing() as session:
@@ -436,25 +433,27 @@ def test_migrate_keeps_epoch_and_check_key_when_run_again(store: Store) -> None:
 
 
 def test_migrate_refuses_another_keyring(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/narthex.db"
+    url = empty_url(tmp_path)
     Store(url, new_keyring()).migrate()
     with pytest.raises(StoreError, match="another KEYRING"):
         Store(url, new_keyring()).migrate()
 
 
-def test_migrate_refuses_a_newer_database(store: Store, tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "narthex.db") as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+def test_migrate_refuses_a_newer_database(store: Store) -> None:
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreError, match=r"newer Narthex \(revision 9999\)"):
         store.migrate()
 
 
+@only_sqlite
 def test_migrate_says_what_is_wrong_with_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "narthex.db").write_bytes(b"not a database " * 100)
     with pytest.raises(StoreError, match="file is not a database"):
         Store(f"sqlite:///{tmp_path}/narthex.db", new_keyring()).migrate()
 
 
+@only_sqlite
 def test_migrate_says_when_the_folder_is_missing(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="unable to open database file"):
         Store(f"sqlite:///{tmp_path}/nowhere/narthex.db", new_keyring()).migrate()
@@ -464,7 +463,7 @@ def test_migrate_says_when_the_folder_is_missing(tmp_path: Path) -> None:
     ("url", "said"),
     [
         ("nonsense", "expected sqlite"),
-        ("postgresql+psycopg://u:hidden@h/d", "not supported yet"),
+        ("mysql://u:hidden@h/d", "mysql is not supported; expected sqlite:///"),
         ("sqlite://", "a file is needed"),
     ],
 )
@@ -479,13 +478,7 @@ def test_migrations_give_exactly_the_tables_and_go_back(store: Store) -> None:
     with store.engine.begin() as connection:
         command.check(alembic_config(connection))
         command.downgrade(alembic_config(connection), "base")
-        names = [
-            row[0]
-            for row in connection.exec_driver_sql(
-                "SELECT name FROM sqlite_master WHERE type='table'"
-            )
-        ]
-    assert names == ["alembic_version"]
+        assert inspect(connection).get_table_names() == ["alembic_version"]
 
 
 # --- keyring ---------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from control.oauth2.requests import StoreThreads
 from control.oauth2.writer import TokenWriter
 from control.store import Store, queries
-from tests.linkkit import fill, new_store, run
+from tests.databases import new_store
+from tests.linkkit import fill, run
 
 
 class Plain:

@@ -434,10 +434,14 @@ def test_config_apply_sends_the_filled_in_file_and_prints_what_changed(
 ) -> None:
     monkeypatch.setenv("DECK_NAME", "alex")
     change: dict[str, Any] = {"change": "created", "type": "consumers", "name": "alex"}
-    admin.answer = json.dumps({"changes": [change]}).encode()
+    fields = [{"field": "username", "old": None, "new": "alex"}]
+    counts = {"created": 1, "updated": 0, "deleted": 0, "tried": True}
+    admin.answer = json.dumps({"changes": [change | {"fields": fields}]} | counts).encode()
     text = 'consumers: [{username: ${{ env "DECK_NAME" }}}]'
     assert run("config", "apply", "-", stdin=text) == 0
-    assert capsys.readouterr().out == "created consumers alex\n"
+    assert capsys.readouterr().out == (
+        'created consumers alex\n  username: "alex"\ncreated 1, updated 0, deleted 0\n'
+    )
     assert admin.seen == [
         ("/narthex/config/apply", "application/yaml", b"consumers: [{username: alex}]")
     ]
@@ -450,10 +454,15 @@ def test_config_apply_says_which_entity_was_refused_and_why(
     run: Run, admin: Web, capsys: pytest.CaptureFixture[str]
 ) -> None:
     admin.status = 400
-    admin.answer = b'{"entity":"services example","message":"schema violation (host: required)"}'
+    where = {"entity": "services example", "field": "host", "line": 3, "column": 5}
+    admin.answer = json.dumps({"errors": [where | {"message": "is missing"}]}).encode()
     assert run("config", "apply", "-", stdin="{}") == 1
-    said = capsys.readouterr().err
-    assert "nothing was changed: services example: schema violation (host: required)" in said
+    assert capsys.readouterr().err == (
+        "stdin:3:5: services example: host: is missing\nnarthex: 1 error, nothing was changed\n"
+    )
+    admin.answer = b'{"message": "no more than this"}'
+    assert run("config", "apply", "-", stdin="{}") == 1
+    assert "refused, nothing was changed: no more than this" in capsys.readouterr().err
 
 
 # --- the token of the Admin API ---------------------------------------------------------------

@@ -198,6 +198,21 @@ def login(session: Session) -> None:
     session.deck_does("diff", *shown["read-only"], text=text, counts=NOTHING, recorded=False)
 
 
+def without_deck(session: Session) -> None:
+    """`narthex config` and decK write files that the other finds nothing to do for."""
+    gateway, environment = session.gateway, session.deck.env
+    session.deck_does("apply", file="everything.yaml", recorded=False)
+    same = gateway.run("config", "diff", str(FILES / "everything.yaml"), **environment)
+    assert same.stdout == "nothing to change\n", same.stdout + same.stderr
+    dumped = gateway.run("config", "dump")
+    assert dumped.returncode == 0, dumped.stderr
+    difference = ("diff", "--non-zero-exit-code")
+    session.deck_does(*difference, text=dumped.stdout, counts=NOTHING, recorded=False)
+    session.deck_does("dump", "-o", "everything.yaml", recorded=False)
+    same = gateway.run("config", "diff", str(session.deck.folder / "everything.yaml"))
+    assert same.stdout == "nothing to change\n", same.stdout + same.stderr
+
+
 def readme(session: Session) -> None:
     """The commands of README.md, in one shell and a folder that has only what they name."""
     folder = session.deck.folder / "readme"
@@ -233,9 +248,11 @@ CHAPTERS: dict[str, Callable[[Session], None]] = {
     "generated": generated,
     "refused": refused,
     "login": login,
+    "without-deck": without_deck,
     "readme": readme,
 }
-MADE_ANEW = ("generated", "login", "readme")  # in each run, so that they are not recorded
+# In each run, so that they are not recorded.
+MADE_ANEW = ("generated", "login", "without-deck", "readme")
 WITH_TRAFFIC = ("how-to",)  # a data plane too
 
 

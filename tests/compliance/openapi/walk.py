@@ -22,7 +22,7 @@ from control.admin.edge import Manners, Stamp
 from control.app import admin_app
 from control.store import Store
 from tests.compliance.openapi import hooks  # noqa: F401 - registers them
-from tests.control.adminkit import new_store
+from tests.databases import new_store
 from tests.harness import ROOT
 
 STEPS = 8

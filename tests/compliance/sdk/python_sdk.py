@@ -115,7 +115,6 @@ from narthex_client.api.upstreams import (
 from narthex_client.models import (
     SNI,
     AdminError,
-    Applied,
     CACertificate,
     CACertificateCreate,
     CACertificatePage,
@@ -125,6 +124,7 @@ from narthex_client.models import (
     CertificatePage,
     CertificateReference,
     CertificateUpdate,
+    ConfigPlan,
     Consumer,
     ConsumerCreate,
     ConsumerPage,
@@ -460,7 +460,7 @@ def apply(client: Client) -> None:
     """A whole file."""
     text = b'_format_version: "3.0"\nconsumers:\n- username: from-a-file\n'
     applied = must(
-        Applied, config_apply_config.sync(client=client, body=File(payload=BytesIO(text)))
+        ConfigPlan, config_apply_config.sync(client=client, body=File(payload=BytesIO(text)))
     )
     (change,) = applied.changes
     assert (change.change, change.type_, change.name) == ("created", "consumers", "from-a-file")
