@@ -27,6 +27,8 @@ _DECK_FILE = {
     "format": "binary",
     "description": "YAML or JSON in decK's format, _format_version 3.0, UTF-8",
 }
+# No type: a reader may take it as text or, parsed, as what the YAML holds.
+_DECK_DUMP = {"description": "YAML in decK's format, _format_version 3.0"}
 _TAGS = {
     "information": "What the gateway says of itself",
     "schemas": "What fields entities have, and validation without a write",
@@ -80,7 +82,7 @@ def build(title: str, version: str, routes: Sequence[BaseRoute]) -> Json:
     components = made.setdefault("components", {})
     models = components.setdefault("schemas", {})
     models.update(described.MODELS | SIGNING_KEYS | documented_models() | KONG)
-    models["DeckFile"] = _DECK_FILE
+    models |= {"DeckFile": _DECK_FILE, "DeckDump": _DECK_DUMP}
     components["securitySchemes"] = _SECURITY_SCHEMES
     _say_who_may(made)
     _show_examples(made, documented_examples() | described.EXAMPLES | FILES)

@@ -272,6 +272,7 @@ _OTHERS: Json = {  # what no resource makes
     "ImportReport": _IMPORTED,
     "ImportReport409": _IMPORTED | {"message": "conflicts with what is here"},
     "DeckFile": _FILE,
+    "DeckDump": _FILE,
 }
 _MADE = {  # what the gateway makes up, where an example did not send it
     "client_id": _CLIENT,

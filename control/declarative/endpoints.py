@@ -93,7 +93,7 @@ def router(store: Store) -> APIRouter:
         summary="Dump everything as a file",
         response_class=Response,
         dependencies=[Depends(with_secrets)],
-        responses={**_REFUSALS, 200: {"content": {YAML: {"schema": ref("DeckFile")}}}},
+        responses={**_REFUSALS, 200: {"content": {YAML: {"schema": ref("DeckDump")}}}},
         openapi_extra={
             "parameters": [
                 _TAGS,
