@@ -36,7 +36,9 @@ def redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mappi
 
 
 def _clean(name: str, value: Any) -> Any:
-    if value is not None and _SECRET_NAME.search(name):
+    if isinstance(value, bool) or value is None:
+        return value  # `hash_secret` is none
+    if _SECRET_NAME.search(name):
         return REDACTED
     if isinstance(value, Mapping):
         return {key: _clean(str(key), item) for key, item in value.items()}

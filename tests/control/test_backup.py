@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet, MultiFernet
 from control.store import Store, queries
 from control.store.backup import BackupError, back_up, database_file, restore
 from control.store.tables import Consumer
-from tests.control.adminkit import KEYRING
+from tests.databases import KEYRING
 from tests.harness import eventually
 
 

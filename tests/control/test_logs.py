@@ -102,7 +102,7 @@ def test_s95_secrets_never_reach_the_log(fields: dict[str, Any]) -> None:
     [
         {"token_digest_hex": "ab", "path": "/oauth2/token"},
         {"event": "listening", "count": 3, "none": None, "secret": None},
-        {"list": [1, "a", None]},
+        {"list": [1, "a", None], "hash_secret": False, "enable_password_grant": True},
     ],
 )
 def test_what_is_no_secret_is_kept(fields: dict[str, Any]) -> None:

@@ -689,7 +689,7 @@ def test_start_ends_with_one_line_when_the_admin_port_is_in_use(
     gateway = new_gateway()
     with socket.create_server(("127.0.0.1", gateway.ports.admin)):
         process = gateway.narthex("start")
-        assert process.wait(30) == 1
+        assert process.wait(60) == 1
     said = [line for line in process.output().splitlines() if not line.startswith("{")]
     assert said[0] == f"narthex: data in {gateway.data_dir}"
     assert [line for line in said if str(gateway.ports.admin) in line and "in use" in line]
