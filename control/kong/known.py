@@ -78,16 +78,12 @@ def _with_secret(values: Values) -> Values:
 def _by_key(session: WriteSession, resource: Resource, values: Values, name: str) -> Row | None:
     """The row of this id or endpoint key, within its parent where only that makes it unique."""
     key, within = values[name], resource.key_within
-    if not isinstance(key, str):
-        return None
+    if not isinstance(key, str) or (name == "id" and not is_uuid(key)):
+        return None  # the write says what is wrong with it; a name in place of an id finds nothing
     if name == "id" or within is None:
         return crud.find(session, resource, key)
-    parent_id = _parent_id(session, resource, within, values)
-    return (
-        None
-        if parent_id is None
-        else crud.find(session, resource, key, {within: {"id": parent_id}})
-    )
+    parent = {"id": _parent_id(session, resource, within, values)}
+    return None if parent["id"] is None else crud.find(session, resource, key, {within: parent})
 
 
 def _plugin_in_scope(session: WriteSession, plugins: Resource, values: Values) -> Row | None:

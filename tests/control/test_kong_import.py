@@ -563,6 +563,13 @@ def test_all_conflicts_are_named_and_nothing_is_written(admin: Admin) -> None:
     assert admin.version() == version and len(admin.get("/services")["data"]) == 1
 
 
+def test_name_in_place_of_an_id_renames_nothing(admin: Admin) -> None:
+    mine = admin.service(name="mine")
+    report = take(admin, {"services": [{"id": "mine", "name": "chat", "host": "a"}]})
+    assert left_out(report) == {("services", "id: expected a valid UUID"): ["chat"]}
+    assert admin.get("/services")["data"] == [mine]
+
+
 def test_what_is_here_and_not_in_kong_stays(admin: Admin) -> None:
     mine = admin.service(name="mine")
     take(admin, a_kong())
