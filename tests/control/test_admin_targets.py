@@ -9,9 +9,10 @@ import pytest
 
 from control.admin import targets
 from control.admin.targets import split_target
-from control.declarative import FileRefused, apply_text
+from control.declarative import FileRefused
 from dataplane import wire
 from tests.control.adminkit import Admin
+from tests.control.filekit import apply_text
 
 PATH = "/upstreams/u/targets"
 
