@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from narthex.fault import Fault
+from narthex.options import own_url
 
 if TYPE_CHECKING:
     from narthex.config_file import Files
@@ -45,17 +46,6 @@ SelectTag = Annotated[
 ]
 
 
-def _base() -> str:
-    """Where the control plane of these settings answers."""
-    from control.settings import SettingsError, load
-    from narthex.admin import admin_url
-
-    try:
-        return admin_url(load())
-    except SettingsError as error:
-        raise Fault(str(error)) from None
-
-
 def _read(sources: list[str]) -> Files:
     from narthex.config_file import read_all
 
@@ -66,7 +56,7 @@ def _carry(action: str, files: Files, tags: list[str] | None = None) -> dict[str
     from narthex.apply import Refused, carry
 
     try:
-        return carry(_base(), action, files.text, tags or ())
+        return carry(own_url(), action, files.text, tags or ())
     except Refused as refused:
         raise _told(refused.errors, files, "nothing was changed") from None
 
@@ -196,7 +186,7 @@ def config_dump(
     path = None if output == "-" else Path(output)
     if path is not None:
         check_free(path, yes)
-    text = dump(_base(), select_tag or (), all_fields=all_fields, with_id=with_id)
+    text = dump(own_url(), select_tag or (), all_fields=all_fields, with_id=with_id)
     if path is None:
         print(text, end="")
     else:

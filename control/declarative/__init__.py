@@ -10,7 +10,7 @@ from control.declarative.dump import What, dump_text
 from control.declarative.endpoints import router
 from control.declarative.layout import BYTES_MAX, NESTED, ORDER
 from control.declarative.problems import FileRefused, Problem
-from control.declarative.transaction import How, apply_text, carry
+from control.declarative.transaction import How, carry
 
 __all__ = [
     "BYTES_MAX",
@@ -20,7 +20,6 @@ __all__ = [
     "How",
     "Problem",
     "What",
-    "apply_text",
     "carry",
     "dump_text",
     "router",

@@ -16,10 +16,10 @@ from control.admin.resource import Resource, Values
 from control.admin.schema import Field
 from control.declarative.differences import default
 from control.declarative.emit import emit
-from control.declarative.layout import BYTES_MAX, ENTITIES_MAX, FORMAT_VERSION, INFO, NESTED, ORDER
+from control.declarative.layout import BYTES_MAX, FORMAT_VERSION, INFO, NESTED, ORDER
 from control.declarative.problems import refused
+from control.declarative.state import every
 from control.store import rows
-from control.store.rows import TagFilter
 from control.store.session import Store
 
 _UNTOLD = ("created_at", "updated_at")
@@ -85,16 +85,9 @@ class _Entity:
 
 def _read(session: Session, what: What) -> dict[str, dict[str, _Entity]]:
     """By collection and id, each knowing its parent or how to name what it refers to."""
-    tags = TagFilter(what.tags, every=True) if what.tags else None
     found: dict[str, dict[str, _Entity]] = {name: {} for name in ORDER}
-    left = ENTITIES_MAX
-    for name in ORDER:
-        resource = BY_NAME[name]
-        for row in rows.every(session, resource.model, tags):
-            left -= 1
-            if left < 0:
-                raise refused(f"more than {ENTITIES_MAX} entities: dump them in parts, by tags")
-            found[name][row["id"]] = _Entity(resource, resource.shown(row))
+    for held in every(session, what.tags):
+        found[held.resource.name][held.id] = _Entity(held.resource, held.values)
     names = {name: _names(session, BY_NAME[name]) for name in ORDER}
     for entities in found.values():
         for entity in entities.values():

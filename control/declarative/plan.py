@@ -248,9 +248,6 @@ class _Planner:
         fields = self._readable(item, changed(schema.fields, old, resource.shown(row)))
         return Change("updated", resource, held.id, item.label, given, fields, item)
 
-    def _label(self, item: Item) -> str:
-        return item.label
-
     def _readable(self, item: Item, fields: Iterable[FieldChange]) -> list[FieldChange]:
         """References by names: an id that is made for a plan says nothing."""
         foreign = item.resource.foreign_fields

@@ -131,11 +131,16 @@ def load(session: Session, *, tags: Sequence[str], delete: bool) -> State:
     # First: what is read after a version is at least as new as it.
     version = queries.config_version(session)
     complete = delete and not tags
-    read = _read(session, tags) if delete else ()
+    read = every(session, tags) if delete else ()
     return State(version, read, None if complete else session, tags)
 
 
-def _read(session: Session, tags: Sequence[str]) -> Iterator[Held]:
+def every(session: Session, tags: Sequence[str]) -> Iterator[Held]:
+    """All entities that the tags pick, parents first.
+
+    Raises:
+        FileRefused: they are more than are read at once.
+    """
     picking = TagFilter(tags, every=True) if tags else None
     left = ENTITIES_MAX
     for name in ORDER:

@@ -66,15 +66,6 @@ def carry(store: Store, text: str, how: How) -> Plan:
     return planned
 
 
-def apply_text(store: Store, text: str) -> Sequence[Change]:
-    """Create and update what the file holds, and delete nothing.
-
-    Raises:
-        FileRefused: nothing was written.
-    """
-    return carry(store, text, How()).changes
-
-
 def _write(session: WriteSession, planned: Plan) -> None:
     """Do all of it; what cannot be done is collected, so that every error is told.
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from sqlmodel import Session
 
-from control.admin.apply import take_over
+from control.admin import crud
+from control.admin.bodies import Body
 from control.admin.errors import AdminError, SchemaViolation, UniqueViolation, key_text
 from control.admin.registry import BY_NAME, RESOURCES
 from control.admin.resource import Resource, Values
@@ -23,6 +24,7 @@ from control.kong.reasons import why_refused
 from control.kong.report import ImportReport, Report
 from control.kong.tokens import KIND as TOKENS
 from control.kong.tokens import take_tokens
+from control.store.rows import Row
 from control.store.session import Store, WriteSession
 
 # What an entity is taken over without where its value is not supported: it lets nobody in.
@@ -119,7 +121,7 @@ class _Import:
             self._lose(entity, missing)
             return
         try:
-            change = self._write(entity, *known(self._session, entity, fitting(resource, entity)))
+            change = self._write(resource, entity)
         except UniqueViolation as error:
             self._report.conflict(entity, _in_the_way(error))
             self._lost.add(entity)
@@ -132,15 +134,16 @@ class _Import:
             self._report.took(resource.name, change)
             self._taken.append(entity)
 
-    def _write(self, entity: Entity, values: Values, key: str | None) -> str:
+    def _write(self, resource: Resource, entity: Entity) -> str:
+        values, row = known(self._session, resource, fitting(resource, entity))
         try:
-            return take_over(self._session, entity.kind, values, key)
+            return _take_over(self._session, resource, values, row)
         except SchemaViolation as error:
             refused = error.body["fields"].keys()
             if not refused <= SPARED.get(entity.kind, frozenset()):
                 raise
         rest = {name: value for name, value in values.items() if name not in refused}
-        change = take_over(self._session, entity.kind, rest, key)
+        change = _take_over(self._session, resource, rest, row)
         self._report.note(entity, f"without its {', '.join(sorted(refused))}: not supported yet")
         return change
 
@@ -165,6 +168,21 @@ class _Import:
         host = self._document.referred("upstreams", entity.values.get("host"))
         if entity.kind == "services" and host in self._lost:
             self._report.note(entity, "its host is an upstream that was left out")
+
+
+def _take_over(session: WriteSession, resource: Resource, values: Values, row: Row | None) -> str:
+    """Create an entity, or change what differs in the one that is here; its times stay with it.
+
+    What `values` does not hold stays as it is. Returns `created`, `updated` or `unchanged`.
+    """
+    if row is None:
+        crud.create(session, resource, Body(values), dated=True)
+        return "created"
+    before = resource.shown(row)
+    # Else an id that is made for it would stand where there is none in `values`.
+    after = crud.patch(session, resource, row, Body({**values, "id": row["id"]}), dated=True)
+    same = all(before[name] == value for name, value in after.items() if name != "updated_at")
+    return "unchanged" if same else "updated"
 
 
 def ordered() -> list[Resource]:

@@ -27,6 +27,7 @@ from tests.compliance.deck.recorder import Recorder, Seen
 from tests.compliance.deck.recordings import Exchange, Recording, Step, replay, sender
 from tests.compliance.deck.values import Values
 from tests.control.adminkit import running_admin
+from tests.control.filekit import apply_text
 
 RECORDED = sorted(recordings.FOLDER.glob("*.json"))
 
@@ -87,8 +88,8 @@ def test_file_with_everything_has_each_field_that_we_know() -> None:
 def test_file_with_everything_is_applied_without_deck_too(tmp_path: Path) -> None:
     text = fill_in((FILES / "everything.yaml").read_text(), Values.made().environment)
     with running_admin(tmp_path) as admin:
-        assert declarative.apply_text(admin.store, text) != []
-        assert declarative.apply_text(admin.store, text) == []
+        assert apply_text(admin.store, text) != []
+        assert apply_text(admin.store, text) == []
 
 
 def test_readme_has_commands_for_the_judge_to_run() -> None:

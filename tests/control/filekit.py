@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import yaml
 
 from control.declarative import FileRefused, How, Problem, What, carry, dump_text
-from control.declarative.plan import Plan
+from control.declarative.plan import Change, Plan
 from control.store import columns
 from control.store.session import Store
 
 
 def versioned(text: str) -> str:
     return f'_format_version: "3.0"\n{text}'
+
+
+def apply_text(store: Store, text: str) -> Sequence[Change]:
+    return carry(store, text, How()).changes
 
 
 def sync(store: Store, text: str, *tags: str) -> list[str]:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from control.admin import targets
-from control.admin.apply import apply
 from control.admin.targets import split_target
-from control.declarative import FileRefused, apply_text
+from control.declarative import FileRefused
 from dataplane import wire
 from tests.control.adminkit import Admin
+from tests.control.filekit import apply_text
 
 PATH = "/upstreams/u/targets"
 
@@ -307,14 +307,6 @@ def test_target_of_an_upstream_that_is_not_there_is_refused(admin: Admin) -> Non
     with pytest.raises(FileRefused) as refused:
         apply_text(admin.store, text)
     assert "upstreams none is not in the file, nor here" in refused.value.message
-
-
-def test_apply_finds_a_target_within_its_upstream(admin: Admin) -> None:
-    with admin.store.writing() as session:
-        made, change = apply(session, "targets", {"target": "a", "upstream": "u"})
-        again, same = apply(session, "targets", {"target": "a:8000", "upstream": {"name": "u"}})
-    assert (change, same) == ("created", "unchanged")
-    assert again == made
 
 
 def test_upstream_has_a_bounded_number_of_targets(

@@ -3,13 +3,14 @@
 import pytest
 import yaml
 
-from control.declarative import FileRefused, apply_text
+from control.declarative import FileRefused
 from control.declarative.items import content
 from control.declarative.reading import read
 from control.store import queries
 from control.store.session import Store
 from narthex.config_file import fill_in
 from tests.control.adminkit import Admin
+from tests.control.filekit import apply_text, versioned
 from tests.harness import ROOT
 from tests.pki import make
 
@@ -65,10 +66,6 @@ def changes(store: Store, text: str) -> list[str]:
 def config(store: Store) -> queries.ConfigRows:
     with store.reading() as session:
         return queries.config_rows(session)
-
-
-def versioned(text: str) -> str:
-    return f'_format_version: "3.0"\n{text}'
 
 
 def test_files_of_the_how_to_create_what_they_name(store: Store) -> None:

@@ -563,6 +563,13 @@ def test_all_conflicts_are_named_and_nothing_is_written(admin: Admin) -> None:
     assert admin.version() == version and len(admin.get("/services")["data"]) == 1
 
 
+def test_name_in_place_of_an_id_renames_nothing(admin: Admin) -> None:
+    mine = admin.service(name="mine")
+    report = take(admin, {"services": [{"id": "mine", "name": "chat", "host": "a"}]})
+    assert left_out(report) == {("services", "id: expected a valid UUID"): ["chat"]}
+    assert admin.get("/services")["data"] == [mine]
+
+
 def test_what_is_here_and_not_in_kong_stays(admin: Admin) -> None:
     mine = admin.service(name="mine")
     take(admin, a_kong())
@@ -617,6 +624,36 @@ def test_file_of_deck_is_taken_by_its_names(admin: Admin) -> None:
     assert left_out(report) == {reason: ["without a name"]}
     again = take(admin, document)
     assert all(created == updated == 0 for created, updated, _ in counts(again).values())
+
+
+def test_file_finds_targets_within_their_upstream_and_plugins_by_their_scope(admin: Admin) -> None:
+    document: dict[str, Any] = {
+        "services": [{"name": "chat", "url": "ws://up.example/"}],
+        "upstreams": [
+            {"name": name, "targets": [{"target": "a:80", "weight": weight}]}
+            for name, weight in (("pool", 1), ("other", 2))
+        ],
+        "plugins": [
+            {"name": "oauth2", "service": "chat", "config": OAUTH2},
+            {"name": "oauth2", "config": OAUTH2},
+        ],
+    }
+    assert counts(take(admin, document))["targets"] == (2, 0, 0)
+    document["upstreams"][1]["targets"][0]["weight"] = 3
+    document["plugins"][0]["config"] = OAUTH2 | {"token_expiration": 60}
+    again = counts(take(admin, document))
+    assert (again["targets"], again["plugins"]) == ((0, 1, 1), (0, 1, 1))
+    weights = [admin.get(f"/upstreams/{name}/targets/a:80")["weight"] for name in ("pool", "other")]
+    assert weights == [1, 3]
+    (on_chat,) = admin.get("/services/chat/plugins")["data"]
+    assert on_chat["config"]["token_expiration"] == 60
+
+
+def test_reference_to_what_is_nowhere_is_told(admin: Admin) -> None:
+    lost = {"plugins": [{"name": "oauth2", "service": "none", "config": OAUTH2}]}
+    ((kind, reason),) = left_out(take(admin, lost))
+    assert (kind, "none" in reason) == ("plugins", True), reason
+    assert admin.get("/plugins")["data"] == []
 
 
 def test_export_of_kong_refers_by_id(admin: Admin) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from control import declarative
 from control.admin import route_limits
+from control.declarative import FileRefused
 from dataplane.compile import CompileError
 from tests.control.adminkit import Admin
+from tests.control.filekit import apply_text
 from tests.dataplane.snapshots import route, service, tables_of, uid
 
 
@@ -61,8 +62,8 @@ def test_file_that_is_too_much_changes_nothing(
     hosts = [f"h{n}.example" for n in range(31)]
     routes = [{"name": f"r{n}", "hosts": hosts, "paths": ["/"]} for n in range(2)]
     file = {"_format_version": "3.0", "routes": routes}
-    with pytest.raises(declarative.FileRefused, match="pairs of a host and a path"):
-        declarative.apply_text(admin.store, json.dumps(file))
+    with pytest.raises(FileRefused, match="pairs of a host and a path"):
+        apply_text(admin.store, json.dumps(file))
     assert admin.get("/routes")["data"] == []
 
 

@@ -9,6 +9,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -299,8 +300,8 @@ class Web:
     tokens: list[str | None] = field(default_factory=list)
 
 
-@pytest.fixture
-def web() -> Iterator[Web]:
+@contextmanager
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Web]:
     """An HTTP server that gives one answer and keeps (path, content type, body) of requests."""
     made = Web("")
 
@@ -320,12 +321,30 @@ def web() -> Iterator[Web]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        made.url = f"http://127.0.0.1:{server.server_address[1]}"
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        made.url = f"http{'s' if tls else ''}://localhost:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
+        try:
+            yield made
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with serving() as made:
         yield made
-        server.shutdown()
-        thread.join(10)
+
+
+@pytest.fixture
+def secure_web(self_signed: tuple[Path, Path]) -> Iterator[Web]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*self_signed)
+    with serving(tls) as made:
+        yield made
 
 
 @pytest.mark.parametrize("path", ["/t", "/t/", "/t/oauth2/token"])
@@ -387,36 +406,14 @@ def test_token_says_what_is_wrong_with_the_address(
 
 
 def test_token_takes_self_signed_certificate_only_when_told(
-    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path, self_signed: tuple[Path, Path]
+    run: Run, capsys: pytest.CaptureFixture[str], secure_web: Web
 ) -> None:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            answer = b'{"access_token":"over TLS"}'
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*self_signed)
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        words = ["token", f"https://127.0.0.1:{server.server_address[1]}"]
-        words += ["--client-id", "a", "--client-secret", "b"]
-        try:
-            assert run(*words) == 1
-            assert "--insecure takes it all the same" in capsys.readouterr().err
-            assert run(*words, "--insecure") == 0
-            assert capsys.readouterr().out == "over TLS\n"
-        finally:
-            server.shutdown()
-            thread.join(10)
+    secure_web.answer = b'{"access_token":"over TLS"}'
+    words = ["token", secure_web.url, "--client-id", "a", "--client-secret", "b"]
+    assert run(*words) == 1
+    assert "--insecure takes it all the same" in capsys.readouterr().err
+    assert run(*words, "--insecure") == 0
+    assert capsys.readouterr().out == "over TLS\n"
 
 
 @pytest.fixture
@@ -528,35 +525,18 @@ def test_admin_api_over_tls_is_trusted_by_the_file_named(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     self_signed: tuple[Path, Path],
+    secure_web: Web,
 ) -> None:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b'{"data":[]}')
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*self_signed)
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        monkeypatch.setenv("NARTHEX_ADMIN_URL", f"https://localhost:{server.server_address[1]}")
-        try:
-            assert run("keys", "list") == 1
-            said = capsys.readouterr().err
-            assert "NARTHEX_ADMIN_CA names a PEM file" in said and "insecure" not in said
-            monkeypatch.setenv("NARTHEX_ADMIN_CA", str(self_signed[0]))
-            assert run("keys", "list") == 0
-            monkeypatch.setenv("NARTHEX_ADMIN_CA", "/nowhere.pem")
-            assert run("keys", "list") == 1
-            assert "NARTHEX_ADMIN_CA /nowhere.pem: cannot be used" in capsys.readouterr().err
-        finally:
-            server.shutdown()
-            thread.join(10)
+    secure_web.answer = b'{"data":[]}'
+    monkeypatch.setenv("NARTHEX_ADMIN_URL", secure_web.url)
+    assert run("keys", "list") == 1
+    said = capsys.readouterr().err
+    assert "NARTHEX_ADMIN_CA names a PEM file" in said and "insecure" not in said
+    monkeypatch.setenv("NARTHEX_ADMIN_CA", str(self_signed[0]))
+    assert run("keys", "list") == 0
+    monkeypatch.setenv("NARTHEX_ADMIN_CA", "/nowhere.pem")
+    assert run("keys", "list") == 1
+    assert "NARTHEX_ADMIN_CA /nowhere.pem: cannot be used" in capsys.readouterr().err
 
 
 def test_admin_token_is_printed_once_and_its_line_added_to_the_file(
