@@ -135,6 +135,35 @@ def test_kept_connection_is_for_the_name_that_was_checked_alone(context: ssl.SSL
         assert secured.names == [None, "up.test"]
 
 
+def test_kept_connection_is_for_the_address_that_was_checked_alone(
+    context: ssl.SSLContext,
+) -> None:
+    """Two upstreams ask one target for different addresses, and its certificate has one of them."""
+    with new_rig(1) as rig:
+        secured = Secured(rig, context)
+        secure: dict[str, Any] = {"protocol": "https", "ca_certificates": [CA]}
+        target = wire.Target("127.0.0.1", rig.upstream.port)
+        rig.publish(
+            service(1, host="good", **secure),
+            service(1, id=uid(41), host="bad", **secure),
+            route(paths=["/"], oauth2=None, **HTTP),
+            route(id=uid(42), paths=["/bad"], service=uid(41), oauth2=None, **HTTP),
+            wire.Upstream(uid(90), "good", [target], host_header="127.0.0.1"),
+            wire.Upstream(uid(91), "bad", [target], host_header="127.0.0.2"),
+            wire.CaCertificate(CA, AUTHORITY.cert),
+        )
+        client = rig.client(request())
+        first = secured.accept()
+        exchange(client, first)
+        thread = secured.while_refused()
+        client.send(request(b"/bad"))
+        assert client.answer()[0].status == 502
+        thread.join(10)
+        client.send(request())
+        exchange(client, first)
+        assert rig.count("upstream_reused") == 1
+
+
 def test_connection_whose_name_is_the_clients_is_not_kept(context: ssl.SSLContext) -> None:
     with new_rig(1) as rig:
         secured = Secured(rig, context)
