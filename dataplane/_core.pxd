@@ -364,8 +364,10 @@ cdef struct Request:
     uint8_t verdict  # answer to a parked question: VERDICT_*
     uint8_t attempts  # upstream connects tried
     uint8_t aimed  # `attempts` when `target` was chosen
+    uint8_t round  # how often each place had this request: the next address of it is tried
+    uint8_t host_kept  # Host is the client's own, whatever the target
     uint8_t tried_n
-    uint16_t tried[16]  # the targets of an upstream that had this request, TRIES_MAX at the most
+    uint16_t tried[16]  # the targets of an upstream that had it in this round; TRIES_MAX at the most
     uint8_t is_handshake
     uint8_t head_only  # the method is HEAD: an answer has no body
     uint8_t question  # QuestionKind that is out; 0: none
