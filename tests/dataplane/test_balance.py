@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from dataplane import wire
+from dataplane import balances, wire
 from dataplane._policies import BalanceBox, NameTable
 from dataplane.balances import split_port
 from dataplane.compile import CompileError, compile_snapshot
@@ -213,6 +214,7 @@ def test_port_is_told_from_an_address(text: str, parts: tuple[str, int | None]) 
         ([upstream(wire.Target("a b", 80))], "'a b' is not a host"),
         ([upstream(wire.Target("a\r\nX: y", 80))], "is not a host"),
         ([upstream(wire.Target("a", 80), host_header="a\r\nX: y")], "is not a host"),
+        ([upstream(wire.Target("a\0b", 80), host_header="a")], "is not a host"),
         ([upstream(*[wire.Target("a", 80)] * 1001)], "more than 1000 targets"),
         ([upstream(client_certificate=uid(7))], "client certificate that is not there"),
     ],
@@ -238,6 +240,21 @@ def test_upstream_that_did_not_change_keeps_its_place_in_the_round() -> None:
     assert box_of(third).balance is not balance
     fourth = compiled(*edited, upstreams=[], names=names, previous=third)
     assert box_of(fourth).balance is None
+
+
+def test_targets_of_many_routes_are_compiled_once_for_each_default_port() -> None:
+    parts = [
+        part
+        for number, protocol in enumerate(["ws", "http", "wss"] * 3)
+        for part in (
+            plain_service(10 + number, protocol=protocol),
+            plain_route(30 + number, service=uid(10 + number), paths=[f"/{number}"]),
+        )
+    ]
+    with mock.patch.object(balances, "_targets", wraps=balances._targets) as targets:
+        made = compiled(*parts, upstreams=[upstream(wire.Target("a", 80))])
+    assert len({id(box_of(made, 30 + number).balance) for number in range(9)}) == 2
+    assert targets.call_count == 2
 
 
 def test_edit_of_targets_is_nothing_that_sessions_are_held_to() -> None:
