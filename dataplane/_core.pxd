@@ -77,7 +77,7 @@ cdef struct Balance:
     # The targets of an upstream, and how far each worker has come in going round: see _balance.
 
     uint32_t count  # 0..TARGETS_MAX
-    uint32_t stride  # words of a row: whole cache lines, so that no two workers write to one
+    uint32_t stride  # words from row to row: a cache line between, which no two workers write to
     Target* targets  # owned, in the order in which they were added
     int64_t* rows  # owned, [worker][stride]: whether it has begun, then each target's current weight
     # Invariant: a row is its worker's own; the current weights in it add up to 0.
