@@ -7,6 +7,8 @@ from dataplane._core cimport *
 cdef int balance_pick(
     Balance* balance, int worker, const uint16_t* tried, uint32_t tried_n
 ) noexcept nogil
+# How many targets have an address.
+cdef uint32_t balance_places(const Balance* balance) noexcept nogil
 # NULL as soon as one target has an address; else one to ask for: the first that has not failed,
 # or just the first.  There are targets.
 cdef const Target* balance_unresolved(const Balance* balance) noexcept nogil

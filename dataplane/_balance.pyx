@@ -48,6 +48,14 @@ cdef int balance_pick(
     return _step(balance, row + 1, tried, tried_n)
 
 
+cdef uint32_t balance_places(const Balance* balance) noexcept nogil:
+    cdef uint32_t places = 0
+    cdef uint32_t i
+    for i in range(balance.count):
+        places += nx_load_ptr(&balance.targets[i].name.addresses) != NULL
+    return places
+
+
 cdef const Target* balance_unresolved(const Balance* balance) noexcept nogil:
     cdef const Target* wanted = NULL
     cdef const Target* target

@@ -77,7 +77,7 @@ cdef struct Balance:
     # The targets of an upstream, and how far each worker has come in going round: see _balance.
 
     uint32_t count  # 0..TARGETS_MAX
-    uint32_t stride  # words of a row: whole cache lines, so that no two workers write to one
+    uint32_t stride  # words from row to row: a cache line between, which no two workers write to
     Target* targets  # owned, in the order in which they were added
     int64_t* rows  # owned, [worker][stride]: whether it has begun, then each target's current weight
     # Invariant: a row is its worker's own; the current weights in it add up to 0.
@@ -364,8 +364,10 @@ cdef struct Request:
     uint8_t verdict  # answer to a parked question: VERDICT_*
     uint8_t attempts  # upstream connects tried
     uint8_t aimed  # `attempts` when `target` was chosen
+    uint8_t round  # how often each place had this request: the next address of it is tried
+    uint8_t host_kept  # Host is the client's own, whatever the target
     uint8_t tried_n
-    uint16_t tried[16]  # the targets of an upstream that had this request, TRIES_MAX at the most
+    uint16_t tried[16]  # the targets of an upstream that had it in this round; TRIES_MAX at the most
     uint8_t is_handshake
     uint8_t head_only  # the method is HEAD: an answer has no body
     uint8_t question  # QuestionKind that is out; 0: none

@@ -385,7 +385,7 @@ cdef int forward_request(
     put(&out, b" ", 1)
     forward_path(&out, visit)
     put_text(&out, b" HTTP/1.1\r\n")
-    if visit.policy.flags & POLICY_PRESERVE_HOST and http.host >= 0:
+    if request.host_kept:
         field = &http.fields[http.host]
         put_field(&out, b"Host", visit.head + field.value_off, field.value_len)
     else:

@@ -272,6 +272,7 @@ cdef class BalanceBox:
     def __cinit__(self, NameTable names not None, list targets):
         cdef Target* target
         cdef uint8_t* cursor
+        cdef size_t workers
         if len(targets) > TARGETS_MAX:
             raise ValueError(f"more than {TARGETS_MAX} targets")
         self.names = [names.intern(host) for host, *_ in targets]
@@ -280,10 +281,11 @@ cdef class BalanceBox:
         )
         cursor = <uint8_t*><const char*>self.texts
         self.c.count = <uint32_t>len(targets)
-        self.c.stride = (self.c.count + 1 + 7) & ~<uint32_t>7
+        self.c.stride = self.c.count + 1 + 7
         self.c.targets = <Target*>array_new(self.c.count, sizeof(Target))
-        # Zeroed, and a row is not in memory before its worker writes to it.
-        self.c.rows = <int64_t*>array_new(WORKERS_MAX * self.c.stride, sizeof(int64_t))
+        # Sessions hold a box long after the next edit: no rows for workers that there are not.
+        workers = names.reclaimer.workers if names.reclaimer.workers else WORKERS_MAX
+        self.c.rows = <int64_t*>array_new(workers * self.c.stride, sizeof(int64_t))
         for i, (host, port, weight, header, name) in enumerate(targets):
             target = &self.c.targets[i]
             target.name = &(<NameBox>self.names[i]).c

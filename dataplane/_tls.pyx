@@ -38,6 +38,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void SSL_set_hostflags(SSL* ssl, unsigned int flags)
     X509_VERIFY_PARAM* SSL_get0_param(SSL* ssl)
     int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM* param, const char* address)
+    char* X509_VERIFY_PARAM_get1_ip_asc(X509_VERIFY_PARAM* param)
+    void OPENSSL_free(void* memory)
     SSL_CTX* SSL_get_SSL_CTX(const SSL* ssl)
     const char* SSL_get_servername(const SSL* ssl, int type)
     int TLSEXT_NAMETYPE_host_name
@@ -204,21 +206,35 @@ cdef bint tls_fits(const Conn* conn, void* ctx, const Span* host) noexcept nogil
         return conn.ssl == NULL and ctx == NULL
     if SSL_get_SSL_CTX(<SSL*>conn.ssl) != <SSL_CTX*>ctx:
         return False
-    # An address is no name: such a host is the peer's address, which was compared already.
     name = SSL_get_servername(<SSL*>conn.ssl, TLSEXT_NAMETYPE_host_name)
     if name == NULL:
-        return _is_address(host)
+        return _was_checked_for(<SSL*>conn.ssl, host)
     return strlen(name) == host.size and memcmp(name, host.data, host.size) == 0
 
 
-cdef bint _is_address(const Span* host) noexcept nogil:
+cdef bint _was_checked_for(SSL* ssl, const Span* host) noexcept nogil:
+    """Whether this is the address that the certificate is to be for.
+
+    It need not be the peer's: an upstream's `host_header` may be another.
+    """
     cdef char text[64]
-    cdef uint8_t address[16]
+    cdef char* checked
+    cdef uint8_t wanted[16]
+    cdef uint8_t given[16]
+    cdef int family
     if host.size >= sizeof(text):
         return False
     memcpy(text, host.data, host.size)
     text[host.size] = 0
-    return inet_pton(AF_INET, text, address) == 1 or inet_pton(AF_INET6, text, address) == 1
+    checked = X509_VERIFY_PARAM_get1_ip_asc(SSL_get0_param(ssl))
+    if checked == NULL:
+        return False
+    family = AF_INET6 if memchr(checked, 58, strlen(checked)) != NULL else AF_INET
+    memset(wanted, 0, 16)
+    memset(given, 0, 16)
+    inet_pton(family, checked, given)
+    OPENSSL_free(checked)
+    return inet_pton(family, text, wanted) == 1 and memcmp(wanted, given, 16) == 0
 
 
 cdef inline void _note_what_is_left(const SSL* ssl, Conn* conn) noexcept nogil:

@@ -30,7 +30,9 @@ cdef int upstream_begin(Worker* worker, Conn* client, const Visit* visit) noexce
     request.address = <uint32_t>worker_random(worker)
     request.target = &visit.policy.target
     request.aimed = request.attempts
+    request.round = 0
     request.tried_n = 0
+    request.host_kept = visit.policy.flags & POLICY_PRESERVE_HOST and visit.http.host >= 0
     if nx_unlikely(visit.policy.balance != NULL) and not _aim(worker, request):
         return answer(worker, 503, b"failure to get a peer from the ring-balancer", NULL)
     if request.switches:
@@ -110,9 +112,8 @@ cdef uint32_t _tries(const Request* request, int error) noexcept nogil:
     if tries > TRIES_MAX:
         tries = TRIES_MAX
     if error == -ETIMEDOUT or error == IO_TLS or error <= IO_VERIFY:
-        if balance != NULL and balance.count > 1:
-            places = balance.count
-        else:
+        places = balance_places(balance) if balance != NULL else 1
+        if places == 1:
             places = (<AddressList*>nx_load_ptr(&request.target.name.addresses)).count
         return min(places, tries)
     return tries
@@ -125,10 +126,12 @@ cdef bint _aim(Worker* worker, Request* request) noexcept nogil:
     """
     cdef Balance* balance = request.policy.balance
     cdef int at = balance_pick(balance, worker.index, request.tried, request.tried_n)
-    while at < 0 and request.tried_n:  # each has had it: once more, the last one last
-        request.tried[0] = request.tried[request.tried_n - 1]
-        request.tried_n = request.tried_n > 1
-        at = balance_pick(balance, worker.index, request.tried, request.tried_n)
+    if at < 0 and request.tried_n:  # each has had it: another round, not with the last one first
+        at = balance_pick(balance, worker.index, &request.tried[request.tried_n - 1], 1)
+        if at < 0:
+            at = balance_pick(balance, worker.index, NULL, 0)
+        request.tried_n = 0
+        request.round += 1
     if at < 0:
         return False
     request.target = &balance.targets[at]
@@ -143,9 +146,10 @@ cdef int _aim_again(
     """Choose the next try's target, and give it a head with its own Host.  Returns 1 or CORE_FULL."""
     cdef const Target* last = request.target
     request.aimed = request.attempts
-    if request.policy.balance == NULL or not _aim(worker, request) or request.target == last:
+    if request.policy.balance == NULL:
+        request.round = request.attempts
         return 1
-    if request.policy.flags & POLICY_PRESERVE_HOST:
+    if not _aim(worker, request) or request.target == last or request.host_kept:
         return 1
     return _rehost(request, head, size)
 
@@ -188,7 +192,7 @@ cdef int _connect(
                 head = request.upstream_head
                 size = request.upstream_head_len
         addresses = <AddressList*>nx_load_ptr(&request.target.name.addresses)
-        address = &addresses.items[(request.address + request.attempts) % addresses.count]
+        address = &addresses.items[(request.address + request.round) % addresses.count]
         if (
             request.proxied and not request.switches and not request.fresh
             and _try_idle(worker, client, address, head, size)

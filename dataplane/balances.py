@@ -41,6 +41,7 @@ class Balances:
             upstream.name: _digest(upstream, pairs.get(upstream.client_certificate or b"", ""))
             for upstream in snapshot.upstreams
         }
+        self._boxes: dict[tuple[str, int], BalanceBox] = {}  # by upstream and its default port
 
     def content(self, service: wire.Service | None) -> bytes:
         """What a policy of this service is made of beside the service itself, to be compared."""
@@ -52,8 +53,12 @@ class Balances:
         if service is None or upstream is None:
             return None
         port = DEFAULT_PORTS[service.protocol]
-        content = self._digests[upstream.name] + port.to_bytes(2)
-        return self._names.balance(content, _targets(upstream, service.protocol))
+        box = self._boxes.get((upstream.name, port))
+        if box is None:
+            content = self._digests[upstream.name] + port.to_bytes(2)
+            box = self._names.balance(content, _targets(upstream, service.protocol))
+            self._boxes[upstream.name, port] = box
+        return box
 
 
 def _check(upstream: wire.Upstream) -> None:
@@ -88,6 +93,7 @@ def _host(upstream: wire.Upstream, target: wire.Target, protocol: str) -> tuple[
     if upstream.host_header is None:
         header = host_header(target.host, target.port, protocol)
         return header, target.host.removesuffix(".").encode()
+    host_header(target.host, target.port, protocol)  # it is asked for nowhere, yet must be one
     name, port = split_port(upstream.host_header)
     written = host_header(name, target.port if port is None else port, protocol)
     return written, name.removeprefix("[").removesuffix("]").removesuffix(".").encode()

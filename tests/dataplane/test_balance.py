@@ -7,11 +7,13 @@ import random
 import select
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from dataplane import wire
+from dataplane import balances, wire
 from dataplane._policies import BalanceBox, NameTable
 from dataplane.balances import split_port
 from dataplane.compile import CompileError, compile_snapshot
@@ -212,6 +214,7 @@ def test_port_is_told_from_an_address(text: str, parts: tuple[str, int | None]) 
         ([upstream(wire.Target("a b", 80))], "'a b' is not a host"),
         ([upstream(wire.Target("a\r\nX: y", 80))], "is not a host"),
         ([upstream(wire.Target("a", 80), host_header="a\r\nX: y")], "is not a host"),
+        ([upstream(wire.Target("a\0b", 80), host_header="a")], "is not a host"),
         ([upstream(*[wire.Target("a", 80)] * 1001)], "more than 1000 targets"),
         ([upstream(client_certificate=uid(7))], "client certificate that is not there"),
     ],
@@ -237,6 +240,21 @@ def test_upstream_that_did_not_change_keeps_its_place_in_the_round() -> None:
     assert box_of(third).balance is not balance
     fourth = compiled(*edited, upstreams=[], names=names, previous=third)
     assert box_of(fourth).balance is None
+
+
+def test_targets_of_many_routes_are_compiled_once_for_each_default_port() -> None:
+    parts = [
+        part
+        for number, protocol in enumerate(["ws", "http", "wss"] * 3)
+        for part in (
+            plain_service(10 + number, protocol=protocol),
+            plain_route(30 + number, service=uid(10 + number), paths=[f"/{number}"]),
+        )
+    ]
+    with mock.patch.object(balances, "_targets", wraps=balances._targets) as targets:
+        made = compiled(*parts, upstreams=[upstream(wire.Target("a", 80))])
+    assert len({id(box_of(made, 30 + number).balance) for number in range(9)}) == 2
+    assert targets.call_count == 2
 
 
 def test_edit_of_targets_is_nothing_that_sessions_are_held_to() -> None:
@@ -390,6 +408,38 @@ def test_target_that_answers_nothing_in_time_is_not_asked_again(one: Rig) -> Non
     assert [len(drain(end)) for end in site.ends] == [1, 1]
 
 
+def test_silent_target_is_not_asked_again_for_one_without_an_address(one: Rig) -> None:
+    site = Site(one, 2, retries=5, read_timeout_ms=150)
+    site.publish(*site.targets(), wire.Target("no.test", 80))
+    assert site.refusal()[0].status == 504
+    assert [len(drain(end)) for end in site.ends] == [1, 1]
+
+
+def test_every_address_of_a_target_gets_its_try(one: Rig) -> None:
+    """Wherever a request begins: only one address of each listens."""
+    site = Site(one, 1, retries=3)
+    port = site.ends[0].port
+    site.publish(wire.Target("a.test", port), wire.Target("b.test", port))
+    one.names.set_addresses("a.test", [("127.0.0.1", False), ("127.0.0.2", False)])
+    one.names.set_addresses("b.test", [("127.0.0.2", False), ("127.0.0.1", False)])
+    for _ in range(12):
+        site.open()
+
+
+def test_targets_that_all_refuse_have_the_same_share_of_tries(one: Rig) -> None:
+    site = Site(one, 3, retries=8)
+    site.publish(*site.targets(100, 1, 1))
+    client = one.client(handshake())
+    order = []
+    for _ in range(9):
+        at, line = site.where()
+        order.append(at)
+        line.reset()
+    assert client.answer()[0].status == 502
+    assert [sorted(order[n : n + 3]) for n in (0, 3, 6)] == [[0, 1, 2]] * 3
+    assert all(one != other for one, other in pairwise(order))
+
+
 def drain(end: Upstream) -> list[Line]:
     """The connections that have come."""
     found = []
@@ -429,6 +479,17 @@ def test_host_that_is_preserved_stays_on_every_try(one: Rig) -> None:
     for _ in range(2):
         _, line = site.where()
         assert line.head().get("Host") == "gateway.test"
+        line.reset()
+    assert client.answer()[0].status == 502
+
+
+def test_host_that_the_client_did_not_name_is_each_targets(one: Rig) -> None:
+    site = Site(one, 2, "http", retries=1)
+    site.publish(route_fields={"preserve_host": True})
+    client = one.client(b"GET / HTTP/1.0\r\n\r\n")
+    for end in site.ends:
+        _, line = site.where()
+        assert line.head().get("Host") == f"127.0.0.1:{end.port}"
         line.reset()
     assert client.answer()[0].status == 502
 

@@ -13,7 +13,16 @@ from dataplane import wire
 from tests.dataplane.engine_kit import Line, request, route, service, until
 from tests.dataplane.engine_kit import rig as new_rig
 from tests.dataplane.snapshots import uid
-from tests.dataplane.test_upstream_tls import AUTHORITY, CA, GOOD, Secured, served, use
+from tests.dataplane.test_upstream_tls import (
+    AUTHORITY,
+    CA,
+    GOOD,
+    STRANGER,
+    Secured,
+    served,
+    use,
+)
+from tests.pki import make
 
 BIG = bytes(range(256)) * 4096
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -133,6 +142,59 @@ def test_kept_connection_is_for_the_name_that_was_checked_alone(context: ssl.SSL
         client.send(request(b"/named"))
         exchange(client, second, b"/named")
         assert secured.names == [None, "up.test"]
+
+
+def test_kept_connection_is_for_the_address_that_was_checked_alone(
+    context: ssl.SSLContext,
+) -> None:
+    """Two upstreams ask one target for different addresses, and its certificate has one of them."""
+    with new_rig(1) as rig:
+        secured = Secured(rig, context)
+        secure: dict[str, Any] = {"protocol": "https", "ca_certificates": [CA]}
+        target = wire.Target("127.0.0.1", rig.upstream.port)
+        rig.publish(
+            service(1, host="good", **secure),
+            service(1, id=uid(41), host="bad", **secure),
+            route(paths=["/"], oauth2=None, **HTTP),
+            route(id=uid(42), paths=["/bad"], service=uid(41), oauth2=None, **HTTP),
+            wire.Upstream(uid(90), "good", [target], host_header="127.0.0.1"),
+            wire.Upstream(uid(91), "bad", [target], host_header="127.0.0.2"),
+            wire.CaCertificate(CA, AUTHORITY.cert),
+        )
+        client = rig.client(request())
+        first = secured.accept()
+        exchange(client, first)
+        thread = secured.while_refused()
+        client.send(request(b"/bad"))
+        assert client.answer()[0].status == 502
+        thread.join(10)
+        client.send(request())
+        exchange(client, first)
+        assert rig.count("upstream_reused") == 1
+
+
+def test_next_target_is_asked_for_by_its_own_name(context: ssl.SSLContext, tmp_path: Path) -> None:
+    """The first one's certificate is a stranger's: the next gets its own server name and Host."""
+    strange = served(make("a.test", signed_by=STRANGER), tmp_path)
+    with new_rig(1) as rig, new_rig(1) as other:
+        secured, refused = Secured(rig, context), Secured(other, strange)
+        targets = [("a.test", other.upstream.port), ("up.test", rig.upstream.port)]
+        rig.publish(
+            service(1, host="up", protocol="https", ca_certificates=[CA], retries=1),
+            route(paths=["/"], oauth2=None, **HTTP),
+            wire.Upstream(uid(90), "up", [wire.Target(*target) for target in targets]),
+            wire.CaCertificate(CA, AUTHORITY.cert),
+        )
+        for name, _ in targets:
+            rig.names.set_addresses(name, [("127.0.0.1", False)])
+        thread = refused.while_refused()
+        client = rig.client(request())
+        upstream = secured.accept()
+        assert upstream.head().get("Host") == f"up.test:{rig.upstream.port}"
+        upstream.send(OK)
+        assert client.message()[1] == b"ok"
+        thread.join(10)
+        assert (refused.names, secured.names) == (["a.test"], ["up.test"])
 
 
 def test_connection_whose_name_is_the_clients_is_not_kept(context: ssl.SSLContext) -> None:

@@ -208,6 +208,37 @@ def test_tables_are_swapped_under_traffic(busy: tuple[Rig, Echo]) -> None:
     assert clients.done > ROUNDS
 
 
+def test_targets_are_swapped_under_traffic_that_tries_several(busy: tuple[Rig, Echo]) -> None:
+    """Of three targets two refuse: requests are tried again while the targets that they know go."""
+    rig, echo = busy
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = closed.getsockname()[1]
+
+    def publish(number: int) -> None:
+        alive = wire.Target("alive.test", echo.port, 1 + number % 3)
+        refusing = [wire.Target("127.0.0.1", dead, 1 + number), wire.Target("dead.test", dead)]
+        rig.publish(
+            service(1, host="up", retries=2),
+            route(paths=["/"], oauth2=None),
+            wire.Upstream(uid(90), "up", [*refusing, alive], host_header=f"round-{number}"),
+        )
+        del rig.tables[:-1]
+        rig.names.set_addresses("alive.test", [("127.0.0.1", False)])
+        rig.names.set_addresses("dead.test", [("127.0.0.1", False)] * (1 + number % 4))
+
+    def work(number: int) -> None:
+        assert talk(rig, rounds=1) == 101
+
+    publish(0)
+    with crowd(work) as clients:
+        for number in range(1, ROUNDS):
+            publish(number)
+            before = clients.done
+            until(lambda: clients.done > before or clients.over.is_set())  # noqa: B023
+            housekeeping(rig)
+    assert clients.done > ROUNDS
+
+
 def test_tokens_are_put_removed_and_evicted_under_traffic(busy: tuple[Rig, Echo]) -> None:
     rig, echo = busy
     rig.publish(service(echo.port), route(paths=["/"]), plugin(), wire.Consumer(CONSUMER, "alex"))

@@ -173,6 +173,29 @@ def test_more_answers_than_an_inbox_holds_all_arrive() -> None:
         assert client.answer()[0].status == 401
 
 
+def test_answers_without_a_wake_come_with_the_next_one() -> None:
+    """Those of each worker; what found an inbox full comes behind them, with sweep()."""
+    with new_rig(2) as rig:
+        http = ["http", "https"]
+        rig.publish(service(rig.upstream.port), route(paths=["/"], protocols=http), plugin())
+        posted = request(b"/oauth2/token", b"Content-Length: 0", method=b"POST")
+        clients = [rig.client(posted) for _ in range(16)]
+        refs = {rig.question()[1] for _ in clients}
+        last = max(refs)
+        for ref in refs - {last}:
+            rig.engine.answer_request(ref, 200, [], b"early", wake=False)
+        for _ in range(9000):
+            rig.engine.answer_request(last ^ 1 << 32, 200, [], b"", wake=False)  # for nobody
+        rig.engine.answer_request(last, 200, [], b"late", wake=False)
+        assert all(client.silent(0) for client in clients)
+        rig.engine.wake()
+        until(lambda: sum(not client.silent(0) for client in clients) == 15)
+        (waiting,) = [client for client in clients if client.silent(0)]
+        assert {client.answer()[1] for client in clients if client is not waiting} == {b"early"}
+        until(lambda: (rig.engine.sweep(), not waiting.silent(0))[1])
+        assert waiting.answer()[1] == b"late"
+
+
 def test_records_that_nobody_reads_are_dropped_and_counted() -> None:
     with new_rig(1) as rig:
         rig.open_route(paths=["/known"])
