@@ -39,6 +39,7 @@ from control.store import KeyringError, Store, StoreError, load_keyring
 from control.store.audit import Retention
 from control.store.changes import IssuedToken
 from control.tenure import keep_turn, wait_for_turn
+from control.waiting import Waiting
 
 log = structlog.get_logger("control")
 
@@ -147,7 +148,7 @@ class _Server(uvicorn.Server):
 def _server(app: ASGIApp, cert: tuple[Path, Path] | None = None) -> _Server:
     config = uvicorn.Config(
         app,
-        http="h11",  # strict, and it bounds a request's head
+        http=Waiting,  # on h11, which is strict and bounds a request's head
         ws="none",
         lifespan="off",
         log_config=None,

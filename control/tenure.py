@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from control.store import Store
+from control.store.faults import Unavailable
 
 WAIT_SECONDS = 0.5  # between two looks at whether it is our turn
 WATCH_SECONDS = 1.0  # between two looks at whether it still is
@@ -64,6 +65,8 @@ async def keep_turn(store: Store) -> None:
             if lost:
                 log.info("database.back")
             lost = False
+        except Unavailable:  # a long write of this process: what it writes with, it still holds
+            pass
         except DBAPIError as error:
             if not lost:
                 log.error("database.lost", why=str(error.orig))

@@ -77,6 +77,15 @@ async def _read(request: Request) -> bytes:
 
 
 def _json(data: bytes) -> Body:
+    return Body(json_object(data))
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """A JSON object all of which can be stored and shown again.
+
+    Raises:
+        PlainError: it is none.
+    """
     try:
         values = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
         if _HALF_PAIR.search(data):  # half a surrogate pair is no character: nothing can store it
@@ -85,7 +94,7 @@ def _json(data: bytes) -> Body:
         values = None
     if not isinstance(values, dict):
         raise PlainError(400, "Cannot parse JSON body")
-    return Body(values)
+    return values
 
 
 def _no_constant(name: str) -> None:

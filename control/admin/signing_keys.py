@@ -24,7 +24,7 @@ from control.admin.openapi import Operation
 from control.admin.rights import super_only
 from control.admin.schema import Field as EntityField
 from control.admin.schema import Schema
-from control.admin.validate import validate
+from control.admin.validate import is_storable, validate
 from control.store import signing_keys
 from control.store.session import Store, WriteSession
 from control.store.tables import SigningKey
@@ -153,9 +153,10 @@ class _SigningKeys:
         return _page(made)
 
     def delete(self, request: Request) -> Response:
-        now = time.time()
-        with self.store.writing() as session, _recorded(session, now):
-            signing_keys.remove(session, segment(request, "kid"), now)
+        now, kid = time.time(), segment(request, "kid")
+        if is_storable(kid):  # else no key has it
+            with self.store.writing() as session, _recorded(session, now):
+                signing_keys.remove(session, kid, now)
         return Response(status_code=204)
 
 

@@ -21,6 +21,9 @@ from control.declarative.problems import FileRefused, Path, Problem, dotted, ref
 _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+_INTEGER_BITS_MAX = 64  # Python refuses to print much longer ones, and so would each error
+
+
 # What its constructors raise for a text that is not what its tag says: `!!int x`, `!!bool x`.
 _UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
 
@@ -28,11 +31,26 @@ _UNREADABLE = (ValueError, LookupError, AttributeError, TypeError, ArithmeticErr
 class _Loader(_Safe):  # type: ignore[misc]
     """As YAML 1.2 and decK read numbers: `12:30:45` is a text, not a number to the base of 60."""
 
+    _merged = 0  # keys that mappings have, those that `<<` brings along
+
     def number(self, node: yaml.ScalarNode) -> Any:
         if ":" in node.value:
             return node.value
-        whole = node.tag == "tag:yaml.org,2002:int"
-        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        if node.tag != "tag:yaml.org,2002:int":
+            return self.construct_yaml_float(node)
+        found = self.construct_yaml_int(node)
+        if found.bit_length() > _INTEGER_BITS_MAX:
+            raise yaml.constructor.ConstructorError(
+                problem="an integer of more than 64 bits", problem_mark=node.start_mark
+            )
+        return found
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Take in what `<<` names; merges of merges grow as aliases do, before a value is made."""
+        super().flatten_mapping(node)
+        self._merged += len(node.value)
+        if self._merged > NODES_MAX:
+            raise refused(f"more than {NODES_MAX} values")
 
 
 for _kind in ("int", "float"):

@@ -29,8 +29,8 @@ WRONG_TOKEN = "this is no token of the Admin API"
 FORBIDDEN = "the role %s may read and not write"
 TOO_MANY = "too many wrong tokens from this address, try again later"
 
-# One of our own paths ends with an access token.
-_TOKEN_PATH = re.compile(r"(/oauth2_tokens/)[^/]+")
+# One of our own paths ends with an access token, which may hold slashes and whatever else.
+_TOKEN_PATH = re.compile(r"(/oauth2_tokens/).+", re.DOTALL)
 
 log = structlog.get_logger("control")
 

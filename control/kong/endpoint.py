@@ -1,12 +1,13 @@
 """`POST /narthex/import/kong`: what `narthex import kong` asks for."""
 
-import json
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
+from control.admin.bodies import json_object
 from control.admin.errors import PlainError
 from control.admin.models import ref
 from control.admin.openapi import Operation
@@ -38,6 +39,7 @@ MODELS = {"KongImport": _BODY}  # component schemas of openapi.json
 
 def router(store: Store) -> APIRouter:
     routes = APIRouter(tags=["import"])
+    one = CapacityLimiter(1)  # at a time: a large one takes memory, and the turn of all writers
 
     @routes.post(
         "/narthex/import/kong",
@@ -57,7 +59,7 @@ def router(store: Store) -> APIRouter:
     async def import_kong(request: Request) -> Any:
         """Take over a Kong's entities, credentials and tokens in one transaction."""
         data = await _read(request)
-        report = await run_in_threadpool(_take, store, data)
+        report = await to_thread.run_sync(_take, store, data, limiter=one)
         if report.message is not None:
             return JSONResponse(report.model_dump(), 409)
         return report
@@ -67,19 +69,19 @@ def router(store: Store) -> APIRouter:
 
 async def _read(request: Request) -> bytes:
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > BYTES_MAX:
-            raise PlainError(413, f"larger than {BYTES_MAX // 2**20} MiB")
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > BYTES_MAX:
+                raise PlainError(413, f"larger than {BYTES_MAX // 2**20} MiB")
+    except ClientDisconnect:
+        raise PlainError(400, "the body was cut short") from None
     return bytes(data)
 
 
 def _take(store: Store, data: bytes) -> ImportReport:
-    try:
-        asked = json.loads(data)
-    except (ValueError, RecursionError):
-        raise PlainError(400, "Cannot parse JSON body") from None
-    if not isinstance(asked, dict) or not isinstance(asked.get("collections"), dict):
+    asked = json_object(data)
+    if not isinstance(asked.get("collections"), dict):
         raise PlainError(400, "collections: an object was expected")
     given = {name: value for name, value in asked.items() if name != "collections"}
     for name, value in given.items():

@@ -173,7 +173,11 @@ _CHECK_KEY = "SELECT check_key FROM cluster_state"
 
 def _move_aside(database: Path) -> Path:
     """Rename a database and what belongs to it, so that it stays one."""
-    moved = database.with_name(f"{database.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
+    stem = moved = database.with_name(f"{database.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
+    number = 1
+    while any(path.exists() for path in _files(moved)):  # of a restore in the same second
+        number += 1
+        moved = stem.with_name(f"{stem.name}-{number}")
     for path, to in zip(_files(database), _files(moved), strict=True):
         if path.exists():
             path.rename(to)

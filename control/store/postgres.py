@@ -98,9 +98,10 @@ class Postgres:
     def _take_hold(self, connection: Connection, regained: Callable[[Connection], None]) -> None:
         if not connection.exec_driver_sql(_TRY_HOLD).scalar_one():
             raise HeldElsewhere("another control plane serves this database")
-        connection.info[_HELD] = True
         if self._was_held:
             regained(connection)
+        # Only now: should followers not have been told, the next transaction tells them.
+        connection.info[_HELD] = True
         self._was_held = True
 
 

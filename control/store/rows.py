@@ -39,8 +39,15 @@ def _table(model: Model) -> Table:
     return table
 
 
+def _nowhere(where: Mapping[str, Any]) -> bool:
+    """Whether no row can be such: no stored text has a NUL, and PostgreSQL takes none to compare."""
+    return any(isinstance(value, str) and "\0" in value for value in where.values())
+
+
 def fetch(session: Session, model: Model, where: Mapping[str, Any]) -> Row | None:
     """The row whose columns equal `where`, which name a unique key."""
+    if _nowhere(where):
+        return None
     statement = _select(_table(model), None, tuple(where), frozenset())
     found = session.connection().execute(statement, where).first()
     return None if found is None else dict(found._mapping)
@@ -48,6 +55,8 @@ def fetch(session: Session, model: Model, where: Mapping[str, Any]) -> Row | Non
 
 def find_id(session: Session, model: Model, where: Mapping[str, Any]) -> str | None:
     """The id of some row whose columns equal `where`; null equals null."""
+    if _nowhere(where):
+        return None
     nulls = frozenset(name for name, value in where.items() if value is None)
     statement = _select(_table(model), "id", tuple(where), nulls)
     found: str | None = session.connection().scalar(statement, where)
@@ -73,6 +82,8 @@ def _select(
 
 def find_ids(session: Session, model: Model, where: Mapping[str, Any]) -> list[str]:
     """The ids of all rows whose columns equal `where`, in their order; null equals null."""
+    if _nowhere(where):
+        return []
     table = _table(model)
     conditions = [
         table.c[name].is_(None) if value is None else table.c[name] == value
@@ -126,6 +137,8 @@ def page(
     tags: TagFilter | None = None,
 ) -> list[Row]:
     """At most `limit` rows in order of their ids, those after the id `after`."""
+    if _nowhere(where):
+        return []
     table = _table(model)
     statement = select(table).where(*(table.c[name] == value for name, value in where.items()))
     if after is not None:

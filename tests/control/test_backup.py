@@ -3,6 +3,7 @@
 import sqlite3
 import stat
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -171,6 +172,17 @@ def test_restore_leaves_a_database_alone_unless_told_to_move_it(
     assert stat.S_IMODE((tmp_path / "narthex.db").stat().st_mode) == 0o600
     assert made.moved is not None
     assert usernames(made.moved) == {"1-a", "1-b", "2-a", "2-b"}
+
+
+def test_databases_that_are_moved_aside_in_one_second_are_all_kept(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "strftime", lambda _: "20260101-000000")
+    copy = back_up(url_of(tmp_path), KEYRING, tmp_path / "a.backup").path
+    add_pair(store, 1)
+    made = [restore(copy, url_of(tmp_path), KEYRING, replace=True) for _ in range(3)]
+    found = [usernames(one.moved) for one in made if one.moved is not None]
+    assert found == [{"1-a", "1-b"}, set(), set()]
 
 
 def test_restore_does_not_take_a_left_over_log_for_the_copy(store: Store, tmp_path: Path) -> None:

@@ -249,6 +249,28 @@ def test_reference_that_is_none_is_told(admin: Admin, reference: str, said: str)
     assert str(found) == f"oauth2_credentials app: {said}"
 
 
+def test_merges_of_merges_are_bounded_before_they_are_made() -> None:
+    lines = ["_comment:", "- &m0 {a: 1, b: 2}"]
+    for level in range(1, 13):  # ten to the twelfth pairs, in a kilobyte
+        lines.append(f"- &m{level} {{<<: [{', '.join([f'*m{level - 1}'] * 10)}]}}")
+    with pytest.raises(FileRefused, match="more than 1000000 values"):
+        check_text('_format_version: "3.0"\n' + "\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "_format_version: HUGE",
+        '_format_version: "3.0"\nservices: [{name: HUGE, host: up.example}]',
+        '_format_version: "3.0"\nroutes: [{name: a, paths: [/a], service: HUGE}]',
+    ],
+)
+def test_number_too_long_to_be_printed_is_refused_with_its_line(text: str) -> None:
+    with pytest.raises(FileRefused, match="an integer of more than 64 bits") as refused:
+        check_text(text.replace("HUGE", "0x" + "f" * 5000))
+    assert refused.value.problems[0].line == text.count("\n") + 1
+
+
 def test_binary_value_is_refused_and_not_shown() -> None:
     with pytest.raises(FileRefused, match="a bytes is no text") as refused:
         check_text(versioned("consumers: [{username: !!binary c2VjcmV0}]"))

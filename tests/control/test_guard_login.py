@@ -12,7 +12,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from control.guard.callers import ANYBODY, Role, caller
-from control.guard.login import Login
+from control.guard.login import Login, shown_path
 from control.guard.tokens import TokensFile, make_token
 from control.store import audit
 
@@ -194,6 +194,13 @@ def test_refusals_are_logged_without_any_token(door: Door) -> None:
     assert {one["path"] for one in logged} == {"/oauth2_tokens/[redacted]"}
     assert {one["request_id"] for one in logged} == {"r1"}
     assert "n0-such" not in str(logged) and reader not in str(logged)
+
+
+@pytest.mark.parametrize("token", ["ab/cd+ef==", "/ab", "ab\ncd", "ab/"])
+@pytest.mark.parametrize("above", ["", "/oauth2/app"])
+def test_token_of_any_form_is_no_part_of_a_logged_path(above: str, token: str) -> None:
+    shown = shown_path({"path": f"{above}/oauth2_tokens/{token}"})
+    assert shown == f"{above}/oauth2_tokens/[redacted]"
 
 
 def test_refusal_of_an_endpoint_is_logged_too(tmp_path: Path) -> None:

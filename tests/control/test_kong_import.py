@@ -1,15 +1,22 @@
 """What an import from a Kong takes over, what it leaves out and why, and that it does so once."""
 
+import asyncio
 import hashlib
+import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
+from control.admin.errors import PlainError
+from control.kong import endpoint
 from control.kong.endpoint import router
+from control.kong.report import ImportReport, Report
 from control.oauth2.secrets import verify_hash
 from control.store import queries
 from tests.control.adminkit import Admin, running_admin
@@ -692,7 +699,9 @@ def test_entity_without_a_name_is_left_out(admin: Admin) -> None:
         (b"", "Cannot parse JSON body"),
         (b"{", "Cannot parse JSON body"),
         (b"[" * 100_000, "Cannot parse JSON body"),
-        (b"[]", "collections: an object was expected"),
+        (b"[]", "Cannot parse JSON body"),
+        (b'{"collections": {"services": [{"name": "\\ud800"}]}}', "Cannot parse JSON body"),
+        (b'{"collections": {"services": [{"port": NaN}]}}', "Cannot parse JSON body"),
         (b"{}", "collections: an object was expected"),
         (b'{"collections": []}', "collections: an object was expected"),
         (b'{"collections": {"services": {}}}', "services: a list of mappings was expected"),
@@ -713,6 +722,37 @@ def test_body_past_the_bound_is_refused(admin: Admin, monkeypatch: pytest.Monkey
     monkeypatch.setattr("control.kong.endpoint.BYTES_MAX", 2**20)
     answer = admin.call("POST", PATH, content=b" " * 2**21)
     assert answer.status_code == 413 and answer.json() == {"message": "larger than 1 MiB"}
+
+
+def test_body_that_is_cut_short_is_no_fault_of_ours(admin: Admin) -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    with pytest.raises(PlainError) as error:
+        asyncio.run(endpoint._read(request))
+    assert error.value.status == 400
+
+
+def test_imports_take_place_one_after_another(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their memory and the turns of other writers are not multiplied by who asks at once."""
+    running, most, first = 0, 0, threading.Event()
+
+    def count(*_: Any) -> ImportReport:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        first.wait(0.2)  # for another one, which must not come
+        running -= 1
+        return Report().made(written=False)
+
+    monkeypatch.setattr(endpoint, "_take", count)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(admin.call, "POST", PATH, content=b"{}") for _ in range(4)]
+        assert {one.result().status_code for one in asked} == {200}
+    assert most == 1
 
 
 def test_values_of_any_type_are_no_fault_of_ours(admin: Admin) -> None:
