@@ -40,7 +40,7 @@ def _table(model: Model) -> Table:
 
 
 def _nowhere(where: Mapping[str, Any]) -> bool:
-    """Whether no row can be such: no stored text has a NUL, and PostgreSQL takes none to compare."""
+    """Whether no row can be such: texts here have no NUL, and PostgreSQL refuses to compare one."""
     return any(isinstance(value, str) and "\0" in value for value in where.values())
 
 
