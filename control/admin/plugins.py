@@ -128,10 +128,16 @@ class Plugins(Resource):
         return {}
 
     def written(self, session: WriteSession, row: Row, previous: Row | None) -> None:
+        if previous is not None and previous["name"] != row["name"]:
+            self._end_what_it_issued(session, previous)
+            queries.delete_issued_by_plugin(session, row["id"])
         PLUGIN_TYPES[row["name"]].written(session, row["config"])
 
     def deleting(self, session: WriteSession, row: Row) -> None:
         """What an instance issued ends with it (S37); its codes and tokens refer to it."""
+        self._end_what_it_issued(session, row)
+
+    def _end_what_it_issued(self, session: WriteSession, row: Row) -> None:
         if row["name"] == "oauth2":
             last = queries.last_expiry_of_plugin(session, row["id"])
             session.note_revocation("plugin", uuid.UUID(row["id"]).bytes, last)

@@ -32,6 +32,7 @@ from control.store.changes import IssuedToken, Revoked
 from control.store.columns import EncryptedText, dump_json
 from control.store.session import RowsOf, WriteSession
 from control.store.tables import (
+    AuthorizationCode,
     CACertificate,
     Certificate,
     ClusterState,
@@ -538,6 +539,12 @@ def last_expiry_of_consumer(session: Session, consumer_id: str) -> float:
 def last_expiry_of_plugin(session: Session, plugin_id: str) -> float:
     """As `last_expiry_of_credential`, over the tokens that a plugin instance issued."""
     return _last_expiry(session, col(OAuth2Token.plugin_id) == plugin_id)
+
+
+def delete_issued_by_plugin(session: Session, plugin_id: str) -> None:
+    """Delete the codes and tokens of a plugin instance, as its own deletion does."""
+    for model in (AuthorizationCode, OAuth2Token):
+        session.execute(delete(model).where(col(model.plugin_id) == plugin_id))
 
 
 def _last_expiry(session: Session, condition: Any) -> float:

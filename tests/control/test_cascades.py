@@ -112,6 +112,19 @@ def test_s37_what_depends_on_it_goes_with_one_revocation_for_all(house: House, k
         assert house.redeem(house.code).json["error"] == "invalid_client"
 
 
+def test_s37_plugin_that_becomes_another_ends_what_it_issued(house: House) -> None:
+    config = house.admin.get(house.path("plugin"))["config"]
+    house.admin.put(house.path("plugin"), {"name": "websocket-session", "config": {}})
+    (revoked,) = house.revoked()
+    assert revoked[:2] == ("plugin", uuid.UUID(house.ids["plugin"]).bytes)
+    left = house.rows()
+    assert (left["AuthorizationCode"], left["OAuth2Token"]) == (0, 0)
+    # Nor do they come back with the name.
+    house.admin.put(house.path("plugin"), {"name": "oauth2", "config": config})
+    answer = house.issuer.refresh(house.tokens["refresh_token"], context=house.context)
+    assert answer.json["error"] == "invalid_grant"
+
+
 def test_s37_plugin_goes_with_its_service_and_the_tokens_with_both(house: House) -> None:
     house.admin.delete(house.path("route"))
     house.admin.delete(house.path("service"))
