@@ -36,7 +36,14 @@ def _check_name(name: str) -> str | None:
 
 
 def _check_host_header(host: str) -> str | None:
-    name = _PORT.sub("", host) if not is_address(host) else host
+    name, port = host, 1
+    if not is_address(host) and _PORT.search(host):
+        name, _, digits = host.rpartition(":")
+        port = int(digits)
+        if ":" in name and not name.startswith("["):
+            return f"invalid value: {host}; an IPv6 address with a port needs brackets: [::1]:80"
+    if not 0 < port <= 65535:
+        return f"invalid value: {host}; the port must be between 1 and 65535"
     return None if check_host(name) is None else f"invalid value: {host}"
 
 

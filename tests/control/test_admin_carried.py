@@ -62,6 +62,19 @@ def test_largest_services_are_carried(fields: dict[str, Any], admin: Admin) -> N
     assert carried(admin) == 1
 
 
+@pytest.mark.parametrize(
+    "host_header",
+    ["a." * 126 + "a", "a." * 126 + "a:65535", "::1", "[::1]", "[::1]:80", "10.0.0.1:00001"],
+)
+def test_largest_upstreams_are_carried(host_header: str, admin: Admin) -> None:
+    admin.post("/upstreams", {"name": "up", "host_header": host_header})
+    for target in ("a." * 126 + "a:65535", "::1"):
+        admin.post("/upstreams/up/targets", {"target": target})
+    service = admin.service(host="up", protocol="https")
+    admin.route(service={"id": service["id"]}, paths=["/"])
+    assert carried(admin) == 1
+
+
 def test_largest_names_are_carried(admin: Admin) -> None:
     admin.route(paths=["/"])
     admin.post("/plugins", plugin(realm="r" * LONGEST, anonymous="n" * LONGEST))

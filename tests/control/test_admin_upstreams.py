@@ -175,6 +175,13 @@ def test_health_checks_are_refused(path: tuple[str, ...], admin: Admin) -> None:
         ("slots", 65537, "value should be between 10 and 65536"),
         ("host_header", "a\r\nb", "must not contain control characters"),
         ("host_header", "user@up", "invalid value: user@up"),
+        (
+            "host_header",
+            "::1:99999",
+            "invalid value: ::1:99999; an IPv6 address with a port needs brackets: [::1]:80",
+        ),
+        ("host_header", "a:0", "invalid value: a:0; the port must be between 1 and 65535"),
+        ("host_header", "a:65536", "invalid value: a:65536; the port must be between 1 and 65535"),
         ("hash_on_cookie_path", "x", "should start with: /"),
         ("hash_on_header", "a b", "invalid value: a b"),
         ("healthchecks", [], "expected a record"),
