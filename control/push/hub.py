@@ -38,6 +38,7 @@ from dataplane import wire
 POLL_SECONDS = 0.5  # for what another process did to the database
 DEBOUNCE_SECONDS = 0.05  # between two snapshots, and at least…
 DEBOUNCE_FACTOR = 2  # … this many times as long as the last one took: token requests go on
+DEBOUNCE_SECONDS_MAX = 1.0  # however long it took: its thread may have waited for others
 RETRY_SECONDS = 1.0  # after a snapshot could not be built
 REPLAYED_AT_ONCE = 5000  # tokens, some 800 KiB
 PUSHED_MAX = 10_000  # tokens of one transaction; those of a larger one are replayed
@@ -226,7 +227,8 @@ class Push:
             took = time.monotonic() - began
             for peer in self._peers.values():
                 peer.offer(built)
-            await asyncio.sleep(max(DEBOUNCE_SECONDS, DEBOUNCE_FACTOR * took))
+            pause = min(DEBOUNCE_FACTOR * took, DEBOUNCE_SECONDS_MAX)
+            await asyncio.sleep(max(DEBOUNCE_SECONDS, pause))
 
     async def _newest(self) -> Built:
         built = self._built
