@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,6 +17,11 @@ from cryptography.x509.oid import NameOID
 
 from tests import databases
 from tests.harness import PROCESSES, ROOT, Gateway, RecordingUpstream, free_ports, running_gateway
+
+# With rich installed, as typer has it, a fault that a test provokes takes seconds to print.
+for _processor in structlog.get_config()["processors"]:
+    if isinstance(_processor, structlog.dev.ConsoleRenderer):
+        _processor.exception_formatter = structlog.dev.plain_traceback
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def some_kong() -> dict[str, list[dict[str, Any]]]:
 def test_every_page_of_every_collection_is_read(
     run: Run, control: Control, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with FakeKong(some_kong(), page=3) as few, FakeKong(some_kong()) as many:
+    with FakeKong(some_kong(), page=50) as few, FakeKong(some_kong()) as many:
         assert run("--admin-url", many.url) == 0
         assert run("--admin-url", f"{few.url}/") == 0
     first, second = (sent["collections"] for sent in control.sent)
@@ -96,7 +96,7 @@ def test_every_page_of_every_collection_is_read(
     assert {name: found for name, found in first.items() if found} == some_kong()
     # Each 1,000 at a time, and where one was absent it was not asked again.
     assert len([path for path in many.paths if path.startswith("/services?")]) == 3
-    assert len([path for path in few.paths if path.startswith("/services?")]) == 834
+    assert len([path for path in few.paths if path.startswith("/services?")]) == 50
     assert all("size=1000" in path for path in many.paths[1:-1])
     said = capsys.readouterr()
     assert f"Kong 3.9.1 at {many.url}\n  services: 2000 …" in said.err
