@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import only_sqlite
 from tests.gateway import howto
 from tests.gateway.test_import_kong import ACCESS, kong_of
 from tests.harness import ROOT, START_SECONDS, Gateway, Process, eventually, free_ports
@@ -110,6 +111,7 @@ def _secret_of(gateway: Gateway) -> str:
     return str(gateway.admin.get("/consumers/alex/oauth2/test-app").json()["client_secret"])
 
 
+@only_sqlite
 def test_readme_backup_is_restored_as_it_says(
     new_gateway: Callable[..., Gateway], tools: Path
 ) -> None:
