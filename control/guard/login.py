@@ -90,8 +90,8 @@ class Login:
     def _note_failure(self, scope: Scope) -> int:
         """Seconds until this address may fail again; 0 when it might this time."""
         network, now = network_of(_address(scope)), self._clock()
-        wait = self._failures.wait(network.encode(), now)
-        if not wait and self._failures.note(network.encode(), now):
+        wait = self._failures.wait(network, now)
+        if not wait and self._failures.note(network, now):
             log.warning("admin.throttled", address=network, failures=self._failures.limit)
         return math.ceil(wait)
 
