@@ -39,8 +39,8 @@ judge "oauth4webapi, openid-client" .venv/bin/python -m $clients node
 judge "node-oidc-provider, the same requests" .venv/bin/python -m tests.compliance.oidc_provider.run
 judge "Chromium" .venv/bin/python -m tests.compliance.browser.run
 
-# The how-to, every entity, dump and sync, tags: by decK's command where its Go module can be had, else
-# by its engine behind a command line of ours, which is said. Go is the system's.
+# The how-to, every entity, dump and sync, tags. Go is the system's; without it, or where decK's modules
+# cannot be had, what decK asked elsewhere is asked again, which is said.
 printf '\n== decK: building\n'
 judge "$(.venv/bin/python -m tests.compliance.deck.program)" .venv/bin/python -m tests.compliance.deck.run
 

@@ -227,23 +227,10 @@ def test_counts_are_read_from_decks_summary() -> None:
         _ = Done(("apply",), 1, "Error: no").counts
 
 
-def test_engine_is_built_where_deck_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    def go(_name: str, source: Path) -> Path:
-        if source.name == "command":
-            raise needs.Absent("no such module")
-        return source
-
-    monkeypatch.setattr(needs, "go", go)
-    built = program.build()
-    assert built.path.name == "engine" and built.missing == "no such module"
-    assert built.label.startswith("decK's engine (github.com/kong/go-database-reconciler v")
-    assert built.label.endswith("decK's command could not be built here")
-
-
 def test_go_program_is_built_once_for_the_same_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, builds = tmp_path / "engine", []
+    source, builds = tmp_path / "command", []
     source.mkdir()
     (source / "main.go").write_text("package main")
     monkeypatch.setattr(needs, "HOME", tmp_path / "home")
@@ -263,8 +250,8 @@ def test_go_program_is_built_once_for_the_same_sources(
 def test_judge_without_go_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(needs.shutil, "which", lambda _name: None)
     monkeypatch.setattr(needs, "GO_USUALLY", tmp_path / "nowhere")
-    with pytest.raises(needs.Absent, match=r"Go, as new as engine/go\.mod"):
-        needs.go("deck", program.HERE / "engine")
+    with pytest.raises(needs.Absent, match=r"Go, as new as command/go\.mod"):
+        needs.go("deck", program.HERE / "command")
 
 
 def no_deck() -> program.Built:
@@ -294,6 +281,6 @@ def test_judge_without_deck_asks_a_gateway_what_was_recorded(
     monkeypatch.setattr(sys, "argv", ["run"])
     assert run.main() == (needs.NOT_HERE if same else 1)
     said = capsys.readouterr()
-    assert "decK NOT RUN, neither its command nor its engine: no Go" in said.err
+    assert "decK NOT RUN: no Go" in said.err
     assert re.search(r"Replayed \d+ requests that github.com/kong/\S+ v\S+", said.out)
     assert ("all answered as they were then" in said.out) is same

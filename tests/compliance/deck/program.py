@@ -1,10 +1,6 @@
-"""Which program the judge runs: decK's command, or decK's engine behind a command line of ours.
+"""decK, built from `command/`: a Go main module of ours that calls decK's own command.
 
     python -m tests.compliance.deck.program    builds it and says which it is
-
-decK's module is asked for first.  Where the module proxy does not have it, go-database-reconciler
-and go-kong do: they are what decK reads files, compares and writes with, and `engine/` puts decK's
-words before them.
 """
 
 from __future__ import annotations
@@ -12,13 +8,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.compliance import needs
 
 HERE = Path(__file__).resolve().parent
+MODULE = "github.com/kong/deck"
 SECONDS = 60
 _SUMMARY = re.compile(r"Created: (\d+)\s+Updated: (\d+)\s+Deleted: (\d+)")
 
@@ -80,40 +76,26 @@ class Deck:
 
 @dataclass(frozen=True)
 class Built:
-    """A program and what it is; `missing` says why it is not decK's command."""
+    """The program and the module that it is of."""
 
     path: Path
     made_by: str
-    missing: str = ""
 
     @property
     def label(self) -> str:
-        if self.missing:
-            return f"decK's engine ({self.made_by}); decK's command could not be built here"
         return f"decK ({self.made_by})"
 
 
 def build() -> Built:
-    """decK's command, else its engine.
+    """decK's command, of the version that go.mod pins.
 
     Raises:
-        Absent: neither can be built here; says what is missing.
+        Absent: it cannot be built here; says what is missing.
     """
-    command, engine = HERE / "command", HERE / "engine"
-    try:
-        return Built(needs.go("deck", command), _required(command, ["github.com/kong/deck"]))
-    except needs.Absent as absent:
-        modules = ["github.com/kong/go-database-reconciler", "github.com/kong/go-kong"]
-        return Built(needs.go("deck", engine), _required(engine, modules), str(absent))
-
-
-def _required(source: Path, modules: Sequence[str]) -> str:
-    """The modules with the versions that go.mod pins."""
-    text = (source / "go.mod").read_text()
-    found = [re.search(rf"{re.escape(module)} (v\S+)", text) for module in modules]
-    return ", ".join(
-        f"{module} {version[1]}" for module, version in zip(modules, found, strict=True) if version
-    )
+    command = HERE / "command"
+    version = re.search(rf"{re.escape(MODULE)} (v\S+)", (command / "go.mod").read_text())
+    assert version is not None, f"{command}/go.mod does not require {MODULE}"
+    return Built(needs.go("deck", command), f"{MODULE} {version[1]}")
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def main() -> int:
         built = build()
     except needs.Absent as absent:
         return _without_deck(absent)
-    _say_what_runs(built)
+    print(f"What runs: {built.label}")
     found = []
     for name in chosen:
         faults = _chapter(name, built, record="--record" in words)
@@ -46,12 +46,6 @@ def main() -> int:
     for line in found:
         print(f"deck: {line}", file=sys.stderr)
     return 1 if found else 0
-
-
-def _say_what_runs(built: Built) -> None:
-    if built.missing:
-        print(f"decK's command: {built.missing}")
-    print(f"What runs: {built.label}")
 
 
 def _chapter(name: str, built: Built, record: bool) -> list[str]:
@@ -101,7 +95,7 @@ def _kept(recording: Recording, record: bool) -> list[str]:
 
 def _without_deck(absent: needs.Absent) -> int:
     """Ask again what decK asked elsewhere."""
-    print(f"decK NOT RUN, neither its command nor its engine: {absent}", file=sys.stderr)
+    print(f"decK NOT RUN: {absent}", file=sys.stderr)
     found, asked = [], 0
     for path in sorted(recordings.FOLDER.glob("*.json")):
         recording = recordings.load(path)
