@@ -226,7 +226,8 @@ def _write(
 
 def complete(resource: Resource, given: Values, values: Values, write: Write) -> None:
     """Fill in what is made for the caller: all that `values`, made of `given`, still lacks."""
-    _fill_autos(resource.schema_for(given).fields, values, _held(resource, given, write))
+    fields, held = resource.schema_for(given).fields, _held(resource, given, write)
+    _fill_autos(fields, values, held, time.time())
 
 
 def _held(resource: Resource, given: Values, write: Write) -> Values:
@@ -277,19 +278,21 @@ def _resolve(session: Session, field: str, reference: str, value: Mapping[str, s
     return found
 
 
-def _fill_autos(fields: Mapping[str, Field], values: Values, held: Mapping[str, Any]) -> None:
+def _fill_autos(
+    fields: Mapping[str, Field], values: Values, held: Mapping[str, Any], now: float
+) -> None:
     """Fill what is made for the caller, from `held` when that has it already."""
     for name, field in fields.items():
         value = values.get(name)
         if field.type == "record" and field.fields is not None and value is not None:
-            _fill_autos(field.fields, value, held.get(name) or {})
+            _fill_autos(field.fields, value, held.get(name) or {}, now)
         elif name == "updated_at" or (field.auto and value is None):
-            values[name] = held.get(name) or _made(field)
+            values[name] = held.get(name) or _made(field, now)
 
 
-def _made(field: Field) -> str | float:
+def _made(field: Field, now: float) -> str | float:
     if field.timestamp:
-        return int(time.time()) if field.type == "integer" else round(time.time(), 3)
+        return int(now) if field.type == "integer" else round(now, 3)
     return str(uuid.uuid4()) if field.uuid else random_text()
 
 
