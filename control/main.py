@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp
 
 from control import logs
@@ -75,7 +76,7 @@ def main(settings: Settings) -> int:
         data_dir = prepare_data_dir(settings)
         with lock_data_dir(data_dir), contextlib.closing(_open_store(settings)) as store:
             plane = _prepare(settings, data_dir, store)
-            return asyncio.run(_serve(plane))
+            return uvloop.run(_serve(plane))
     except TokensFileError as error:
         print(f"narthex control: ADMIN_TOKENS_FILE {error}", file=sys.stderr)
         return 1

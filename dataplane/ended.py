@@ -9,6 +9,7 @@ not to be believed without asking.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -29,9 +30,11 @@ class Ended:
     def __init__(self, capacity: int, now: Callable[[], float]) -> None:
         self._capacity = capacity
         self._now = now
-        self._tokens: dict[bytes, End] = {}  # by digest; oldest first, as all of these
-        self._jtis: dict[bytes, End] = {}
-        self._owners: dict[tuple[str, bytes], End] = {}  # (credential, consumer or plugin, its id)
+        # Oldest first; a dict would seek its first key among the gaps of those that went.
+        self._tokens: OrderedDict[bytes, End] = OrderedDict()  # by digest
+        self._jtis: OrderedDict[bytes, End] = OrderedDict()
+        # By what it is (credential, consumer, plugin) and its id.
+        self._owners: OrderedDict[tuple[str, bytes], End] = OrderedDict()
         self.forgotten = -1
 
     def __len__(self) -> int:
@@ -52,7 +55,7 @@ class Ended:
         self._tokens.pop(digest, None)  # so that it becomes the youngest
         self._tokens[digest] = End(expires_at or math.inf, 0)
         if len(self._tokens) > self._capacity:
-            del self._tokens[next(iter(self._tokens))]
+            self._tokens.popitem(last=False)
 
     def end_jti(self, jti: bytes, expires_at: float, version: int) -> None:
         self._jtis.pop(jti, None)
@@ -64,9 +67,11 @@ class Ended:
         self._owners[kind, id_] = End(expires_at or math.inf, version or ALL_VERSIONS)
         self._forget_oldest(self._owners)
 
-    def _forget_oldest(self, ends: dict[bytes, End] | dict[tuple[str, bytes], End]) -> None:
+    def _forget_oldest(
+        self, ends: OrderedDict[bytes, End] | OrderedDict[tuple[str, bytes], End]
+    ) -> None:
         if len(ends) > self._capacity:
-            end = ends.pop(next(iter(ends)))  # type: ignore[call-overload]
+            _, end = ends.popitem(last=False)
             if end.until > self._now():
                 self.forgotten = max(self.forgotten, end.version)
 

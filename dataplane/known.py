@@ -12,6 +12,7 @@ another way), so what ends it is its `jti`, and every digest of that ends with i
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,10 @@ class KnownTokens:
         self.capacity = capacity
         self._now = now
         self.incomplete = False  # a token made by hand was forgotten: only the other end knows it
-        self._tokens: dict[bytes, wire.Token] = {}  # oldest first
-        self._issued: dict[bytes, None] = {}  # of them, those with check characters, and JWTs
+        # Oldest first. An OrderedDict: a dict seeks its first key among the gaps of what went.
+        self._tokens: OrderedDict[bytes, wire.Token] = OrderedDict()
+        # Of them, those with check characters, and JWTs.
+        self._issued: OrderedDict[bytes, None] = OrderedDict()
         self._of_credential: dict[bytes, set[bytes]] = {}  # digests, as all four
         self._of_plugin: dict[bytes, set[bytes]] = {}
         self._of_jti: dict[bytes, set[bytes]] = {}

@@ -10,8 +10,6 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-import msgspec
-
 from dataplane import wire
 
 REPLY_SECONDS = wire.TOKEN_REQUEST_SECONDS + 0.5  # the control plane gives up first, in words
@@ -59,7 +57,7 @@ class Requests:
             self._fail(id_, "the link was lost")
 
     def ask(self, message: wire.TokenRequest, done: Done) -> None:
-        """Have `done` called, once, with the issuer's answer; `message.id` is replaced by ours.
+        """Have `done` called, once, with the issuer's answer; `message.id` becomes ours.
 
         Or with LinkDown: the link was lost, or no answer within REPLY_SECONDS. It must not raise.
 
@@ -74,7 +72,8 @@ class Requests:
         loop = asyncio.get_running_loop()
         self._last_id += 1
         self._waiting[self._last_id] = (loop.time() + REPLY_SECONDS, done)
-        self._outbox.append(msgspec.structs.replace(message, id=self._last_id))
+        message.id = self._last_id
+        self._outbox.append(message)
         if self._sending is None:
             self._sending = loop.create_task(self._send_all(self._send))
         if self._sweep is None:

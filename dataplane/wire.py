@@ -485,8 +485,11 @@ class Moved(Struct, frozen=True):
     sessions: int
 
 
-class TokenRequest(Struct, frozen=True):
-    """A request to an endpoint of the issuer, met on the data plane's port.  spec/oauth2.md §3."""
+class TokenRequest(msgspec.Struct, omit_defaults=True, tag=True):
+    """A request to an endpoint of the issuer, met on the data plane's port.  spec/oauth2.md §3.
+
+    Not frozen: whoever sends it gives it its `id`.
+    """
 
     id: int
     plugin: bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +19,9 @@ from cryptography.x509.oid import NameOID
 
 from tests import databases
 from tests.harness import PROCESSES, ROOT, Gateway, RecordingUpstream, free_ports, running_gateway
+
+# asyncio.run has the kind of loop that both planes run on.
+asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 # With rich installed, as typer has it, a fault that a test provokes takes seconds to print.
 for _processor in structlog.get_config()["processors"]:

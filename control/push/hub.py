@@ -442,15 +442,16 @@ class Push:
         after = b""
         while True:
             await peer.wait_for_room()
-            since = self._recent.moment
-            tokens = await self._reader.tokens_by_hand(after, REPLAYED_AT_ONCE)
-            current: list[wire.Token] = []
-            touched: list[wire.Token] = []
-            for token in tokens:
-                (touched if self._recent.touched(token, since) else current).append(token)
+            with self._recent.reading() as since:
+                tokens = await self._reader.tokens_by_hand(after, REPLAYED_AT_ONCE)
+                current: list[wire.Token] = []
+                touched: list[wire.Token] = []
+                for token in tokens:
+                    (touched if self._recent.touched(token, since) else current).append(token)
+                told = all(self._recent.told(token, since) for token in touched)
             for message in token_messages(current):
                 peer.send(message)
-            if not all(self._recent.told(token, since) for token in touched):
+            if not told:
                 continue
             if len(tokens) < REPLAYED_AT_ONCE:
                 return

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 
@@ -26,16 +27,30 @@ Lookup = Callable[[Sequence[bytes]], Awaitable[list[wire.Token | None]]]
 
 
 class Recent:
-    """Which tokens were changed and what was revoked lately, counted in moments of ours."""
+    """Which tokens were changed and what was revoked while somebody reads, in moments of ours."""
 
     def __init__(self) -> None:
         self.moment = 0
+        self._readers = 0
         self._keys: OrderedDict[bytes, int] = OrderedDict()  # oldest first
         self._floor = 0  # up to here, everything counts as touched
+
+    @contextmanager
+    def reading(self) -> Iterator[int]:
+        """The moment since when, until this ends, `touched` and `told` can tell."""
+        self._readers += 1
+        try:
+            yield self.moment
+        finally:
+            self._readers -= 1
+            if not self._readers:
+                self._keys.clear()
 
     def note(self, revocations: Iterable[Revoked] = (), tokens: Iterable[IssuedToken] = ()) -> None:
         """What one transaction revoked, and the tokens that it made or changed."""
         self.moment += 1
+        if not self._readers:
+            return
         for revocation in revocations:
             if revocation.kind == "consumer":  # its tokens do not name it
                 self._floor = self.moment
@@ -83,16 +98,16 @@ class Questions:
             await self._answer(batch)
 
     async def _answer(self, batch: list[tuple[Peer, wire.Question]]) -> None:
-        since = self._recent.moment
-        try:
-            tokens = await self._lookup([question.digest for _, question in batch])
-        except Exception as error:  # no answer is an answer: the data plane says 503
-            log.error("link.questions_unanswered", count=len(batch), why=type(error).__name__)
-            return
-        for (peer, question), token in zip(batch, tokens, strict=True):
-            if token is not None and self._recent.touched(token, since):
-                self.put(peer, question)
-                continue
-            if token is not None and token_bytes(token) > TOKENS_BYTES_MAX:
-                token = None
-            peer.send(wire.encode(wire.Answer(question.id, token)))
+        with self._recent.reading() as since:
+            try:
+                tokens = await self._lookup([question.digest for _, question in batch])
+            except Exception as error:  # no answer is an answer: the data plane says 503
+                log.error("link.questions_unanswered", count=len(batch), why=type(error).__name__)
+                return
+            for (peer, question), token in zip(batch, tokens, strict=True):
+                if token is not None and self._recent.touched(token, since):
+                    self.put(peer, question)
+                    continue
+                if token is not None and token_bytes(token) > TOKENS_BYTES_MAX:
+                    token = None
+                peer.send(wire.encode(wire.Answer(question.id, token)))

@@ -34,11 +34,12 @@ class Tickets:
         if ticket is None or not is_for(ticket, shown, time.time()):
             return wire.Redeemed(shown.id)
         while True:
-            since = self._recent.moment
-            (token,) = await self._lookup([ticket.token_digest])
-            if token is None:
-                return wire.Redeemed(shown.id)
-            if not self._recent.touched(token, since):
+            with self._recent.reading() as since:
+                (token,) = await self._lookup([ticket.token_digest])
+                if token is None:
+                    return wire.Redeemed(shown.id)
+                touched = self._recent.touched(token, since)
+            if not touched:
                 # A JWT says these by itself, to who has it.
                 audience = ticket.audience or token.audience
                 token = replace(token, issuer=ticket.issuer, kid=ticket.kid, audience=audience)

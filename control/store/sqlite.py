@@ -12,7 +12,7 @@ from control.store.faults import StoreError
 _POOL_SIZE = 40  # Starlette runs that many endpoints at a time
 _BUSY_TIMEOUT_MS = 5000
 _WRITER_CACHE_KIB = 16 * 1024
-_CHECKPOINT_PAGES = 4096  # of 4 KiB: how long the write-ahead log gets
+_CHECKPOINT_PAGES = 16384  # of 4 KiB: how long the write-ahead log gets, 64 MiB
 
 
 class Sqlite:

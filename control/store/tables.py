@@ -47,9 +47,9 @@ def _big(**options: Any) -> Any:
     return Field(sa_type=BigInteger, **options)
 
 
-def _reference(target: str, *, on_delete: str, nullable: bool = True) -> Any:
+def _reference(target: str, *, on_delete: str, nullable: bool = True, index: bool = True) -> Any:
     column = Column(
-        String(ID_CHARS), ForeignKey(target, ondelete=on_delete), nullable=nullable, index=True
+        String(ID_CHARS), ForeignKey(target, ondelete=on_delete), nullable=nullable, index=index
     )
     return Field(default=None, sa_column=column) if nullable else Field(sa_column=column)
 
@@ -253,7 +253,7 @@ class OAuth2Token(SQLModel, table=True):
 
     id: str = _id()
     credential_id: str = _reference("oauth2_credentials.id", on_delete="CASCADE", nullable=False)
-    service_id: str | None = _reference("services.id", on_delete="CASCADE")
+    service_id: str | None = _reference("services.id", on_delete="CASCADE", index=False)
     token_type: str = "bearer"
     access_token_digest: bytes = Field(
         sa_column=Column(LargeBinary(32), nullable=False, unique=True)
@@ -265,14 +265,29 @@ class OAuth2Token(SQLModel, table=True):
     scope: str | None = None  # space separated
     created_at: float  # seconds with a fraction: the base of expiry
     expires_in: int = _big()  # seconds; 0 = never
-    gone_at: float | None = Field(default=None, index=True)  # when the row ends (Kong's ttl)
-    by_hand: bool = Field(default=False, index=True)  # made through the Admin API: replayed
+    gone_at: float | None = None  # when the row ends (Kong's ttl)
+    by_hand: bool = False  # made through the Admin API: replayed
     plugin_id: str | None = _reference("plugins.id", on_delete="CASCADE")  # that issued it
-    family_id: str | None = Field(default=None, max_length=ID_CHARS, index=True)
+    family_id: str | None = Field(default=None, max_length=ID_CHARS)
     audience: list[str] | None = _json()  # RFC 8707; null: for whoever takes it
     is_jwt: bool = False  # `id` is then its jti
 
 
+_TOKENS = OAuth2Token.__table__.c  # type: ignore[attr-defined]
+# Most tokens are none of these: an index has an entry of those alone that are.
+for _sparse in ("service_id", "gone_at", "family_id"):
+    Index(
+        f"ix_oauth2_tokens_{_sparse}",
+        _TOKENS[_sparse],
+        sqlite_where=_TOKENS[_sparse].is_not(None),
+        postgresql_where=_TOKENS[_sparse].is_not(None),
+    )
+Index(
+    "ix_oauth2_tokens_by_hand",
+    _TOKENS.access_token_digest,
+    sqlite_where=text("by_hand = 1"),
+    postgresql_where=text("by_hand"),
+)
 # What clean-up looks for among tokens that end with their access token. Those made by hand end by
 # hand, or by their ttl.
 _ENDS_WITH_ACCESS = text(
@@ -280,7 +295,7 @@ _ENDS_WITH_ACCESS = text(
 )
 Index(
     "ix_oauth2_tokens_expiry",
-    OAuth2Token.__table__.c.created_at + OAuth2Token.__table__.c.expires_in,  # type: ignore[attr-defined]
+    _TOKENS.created_at + _TOKENS.expires_in,
     sqlite_where=_ENDS_WITH_ACCESS,
     postgresql_where=_ENDS_WITH_ACCESS,
 )

@@ -798,27 +798,39 @@ def test_recent_knows_what_was_revoked_since() -> None:
     recent = Recent()
     one = wire.Token(b"1" * 32, b"c" * 16, 0.0)
     two = wire.Token(b"2" * 32, b"d" * 16, 0.0)
-    start = recent.moment
+    with recent.reading() as start:
+        recent.note([Revoked(1, "token", one.digest, 0.0)])
+        assert recent.touched(one, start) and not recent.touched(two, start)
+        with recent.reading() as start:
+            assert not recent.touched(one, start)
+            recent.note([Revoked(2, "credential", two.credential, 0.0)])
+            assert recent.touched(two, start) and not recent.touched(one, start)
+        with recent.reading() as start:
+            recent.note([Revoked(3, "consumer", b"u" * 16, 0.0)])
+            assert recent.touched(one, start) and recent.touched(two, start)
+
+
+def test_recent_keeps_nothing_while_nobody_reads() -> None:
+    recent = Recent()
+    one = wire.Token(b"1" * 32, b"c" * 16, 0.0)
     recent.note([Revoked(1, "token", one.digest, 0.0)])
-    assert recent.touched(one, start) and not recent.touched(two, start)
-    assert not recent.touched(one, recent.moment)
-    start = recent.moment
-    recent.note([Revoked(2, "credential", two.credential, 0.0)])
-    assert recent.touched(two, start) and not recent.touched(one, start)
-    start = recent.moment
-    recent.note([Revoked(3, "consumer", b"u" * 16, 0.0)])
-    assert recent.touched(one, start) and recent.touched(two, start)
+    assert not recent._keys
+    with recent.reading():
+        with recent.reading() as start:
+            recent.note([Revoked(2, "token", one.digest, 0.0)])
+        assert recent.touched(one, start)  # the first one reads on
+    assert not recent._keys
 
 
 def test_recent_is_bounded_and_errs_on_the_safe_side(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "RECENT_MAX", 2)
     recent = Recent()
     one = wire.Token(b"1" * 32, b"c" * 16, 0.0)
-    start = recent.moment
-    recent.note([Revoked(1, "token", one.digest, 0.0)])
-    recent.note([Revoked(n, "token", b"%032d" % n, 0.0) for n in (2, 3)])
-    assert len(recent._keys) == 2
-    assert recent.touched(one, start)
+    with recent.reading() as start:
+        recent.note([Revoked(1, "token", one.digest, 0.0)])
+        recent.note([Revoked(n, "token", b"%032d" % n, 0.0) for n in (2, 3)])
+        assert len(recent._keys) == 2
+        assert recent.touched(one, start)
 
 
 # --- questions ------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """decK, built from `command/`: a Go main module of ours that calls decK's own command.
 
-    python -m tests.compliance.deck.program    builds it and says which it is
+python -m tests.compliance.deck.program    builds it and says which it is
 """
 
 from __future__ import annotations
