@@ -6,6 +6,7 @@ its sessions are told (`_grants.pyx` says why). Call it from the one Python thre
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ class Following:
         self._credentials: frozenset[bytes] = frozenset()  # of the applied snapshot
         self._consumers: frozenset[bytes] = frozenset()
         self._renewals = False  # some instance has `session_follow: credential`
-        self._siblings: dict[_Group, dict[bytes, None]] = {}  # digests, oldest first
+        # Digests, as the groups oldest first: see `known`.
+        self._siblings: OrderedDict[_Group, dict[bytes, None]] = OrderedDict()
         self._sibling_count = 0
 
     def configured(self, snapshot: wire.Snapshot, keyless: Sequence[bytes] = ()) -> None:
@@ -56,7 +58,8 @@ class Following:
         renewals = any(plugin.session_follow == "credential" for plugin in snapshot.oauth2)
         if renewals != self._renewals:
             self._renewals = renewals
-            self._siblings, self._sibling_count = {}, 0
+            self._siblings.clear()
+            self._sibling_count = 0
             for token in self._known.tokens() if renewals else ():
                 self._remember(token)
 
@@ -136,7 +139,7 @@ class Following:
             del siblings[next(iter(siblings))]
             self._sibling_count -= 1
         while self._sibling_count > self._known.capacity:
-            self._sibling_count -= len(self._siblings.pop(next(iter(self._siblings))))
+            self._sibling_count -= len(self._siblings.popitem(last=False)[1])
 
 
 def _group(token: wire.Token) -> _Group:
