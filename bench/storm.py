@@ -23,8 +23,8 @@ from typing import Any
 
 from bench.target import PATH, Gateway
 from bench.tools import HERE, Trouble
+from control.keyring import load_keyring
 from control.store import queries
-from control.store.keyring import load_keyring
 from control.store.session import Store
 
 TIMES = 4  # as many bad tokens a second as unknown ones are verified: S75

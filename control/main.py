@@ -23,6 +23,7 @@ from control import logs
 from control.app import VERSION, create_app, create_issuer
 from control.cleanup import clean_for_ever
 from control.guard.tokens import TokensFileError
+from control.keyring import KeyringError, load_keyring
 from control.oauth2.keys import Keeper
 from control.oauth2.throttle import Throttle
 from control.push import LinkTLSError, Push, link_tls
@@ -36,7 +37,7 @@ from control.startup import (
     lock_data_dir,
     prepare_data_dir,
 )
-from control.store import KeyringError, Store, StoreError, load_keyring
+from control.store import Store, StoreError
 from control.store.audit import Retention
 from control.store.changes import IssuedToken
 from control.tenure import keep_turn, wait_for_turn
@@ -177,8 +178,8 @@ async def _serve(plane: Plane) -> int:
     _on_signals(stop, servers)
     # What start-up left lives for ever: walking it made each full collection hold the GIL for
     # 100 ms, once in two snapshots of 5,000 routes; without it, 16.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     # Of what requests make, nearly all is gone when its last name goes. To look through those in
     # flight after every 700 objects costs more than what it finds.
     gc.set_threshold(10_000, 10, 10)

@@ -88,6 +88,7 @@ def _serve(settings: Settings, data_dir: Path) -> None:
         # 700 objects cost a tenth of what a token costs here.
         gc.set_threshold(10_000, 10, 10)
         gc.freeze()  # what exists now stays: collections need not look at it again
+        gc.enable()
         uvloop.run(plane.run(status))
 
 

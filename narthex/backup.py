@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from control.keyring import KeyringError, load_keyring
 from control.settings import Settings
 from control.startup import StartError, lock_data_dir
 from control.store.backup import BackupError, Copied, back_up, database_file, restore
-from control.store.keyring import KeyringError, load_keyring
 from narthex.fault import Fault
 from narthex.folder import held_data_dir
 

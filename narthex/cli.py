@@ -5,6 +5,7 @@ Each imports what it runs when it runs: the data plane's process must not carry 
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -161,6 +162,7 @@ def start(
 @app.command()
 def control() -> None:
     """Run the control plane alone: Admin API, token endpoint, the link's server."""
+    gc.disable()  # until it serves: next to nothing of a start is garbage
     settings = control_settings()
     from control.main import main as run
 
@@ -170,6 +172,7 @@ def control() -> None:
 @app.command()
 def dataplane() -> None:
     """Run a data plane alone. It connects to the control plane at LINK_URL."""
+    gc.disable()  # until it serves: next to nothing of a start is garbage
     settings = _dataplane_settings()
     from dataplane.main import main as run
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from control.keyring import KeyringError, load_keyring
 from control.settings import Settings
 from control.startup import StartError, link_secret, prepare_data_dir
-from control.store.keyring import KeyringError, load_keyring
 from narthex.fault import Fault
 
 LOCK_FILE = "gateway.lock"

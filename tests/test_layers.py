@@ -60,7 +60,7 @@ PYTHON = {
         "control.settings",
         "control.startup",
         "control.store.backup",
-        "control.store.keyring",
+        "control.keyring",
         "dataplane.main",
         "dataplane.settings",
         "dataplane.startup",

@@ -2,17 +2,14 @@
 
 from control.store.changes import Change, IssuedToken, Refreshed, Revoked
 from control.store.faults import StoreError
-from control.store.keyring import KeyringError, load_keyring
 from control.store.session import Store, WriteSession
 
 __all__ = [
     "Change",
     "IssuedToken",
-    "KeyringError",
     "Refreshed",
     "Revoked",
     "Store",
     "StoreError",
     "WriteSession",
-    "load_keyring",
 ]

@@ -21,8 +21,8 @@ import pytest
 
 from control.guard.callers import Role
 from control.guard.tokens import append, make_token
+from control.keyring import load_keyring
 from control.settings import Listen, SettingsError, load
-from control.store.keyring import load_keyring
 from control.store.session import Store
 from control.store.tables import Plugin
 from tests import databases, pki

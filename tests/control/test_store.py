@@ -11,9 +11,9 @@ from cryptography.fernet import Fernet, MultiFernet
 from sqlalchemy import insert, inspect
 from sqlmodel import select
 
+from control.keyring import KeyringError, load_keyring
 from control.store import Change, Revoked, Store, StoreError, WriteSession, queries
 from control.store.columns import Secret
-from control.store.keyring import KeyringError, load_keyring
 from control.store.queries import ConfigRows
 from control.store.session import alembic_config
 from control.store.tables import (

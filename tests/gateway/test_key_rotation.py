@@ -16,7 +16,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from control.store import Store, load_keyring, signing_keys
+from control.keyring import load_keyring
+from control.store import Store, signing_keys
 from control.store.tables import SigningKey
 from dataplane import jws
 from tests.gateway import howto

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from control.store import Store, load_keyring, postgres, queries
+from control.keyring import load_keyring
+from control.store import Store, postgres, queries
 from tests import databases
 from tests.gateway import howto
 from tests.harness import ROOT, Gateway, Process, eventually

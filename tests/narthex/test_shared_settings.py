@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from control.keyring import load_keyring as keyring_of_control
 from control.settings import SettingsError as ControlError
 from control.settings import load as load_control
 from control.startup import link_secret
-from control.store.keyring import load_keyring as keyring_of_control
 from dataplane.settings import SettingsError as DataplaneError
 from dataplane.settings import load as load_dataplane
 from dataplane.startup import load_keyring as keyring_of_dataplane
