@@ -19,7 +19,6 @@ from tests.harness import ROOT
 TINY = Sizes(rounds=1, seconds=1.0, warm=0.1, idle_sessions=50)
 
 
-@pytest.mark.alone
 def test_bench_prints_a_table_of_a_tiny_work() -> None:
     command = [sys.executable, "-m", "bench", "--work", "small", "--quick", "--seconds", "1"]
     done = subprocess.run(
@@ -32,7 +31,6 @@ def test_bench_prints_a_table_of_a_tiny_work() -> None:
     assert peers == ["-"] * 3
 
 
-@pytest.mark.alone
 def test_bench_times_large_configurations() -> None:
     command = [sys.executable, "-m", "bench", "--work", "config", "--quick", "--no-peers"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -54,7 +52,6 @@ def test_bench_refuses_a_work_that_there_is_not() -> None:
     assert "no work is called smaller" in done.stderr
 
 
-@pytest.mark.alone
 def test_load_counts_exact_units_and_says_what_failed() -> None:
     with Bench(TINY, with_peers=False) as bench:
         floor = bench.proxy("copy")
