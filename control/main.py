@@ -179,10 +179,6 @@ async def _serve(plane: Plane) -> int:
     # What start-up left lives for ever: walking it made each full collection hold the GIL for
     # 100 ms, once in two snapshots of 5,000 routes; without it, 16.
     gc.freeze()
-    gc.enable()
-    # Of what requests make, nearly all is gone when its last name goes. To look through those in
-    # flight after every 700 objects costs more than what it finds.
-    gc.set_threshold(10_000, 10, 10)
     http = [asyncio.create_task(s.serve([sock])) for s, sock in servers.items()]
     link = asyncio.create_task(plane.push.serve(plane.link.host, plane.link.port, plane.link_tls))
     cleaning = asyncio.create_task(clean_for_ever(plane.store, plane.retention))

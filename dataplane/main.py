@@ -84,11 +84,7 @@ def _serve(settings: Settings, data_dir: Path) -> None:
             engine.start()
         _say_limits(settings, fd_limit)
         log.info("kTLS: not used", kernel_has_it=kernel_tls())
-        # What is known of tokens comes by the thousand and stays: looking through it after every
-        # 700 objects cost a tenth of what a token costs here.
-        gc.set_threshold(10_000, 10, 10)
         gc.freeze()  # what exists now stays: collections need not look at it again
-        gc.enable()
         uvloop.run(plane.run(status))
 
 

@@ -159,10 +159,20 @@ def start(
     raise typer.Exit(code)
 
 
+def _collect_seldom() -> None:
+    """Have Python's collector look for cycles after 10,000 new objects instead of 700.
+
+    Nearly all that a plane makes goes with its last name, or stays: what is imported, and what is
+    known of tokens. Looking through that was a fifth of a start, and of each token a tenth of what
+    it costs a data plane.
+    """
+    gc.set_threshold(10_000, 10, 10)
+
+
 @app.command()
 def control() -> None:
     """Run the control plane alone: Admin API, token endpoint, the link's server."""
-    gc.disable()  # until it serves: next to nothing of a start is garbage
+    _collect_seldom()
     settings = control_settings()
     from control.main import main as run
 
@@ -172,7 +182,7 @@ def control() -> None:
 @app.command()
 def dataplane() -> None:
     """Run a data plane alone. It connects to the control plane at LINK_URL."""
-    gc.disable()  # until it serves: next to nothing of a start is garbage
+    _collect_seldom()
     settings = _dataplane_settings()
     from dataplane.main import main as run
 
