@@ -246,10 +246,30 @@ class OAuth2Credential(SQLModel, table=True):
     created_at: int = _big()
 
 
+def _index_where(name: str, column: Any, sqlite: str, postgresql: str | None = None) -> Index:
+    """An index that has entries of some rows alone: the others pay nothing for it."""
+    there = text(postgresql or sqlite)
+    return Index(name, column, sqlite_where=text(sqlite), postgresql_where=there)
+
+
 class OAuth2Token(SQLModel, table=True):
     """An issued access token, by the SHA-256 of its value; the values are not kept."""
 
     __tablename__ = "oauth2_tokens"
+    __table_args__ = (
+        # What few tokens have.
+        _index_where("ix_oauth2_tokens_service_id", "service_id", "service_id IS NOT NULL"),
+        _index_where("ix_oauth2_tokens_gone_at", "gone_at", "gone_at IS NOT NULL"),
+        _index_where("ix_oauth2_tokens_family_id", "family_id", "family_id IS NOT NULL"),
+        _index_where("ix_oauth2_tokens_by_hand", "access_token_digest", "by_hand = 1", "by_hand"),
+        # What clean-up looks for among tokens that end with their access token. Those made by hand
+        # end by hand, or by their ttl.
+        _index_where(
+            "ix_oauth2_tokens_expiry",
+            text("(created_at + expires_in)"),
+            "NOT (refresh_token_digest IS NOT NULL) AND expires_in > 0 AND NOT by_hand",
+        ),
+    )
 
     id: str = _id()
     credential_id: str = _reference("oauth2_credentials.id", on_delete="CASCADE", nullable=False)
@@ -271,34 +291,6 @@ class OAuth2Token(SQLModel, table=True):
     family_id: str | None = Field(default=None, max_length=ID_CHARS)
     audience: list[str] | None = _json()  # RFC 8707; null: for whoever takes it
     is_jwt: bool = False  # `id` is then its jti
-
-
-_TOKENS = OAuth2Token.__table__.c  # type: ignore[attr-defined]
-# Most tokens are none of these: an index has an entry of those alone that are.
-for _sparse in ("service_id", "gone_at", "family_id"):
-    Index(
-        f"ix_oauth2_tokens_{_sparse}",
-        _TOKENS[_sparse],
-        sqlite_where=_TOKENS[_sparse].is_not(None),
-        postgresql_where=_TOKENS[_sparse].is_not(None),
-    )
-Index(
-    "ix_oauth2_tokens_by_hand",
-    _TOKENS.access_token_digest,
-    sqlite_where=text("by_hand = 1"),
-    postgresql_where=text("by_hand"),
-)
-# What clean-up looks for among tokens that end with their access token. Those made by hand end by
-# hand, or by their ttl.
-_ENDS_WITH_ACCESS = text(
-    "NOT (refresh_token_digest IS NOT NULL) AND expires_in > 0 AND NOT by_hand"
-)
-Index(
-    "ix_oauth2_tokens_expiry",
-    _TOKENS.created_at + _TOKENS.expires_in,
-    sqlite_where=_ENDS_WITH_ACCESS,
-    postgresql_where=_ENDS_WITH_ACCESS,
-)
 
 
 class AuthorizationCode(SQLModel, table=True):
@@ -333,6 +325,9 @@ class SpentRefreshToken(SQLModel, table=True):
     """
 
     __tablename__ = "oauth2_spent_refresh_tokens"
+    __table_args__ = (
+        _index_where("ix_oauth2_spent_refresh_tokens_answered", "spent_at", "answer IS NOT NULL"),
+    )
 
     digest: bytes = Field(sa_column=Column(LargeBinary(32), primary_key=True))
     credential_id: str = _reference("oauth2_credentials.id", on_delete="CASCADE", nullable=False)
@@ -340,15 +335,6 @@ class SpentRefreshToken(SQLModel, table=True):
     answer: str | None = Field(default=None, repr=False, sa_column=Column(EncryptedText()))
     spent_at: float
     gone_at: float = Field(index=True)
-
-
-_HAS_ANSWER = text("answer IS NOT NULL")
-Index(
-    "ix_oauth2_spent_refresh_tokens_answered",
-    SpentRefreshToken.__table__.c.spent_at,  # type: ignore[attr-defined]
-    sqlite_where=_HAS_ANSWER,
-    postgresql_where=_HAS_ANSWER,
-)
 
 
 class SigningKey(SQLModel, table=True):
