@@ -1,6 +1,8 @@
-"""decK, built from `command/`: a Go main module of ours that calls decK's own command.
+"""decK, as a program and as what it said.
 
-python -m tests.compliance.deck.program    builds it and says which it is
+    python -m tests.compliance.deck.program    builds it and says which it is
+
+It is built from `command/`: a Go main module of ours that calls decK's own command.
 """
 
 from __future__ import annotations
